@@ -1,0 +1,66 @@
+/* request.h - a request body becomes cells: the two forms of SPEC section 5, decoded and checked.
+ *
+ * Decoding is strict JSON (RFC 8259), UTF-8, with bounds on nesting and counts. Number and name
+ * arrays go through a scanner of our own (json_scan.h); everything else through cJSON.
+ * Shape errors are found here (types, lengths, duplicate ids, CSR structure); what a value means
+ * (NaN, negative, mouse genes) is judged by engine/model when the cell is serialized.
+ *
+ * Threads: any, one request at a time each.
+ * Owns:    nothing; everything lives in the caller's arena or points into the body, which must
+ *          outlive the request. */
+#ifndef SCD_API_REQUEST_H
+#define SCD_API_REQUEST_H
+
+#include "api/problem.h"
+#include "engine/base/arena.h"
+#include "engine/model/serialize.h"
+
+struct cJSON;
+
+typedef struct scd_text { /* n bytes of UTF-8, not NUL-terminated */
+    const char *data;
+    size_t n;
+} scd_text;
+
+typedef struct scd_request_limits {
+    size_t max_cells;          /* cells in one request */
+    size_t max_genes_per_cell; /* inputs of one cell, and of a shared gene list */
+    size_t max_depth;          /* JSON nesting */
+    size_t max_name_bytes;     /* one gene name or id */
+} scd_request_limits;
+
+typedef struct scd_cell_input {
+    scd_text id;          /* n == 0: none given */
+    size_t n;             /* inputs */
+    const scd_text *genes;   /* (n) own names; NULL in the matrix form */
+    const uint32_t *columns; /* (n) matrix form: index into shared_genes; NULL otherwise */
+    const double *values; /* (n) */
+    double total;         /* 0: not given */
+} scd_cell_input;
+
+typedef struct scd_request {
+    size_t n_cells;
+    scd_cell_input *cells;
+    bool is_matrix;
+    size_t n_shared_genes;
+    const scd_text *shared_genes; /* matrix form */
+
+    scd_text model;            /* n == 0: the default model */
+    scd_input_kind input;
+    int64_t timeout_ms;        /* 0: none given */
+    bool skip_errors;          /* "on_error": "skip" */
+    bool force;
+    bool cells_required;       /* in: routes without cells set this false before decoding */
+    scd_text sample_id;        /* raw JSON, echoed as it is; n == 0: none */
+    scd_text external_ids;     /* raw JSON array, echoed; checked to be an array of n_cells */
+    struct cJSON *task;        /* every other top-level member, as one object: the task's own
+                                  fields; cJSON_Delete it. Never NULL after SCD_PROBLEM_NONE. */
+} scd_request;
+
+/* Decode n bytes. SCD_PROBLEM_NONE: *out is filled. Otherwise *problem is, with JSON pointers:
+ * malformed JSON names line, column and what was expected; wrong types and lengths are INVALID. */
+scd_problem_kind scd_request_decode(const char *body, size_t n, const scd_request_limits *limits,
+                                    scd_arena *arena, scd_request *out, scd_problem *problem);
+void scd_request_release(scd_request *request);
+
+#endif
