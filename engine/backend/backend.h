@@ -103,6 +103,7 @@ typedef struct scd_qkv_args {
     const uint32_t *pos;  /* device (rows); NULL: all 0 */
     unsigned parts;       /* SCD_PART_*: what to compute */
     void *q, *k, *v;      /* device (rows, H) act; NULL where not asked for */
+    double rope_theta;    /* ROPE_THETA of the model; 0: 10000 */
 } scd_qkv_args;
 
 /* Full bidirectional attention within each cell; q rows of cell c: cu_q[c] .. cu_q[c+1]. */
