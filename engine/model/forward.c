@@ -1,0 +1,431 @@
+/* forward.c - see forward.h.
+ *
+ * Weight matrices are packed by the backend; vectors (norms, biases, mask embeddings) lie in one
+ * device buffer; activations in another, carved by the table in carve(). Batches are staged in one
+ * host block and uploaded in one copy. */
+#include "engine/model/forward.h"
+
+#include "engine/base/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct layer {
+    scd_matrix *qkv, *o, *gate_up, *down;
+    float *norm1, *norm2; /* device (H) */
+} layer;
+
+/* The integers and floats that describe a batch, in one block on the host and one on the device. */
+typedef struct staging {
+    uint32_t *cu_rows; /* (max_rows + 1) */
+    uint32_t *cu_lat;  /* (max_rows + 1) 0, 1, 2, ...: one query a cell */
+    uint32_t *pos;     /* (max_rows) */
+    int32_t *ids;      /* (max_rows) */
+    float *values;     /* (max_rows) */
+    uint8_t *hidden;   /* (max_rows) */
+} staging;
+
+struct scd_forward {
+    const scd_backend *be;
+    scd_device *device;
+    const scd_model *model;
+    scd_model_config c;
+    size_t max_rows;
+
+    layer *layers;
+    scd_matrix *value_w2, *input_proj, *latent_w0, *latent_w3;
+    void *gene_embedding; /* device table (V, d) in its file type */
+    scd_dtype gene_embedding_dtype;
+    float *vectors;       /* device: every vector tensor, one after the other */
+    size_t vectors_used, vectors_cap; /* floats */
+    float *value_w0, *value_b0, *value_b2, *value_mask, *gene_mask;
+    float *latent_b0, *latent_norm_w, *latent_norm_b, *latent_b3, *final_norm;
+
+    void *host_block, *device_block;
+    size_t staging_bytes;
+    staging host, dev;
+
+    void *activations;    /* device */
+    float *clean, *h, *h_lat, *embeddings;
+    void *q, *k, *v, *att;
+};
+
+/* ---- weights ------------------------------------------------------------------------------- */
+
+static scd_code load_vector(scd_forward *f, const char *name, size_t n, float **out, scd_error *err)
+{
+    scd_tensor t;
+    scd_code code = scd_safetensors_get(scd_model_tensors(f->model), name, n, 0, &t, err);
+    if (code)
+        return code;
+    if (f->vectors_cap - f->vectors_used < n)
+        return scd_fail(err, SCD_E_INTERNAL, "no room for vector %s", name);
+    float *host = scd_malloc(n, sizeof *host);
+    if (!host)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory loading %s", name);
+    scd_tensor_to_f32(&t, 0, n, host);
+    *out = f->vectors + f->vectors_used;
+    f->vectors_used += n;
+    code = f->be->upload(f->device, *out, host, n * sizeof *host, err);
+    free(host);
+    return code;
+}
+
+typedef struct part {
+    const char *name;
+    size_t rows;
+} part;
+
+/* Stack the parts (each rows x cols), pack them and give their file pages back. */
+static scd_code load_matrix(scd_forward *f, const part *parts, size_t n_parts, size_t cols,
+                            scd_matrix **out, scd_error *err)
+{
+    scd_tensor t[3];
+    const scd_safetensors *file = scd_model_tensors(f->model);
+    for (size_t i = 0; i < n_parts; i++) {
+        scd_code code = scd_safetensors_get(file, parts[i].name, parts[i].rows, cols, &t[i], err);
+        if (code)
+            return code;
+    }
+    scd_code code = f->be->matrix_pack(f->device, t, n_parts, out, err);
+    for (size_t i = 0; i < n_parts; i++)
+        scd_safetensors_forget(file, &t[i]);
+    return code;
+}
+
+/* "layers.3.attn.q_proj.weight" */
+static const char *layer_name(char buf[64], size_t i, const char *suffix)
+{
+    snprintf(buf, 64, "layers.%zu.%s", i, suffix);
+    return buf;
+}
+
+static scd_code load_layer(scd_forward *f, size_t i, scd_error *err)
+{
+    layer *l = &f->layers[i];
+    size_t h = f->c.hidden_dim, ffn = f->c.ffn_dim;
+    char n[4][64];
+    part qkv[3] = {{layer_name(n[0], i, "attn.q_proj.weight"), h},
+                   {layer_name(n[1], i, "attn.k_proj.weight"), h},
+                   {layer_name(n[2], i, "attn.v_proj.weight"), h}};
+    scd_code code = load_matrix(f, qkv, 3, h, &l->qkv, err);
+    if (!code)
+        code = load_matrix(f, &(part){layer_name(n[0], i, "attn.o_proj.weight"), h}, 1, h, &l->o,
+                           err);
+    part gate_up[2] = {{layer_name(n[1], i, "mlp.gate_proj.weight"), ffn},
+                       {layer_name(n[2], i, "mlp.up_proj.weight"), ffn}};
+    if (!code)
+        code = load_matrix(f, gate_up, 2, h, &l->gate_up, err);
+    if (!code)
+        code = load_matrix(f, &(part){layer_name(n[3], i, "mlp.down_proj.weight"), h}, 1, ffn,
+                           &l->down, err);
+    if (!code)
+        code = load_vector(f, layer_name(n[0], i, "norm1.weight"), h, &l->norm1, err);
+    if (!code)
+        code = load_vector(f, layer_name(n[0], i, "norm2.weight"), h, &l->norm2, err);
+    return code;
+}
+
+static scd_code load_vectors(scd_forward *f, scd_error *err)
+{
+    size_t d = f->c.d, h = f->c.hidden_dim;
+    const struct {
+        const char *name;
+        size_t n;
+        float **out;
+    } table[] = {
+        {"value_encoder.0.weight", d, &f->value_w0},
+        {"value_encoder.0.bias", d, &f->value_b0},
+        {"value_encoder.2.bias", d, &f->value_b2},
+        {"value_mask_emb", d, &f->value_mask},
+        {"gene_mask_emb", d, &f->gene_mask},
+        {"latent_encoder.mlp.0.bias", h, &f->latent_b0},
+        {"latent_encoder.mlp.1.weight", h, &f->latent_norm_w},
+        {"latent_encoder.mlp.1.bias", h, &f->latent_norm_b},
+        {"latent_encoder.mlp.3.bias", h, &f->latent_b3},
+        {"final_norm.weight", h, &f->final_norm},
+    };
+    f->vectors_cap = 5 * d + 5 * h + 2 * h * f->c.n_layers;
+    void *memory = NULL;
+    scd_code code = f->be->alloc(f->device, f->vectors_cap * sizeof(float), &memory, err);
+    f->vectors = memory;
+    for (size_t i = 0; i < sizeof table / sizeof table[0] && !code; i++)
+        code = load_vector(f, table[i].name, table[i].n, table[i].out, err);
+    return code;
+}
+
+static scd_code load_weights(scd_forward *f, scd_error *err)
+{
+    size_t d = f->c.d, h = f->c.hidden_dim;
+    scd_tensor table = {0};
+    scd_code code = scd_safetensors_get(scd_model_tensors(f->model), "gene_embedding.weight",
+                                        f->c.vocab, d, &table, err);
+    if (!code)
+        code = f->be->table_load(f->device, &table, &f->gene_embedding, err);
+    f->gene_embedding_dtype = table.dtype;
+    if (!code)
+        code = load_vectors(f, err);
+    if (!code)
+        code = load_matrix(f, &(part){"value_encoder.2.weight", d}, 1, d, &f->value_w2, err);
+    if (!code)
+        code = load_matrix(f, &(part){"input_proj.weight", h}, 1, d, &f->input_proj, err);
+    if (!code)
+        code = load_matrix(f, &(part){"latent_encoder.mlp.0.weight", h}, 1, d, &f->latent_w0, err);
+    if (!code)
+        code = load_matrix(f, &(part){"latent_encoder.mlp.3.weight", h}, 1, h, &f->latent_w3, err);
+    for (size_t i = 0; i < f->c.n_layers && !code; i++)
+        code = load_layer(f, i, err);
+    return code;
+}
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+/* The next `bytes` of a block being carved, on a cache line of its own. */
+static void *carve(char **at, size_t bytes)
+{
+    void *here = *at;
+    *at += (bytes + 63) & ~(size_t)63;
+    return here;
+}
+
+static void carve_staging(char *base, size_t rows, staging *s, size_t *total)
+{
+    char *at = base;
+    s->cu_rows = carve(&at, (rows + 1) * sizeof *s->cu_rows);
+    s->cu_lat = carve(&at, (rows + 1) * sizeof *s->cu_lat);
+    s->pos = carve(&at, rows * sizeof *s->pos);
+    s->ids = carve(&at, rows * sizeof *s->ids);
+    s->values = carve(&at, rows * sizeof *s->values);
+    s->hidden = carve(&at, rows * sizeof *s->hidden);
+    *total = (size_t)(at - base);
+}
+
+/* One table of names and shapes; called with base NULL to learn the size. */
+static size_t carve_activations(scd_forward *f, char *base, size_t act_bytes)
+{
+    size_t rows = f->max_rows, d = f->c.d, h = f->c.hidden_dim;
+    size_t cells = rows / 2 + 1; /* a cell has at least two rows */
+    char *at = base;
+    f->clean = carve(&at, rows * d * sizeof(float));
+    f->h = carve(&at, rows * h * sizeof(float));
+    f->h_lat = carve(&at, cells * h * sizeof(float));
+    f->embeddings = carve(&at, cells * h * sizeof(float));
+    f->q = carve(&at, rows * h * act_bytes);
+    f->k = carve(&at, rows * h * act_bytes);
+    f->v = carve(&at, rows * h * act_bytes);
+    f->att = carve(&at, rows * h * act_bytes);
+    return (size_t)(at - base);
+}
+
+static scd_code allocate(scd_forward *f, scd_error *err)
+{
+    carve_staging(NULL, f->max_rows, &f->host, &f->staging_bytes);
+    f->host_block = scd_calloc(f->staging_bytes, 1);
+    if (!f->host_block)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", f->max_rows);
+    carve_staging(f->host_block, f->max_rows, &f->host, &f->staging_bytes);
+    for (size_t i = 0; i <= f->max_rows; i++)
+        f->host.cu_lat[i] = (uint32_t)i;
+    scd_code code = f->be->alloc(f->device, f->staging_bytes, &f->device_block, err);
+    if (code)
+        return code;
+    carve_staging(f->device_block, f->max_rows, &f->dev, &f->staging_bytes);
+    size_t act_bytes = f->be->info(f->device)->act_bytes;
+    size_t bytes = carve_activations(f, NULL, act_bytes);
+    code = f->be->alloc(f->device, bytes, &f->activations, err);
+    if (code)
+        return code;
+    carve_activations(f, f->activations, act_bytes);
+    return f->be->reserve(f->device, f->max_rows, f->c.hidden_dim, f->c.ffn_dim, f->c.d, err);
+}
+
+scd_code scd_forward_open(const scd_backend *backend, scd_device *device, const scd_model *model,
+                          size_t max_rows, scd_forward **out, scd_error *err)
+{
+    *out = NULL;
+    scd_forward *f = scd_calloc(1, sizeof *f);
+    if (!f)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    f->be = backend;
+    f->device = device;
+    f->model = model;
+    f->c = *scd_model_get_config(model);
+    f->max_rows = max_rows;
+    f->layers = scd_calloc(f->c.n_layers, sizeof *f->layers);
+    scd_code code = f->layers ? load_weights(f, err) : scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (!code)
+        code = allocate(f, err);
+    if (code) {
+        scd_forward_close(f);
+        return code;
+    }
+    *out = f;
+    return SCD_OK;
+}
+
+void scd_forward_close(scd_forward *f)
+{
+    if (!f)
+        return;
+    f->be->free(f->device, f->activations);
+    f->be->free(f->device, f->device_block);
+    free(f->host_block);
+    for (size_t i = 0; f->layers && i < f->c.n_layers; i++) {
+        f->be->matrix_free(f->device, f->layers[i].qkv);
+        f->be->matrix_free(f->device, f->layers[i].o);
+        f->be->matrix_free(f->device, f->layers[i].gate_up);
+        f->be->matrix_free(f->device, f->layers[i].down);
+    }
+    f->be->matrix_free(f->device, f->value_w2);
+    f->be->matrix_free(f->device, f->input_proj);
+    f->be->matrix_free(f->device, f->latent_w0);
+    f->be->matrix_free(f->device, f->latent_w3);
+    f->be->free(f->device, f->vectors);
+    free(f->layers);
+    free(f);
+}
+
+/* ---- the pass ------------------------------------------------------------------------------ */
+
+/* Lay the cells out as rows on the host and copy the description to the device. */
+static scd_code stage(scd_forward *f, const scd_cell *const *cells, size_t n_cells,
+                      scd_batch_rows *batch, scd_error *err)
+{
+    staging *s = &f->host;
+    size_t row = 0;
+    for (size_t c = 0; c < n_cells; c++) {
+        const scd_cell *cell = cells[c];
+        if (cell->n_tokens + 1 > f->max_rows - row)
+            return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", f->max_rows);
+        s->cu_rows[c] = (uint32_t)row;
+        s->ids[row] = -1;
+        s->values[row] = 0;
+        s->hidden[row] = 0;
+        s->pos[row] = 0;
+        memcpy(s->ids + row + 1, cell->ids, cell->n_tokens * sizeof *s->ids);
+        memcpy(s->values + row + 1, cell->values, cell->n_tokens * sizeof *s->values);
+        memset(s->hidden + row + 1, 0, cell->n_tokens);
+        for (size_t i = 1; i <= cell->n_tokens; i++)
+            s->pos[row + i] = (uint32_t)i;
+        row += cell->n_tokens + 1;
+    }
+    s->cu_rows[n_cells] = (uint32_t)row;
+    *batch = (scd_batch_rows){.n_cells = n_cells,
+                              .n_tokens = row - n_cells,
+                              .n_rows = row,
+                              .cu_rows = f->dev.cu_rows,
+                              .host_cu_rows = s->cu_rows,
+                              .ids = f->dev.ids,
+                              .values = f->dev.values,
+                              .hidden = f->dev.hidden,
+                              .pos = f->dev.pos};
+    return f->be->upload(f->device, f->device_block, f->host_block, f->staging_bytes, err);
+}
+
+static scd_code embed_rows(scd_forward *f, const scd_batch_rows *batch, scd_error *err)
+{
+    scd_embed_args args = {
+        .gene_embedding = f->gene_embedding,
+        .gene_embedding_dtype = f->gene_embedding_dtype,
+        .d = f->c.d,
+        .hidden_dim = f->c.hidden_dim,
+        .vocab = f->c.vocab,
+        .value_w0 = f->value_w0,
+        .value_b0 = f->value_b0,
+        .value_w2 = f->value_w2,
+        .value_b2 = f->value_b2,
+        .value_mask = f->value_mask,
+        .gene_mask = f->gene_mask,
+        .input_proj = f->input_proj,
+        .latent_w0 = f->latent_w0,
+        .latent_b0 = f->latent_b0,
+        .latent_norm_w = f->latent_norm_w,
+        .latent_norm_b = f->latent_norm_b,
+        .latent_w3 = f->latent_w3,
+        .latent_b3 = f->latent_b3,
+        .visible_pooling = f->c.latent_visible,
+        .clean = f->clean,
+        .h = f->h,
+    };
+    return f->be->embed(f->device, batch, &args, err);
+}
+
+/* One block. `lat_only`: the last layer when embeddings are all that is asked; its [LAT] rows move
+ * to f->h_lat, (C, H), where the result stays. */
+static scd_code run_layer(scd_forward *f, const layer *l, const scd_batch_rows *batch,
+                          bool lat_only, scd_error *err)
+{
+    size_t h = f->c.hidden_dim;
+    scd_qkv_args qkv = {.rows = batch->n_rows,
+                        .hidden_dim = h,
+                        .n_heads = f->c.n_heads,
+                        .rope_theta = f->c.rope_theta,
+                        .h = f->h,
+                        .norm = l->norm1,
+                        .wqkv = l->qkv,
+                        .pos = batch->pos,
+                        .parts = lat_only ? SCD_PART_K | SCD_PART_V
+                                          : SCD_PART_Q | SCD_PART_K | SCD_PART_V,
+                        .q = lat_only ? NULL : f->q,
+                        .k = f->k,
+                        .v = f->v};
+    scd_code code = f->be->qkv(f->device, &qkv, err);
+    if (!code && lat_only)
+        code = f->be->gather_rows(f->device, f->h, batch->cu_rows, batch->n_cells, h, f->h_lat, err);
+    if (!code && lat_only) {
+        scd_qkv_args q = qkv;
+        q.rows = batch->n_cells;
+        q.h = f->h_lat;
+        q.pos = NULL; /* [LAT] stands at position 0 */
+        q.parts = SCD_PART_Q;
+        q.q = f->q;
+        q.k = q.v = NULL;
+        code = f->be->qkv(f->device, &q, err);
+    }
+    if (code)
+        return code;
+    scd_attention_args att = {.n_cells = batch->n_cells,
+                              .hidden_dim = h,
+                              .n_heads = f->c.n_heads,
+                              .cu_q = lat_only ? f->dev.cu_lat : batch->cu_rows,
+                              .cu_k = batch->cu_rows,
+                              .host_cu_q = lat_only ? f->host.cu_lat : batch->host_cu_rows,
+                              .host_cu_k = batch->host_cu_rows,
+                              .q = f->q,
+                              .k = f->k,
+                              .v = f->v,
+                              .out = f->att};
+    code = f->be->attention(f->device, &att, err);
+    if (code)
+        return code;
+    scd_block_out_args out = {.rows = lat_only ? batch->n_cells : batch->n_rows,
+                              .hidden_dim = h,
+                              .ffn_dim = f->c.ffn_dim,
+                              .h = lat_only ? f->h_lat : f->h,
+                              .att = f->att,
+                              .wo = l->o,
+                              .norm2 = l->norm2,
+                              .wgate_up = l->gate_up,
+                              .wdown = l->down};
+    return f->be->block_out(f->device, &out, err);
+}
+
+scd_code scd_forward_embed(scd_forward *f, const scd_cell *const *cells, size_t n_cells, float *out,
+                           scd_error *err)
+{
+    scd_batch_rows batch;
+    scd_code code = stage(f, cells, n_cells, &batch, err);
+    if (!code)
+        code = embed_rows(f, &batch, err);
+    for (size_t i = 0; i < f->c.n_layers && !code; i++)
+        code = run_layer(f, &f->layers[i], &batch, i + 1 == f->c.n_layers, err);
+    size_t h = f->c.hidden_dim;
+    if (!code)
+        code = f->be->rms_norm(f->device, f->h_lat, f->final_norm, n_cells, h, f->embeddings, err);
+    if (!code)
+        code = f->be->synchronize(f->device, err);
+    if (!code)
+        code = f->be->download(f->device, out, f->embeddings, n_cells * h * sizeof *out, err);
+    return code;
+}

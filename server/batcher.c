@@ -1,0 +1,541 @@
+/* batcher.c - see batcher.h.
+ *
+ * Single flight covers the cache look-up too: a unit enters the table before its creator asks the
+ * cache, and leaves it after its result was stored. So a cell that was ever computed is either in
+ * the table or in the store, and is never computed twice.
+ *
+ * Threads: batch-0 runs run_batches(); `gate` protects everything but the engine and the arrays
+ *          that are batch-0's own. */
+#include "server/batcher.h"
+
+#include "engine/base/clock.h"
+#include "engine/base/mem.h"
+#include "engine/base/thread.h"
+#include "server/flight.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The measured rate forgets: each batch weighs the past by this. */
+static const double RATE_MEMORY = 0.9;
+
+struct scd_batcher {
+    scd_batcher_options o;
+    scd_gate gate;
+    scd_thread thread;
+    scd_flight flight;
+    bool stopping, draining;
+    uint64_t last_serial;
+    size_t queued_tokens;        /* admitted and not yet computed */
+    double rate_tokens, rate_s;  /* decayed sums; their ratio is the rate */
+
+    /* of batch-0 alone */
+    size_t max_rows, max_units;
+    scd_unit **picked;      /* (max_units) */
+    const scd_cell **cells; /* (max_units) */
+    float *results;         /* (max_units, largest HIDDEN_DIM) */
+};
+
+static size_t model_dim(const scd_batcher *b, size_t model)
+{
+    return scd_engine_model(b->o.engine, model)->config->hidden_dim;
+}
+
+/* ---- how tickets end: under the lock they are chained by hash_next, outside it finished -------- */
+
+static void finish_all(scd_ticket *ended)
+{
+    while (ended) {
+        scd_ticket *t = ended;
+        ended = t->hash_next;
+        int64_t now = scd_now_ns(), start = t->started_ns ? t->started_ns : now;
+        t->outcome.queue_s = (double)(start - t->submitted_ns) * 1e-9;
+        t->outcome.infer_s = (double)(now - start) * 1e-9;
+        t->done(t->arg, &t->outcome);
+        free(t->waiters);
+        free(t);
+    }
+}
+
+static void end_if_over(scd_batcher *b, scd_ticket *t, scd_ticket **ended)
+{
+    if (t->submitting || (t->n_left && !t->outcome.code))
+        return;
+    scd_flight_remove_ticket(&b->flight, t);
+    t->hash_next = *ended;
+    *ended = t;
+    if (!b->flight.n_tickets)
+        scd_gate_wake(&b->gate); /* drain waits for this */
+}
+
+static void count_queued(scd_batcher *b, size_t tokens, bool add)
+{
+    b->queued_tokens = add ? b->queued_tokens + tokens : b->queued_tokens - tokens;
+    scd_metrics_set(b->o.metrics, SCD_GAUGE_QUEUE_TOKENS, (int64_t)b->queued_tokens);
+}
+
+static void drop_queued(scd_batcher *b, scd_unit *u)
+{
+    count_queued(b, u->cell.n_tokens, false);
+    scd_flight_remove(&b->flight, u);
+    free(u);
+}
+
+/* The ticket waits no more. Its queued units move to others who wait for them, or leave. */
+static void abandon(scd_batcher *b, scd_ticket *t)
+{
+    for (size_t i = 0; i < t->n_waiters; i++) {
+        scd_waiter *w = &t->waiters[i];
+        scd_unit *u = w->unit;
+        if (!u)
+            continue;
+        scd_unit_leave(w);
+        if (u->owner != t)
+            continue;
+        if (!u->waiters) {
+            drop_queued(b, u);
+            continue;
+        }
+        scd_flight_unqueue(&b->flight, u);
+        scd_flight_queue(&b->flight, u->waiters->ticket, u);
+    }
+}
+
+static void fail_ticket(scd_batcher *b, scd_ticket *t, scd_code code, const char *message,
+                        scd_ticket **ended)
+{
+    if (t->outcome.code)
+        return;
+    t->outcome.code = code;
+    snprintf(t->outcome.message, sizeof t->outcome.message, "%s", message);
+    abandon(b, t);
+    end_if_over(b, t, ended);
+}
+
+/* The unit's result goes to everyone who waits; the unit leaves the table and is freed. */
+static void deliver(scd_batcher *b, scd_unit *u, const float *value, bool from_cache,
+                    scd_ticket **ended)
+{
+    size_t bytes = model_dim(b, u->model) * sizeof *value;
+    for (scd_waiter *w = u->waiters, *next; w; w = next) {
+        next = w->next;
+        memcpy(w->order->out, value, bytes);
+        if (from_cache)
+            w->order->source = SCD_SOURCE_HIT;
+        w->unit = NULL;
+        w->ticket->n_left--;
+        end_if_over(b, w->ticket, ended);
+    }
+    scd_flight_remove(&b->flight, u);
+    free(u);
+}
+
+static void fail_unit(scd_batcher *b, scd_unit *u, scd_code code, const char *message,
+                      scd_ticket **ended)
+{
+    while (u->waiters)
+        fail_ticket(b, u->waiters->ticket, code, message, ended);
+    scd_flight_remove(&b->flight, u);
+    free(u);
+}
+
+/* ---- submit --------------------------------------------------------------------------------- */
+
+/* What one submit holds between its two turns at the lock. */
+typedef struct submission {
+    scd_ticket *ticket;
+    scd_unit **created; /* (n) new units, NULL where the cell was in flight already */
+    float *found;       /* (n_created, dim) cached values that turned up meanwhile */
+    size_t n, n_created;
+    bool *has_value;    /* (n_created) */
+} submission;
+
+static void submission_release(submission *s)
+{
+    for (size_t i = 0; s->created && i < s->n; i++)
+        free(s->created[i]);
+    free(s->created);
+    free(s->found);
+    free(s->has_value);
+    if (s->ticket)
+        free(s->ticket->waiters);
+    free(s->ticket);
+}
+
+static bool submission_init(submission *s, scd_batcher *b, size_t model, scd_order *orders, size_t n)
+{
+    *s = (submission){.n = n};
+    s->ticket = scd_calloc(1, sizeof *s->ticket);
+    s->created = scd_calloc(n, sizeof *s->created);
+    s->has_value = scd_calloc(n, sizeof *s->has_value);
+    if (s->ticket)
+        s->ticket->waiters = scd_calloc(n, sizeof *s->ticket->waiters);
+    bool ok = s->ticket && s->created && s->has_value && s->ticket->waiters;
+    size_t rows = 0;
+    for (size_t i = 0; ok && i < n; i++) {
+        s->created[i] = scd_unit_new(&orders[i].key, orders[i].cell, model);
+        ok = s->created[i] != NULL;
+        rows += orders[i].cell->n_tokens + 1;
+        s->ticket->waiters[i] = (scd_waiter){.ticket = s->ticket, .order = &orders[i]};
+    }
+    if (!ok) {
+        submission_release(s);
+        return false;
+    }
+    s->ticket->model = model;
+    s->ticket->rank = rows > b->max_rows ? SCD_BULK : SCD_INTERACTIVE;
+    s->ticket->n_waiters = s->ticket->n_left = n;
+    return true;
+}
+
+/* Under the lock: join what is in flight, enter the rest into the table as look-ups. Created units
+ * move to the front of s->created. */
+static void enter(scd_batcher *b, submission *s, scd_unit **spare)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        scd_waiter *w = &s->ticket->waiters[i];
+        scd_unit *mine = s->created[i];
+        scd_unit *u = scd_flight_find(&b->flight, &mine->key);
+        w->order->source = u ? SCD_SOURCE_COALESCED : SCD_SOURCE_MISS;
+        s->created[i] = NULL;
+        if (u) {
+            mine->hash_next = *spare;
+            *spare = mine;
+        } else {
+            u = mine;
+            scd_flight_insert(&b->flight, u);
+            s->created[s->n_created++] = u;
+        }
+        scd_unit_wait(u, w);
+    }
+}
+
+/* Outside the lock: a result that was stored since the caller asked the cache. */
+static void look_again(scd_batcher *b, submission *s)
+{
+    size_t dim = s->n_created ? model_dim(b, s->created[0]->model) : 0;
+    size_t bytes = dim * sizeof(float);
+    s->found = scd_malloc(s->n_created, bytes);
+    scd_buf value;
+    scd_buf_init(&value, bytes);
+    for (size_t i = 0; s->found && i < s->n_created; i++) {
+        scd_buf_clear(&value);
+        s->has_value[i] = scd_store_get(b->o.store, &s->created[i]->key, &value) &&
+                          value.n_bytes == bytes;
+        if (s->has_value[i])
+            memcpy(s->found + i * dim, value.data, bytes);
+    }
+    scd_buf_release(&value);
+}
+
+static double rate(const scd_batcher *b)
+{
+    return b->rate_s > 0 ? b->rate_tokens / b->rate_s : 0;
+}
+
+/* Under the lock: is there room for `need` tokens? Fills *refusal where there is not. */
+static bool admit(scd_batcher *b, size_t need, scd_outcome *refusal)
+{
+    size_t max = b->o.max_queue_tokens;
+    *refusal = (scd_outcome){0};
+    if (b->draining || b->stopping) {
+        refusal->code = SCD_E_CANCELED;
+        snprintf(refusal->message, sizeof refusal->message, "the server is shutting down");
+    } else if (need > max) {
+        refusal->code = SCD_E_TOO_LARGE;
+        snprintf(refusal->message, sizeof refusal->message,
+                 "the request needs %zu tokens computed, the queue holds at most %zu: send fewer "
+                 "cells at a time",
+                 need, max);
+    } else if (need > max - b->queued_tokens) {
+        double excess = (double)(b->queued_tokens + need - max);
+        double wait = rate(b) > 0 ? ceil(excess / rate(b)) : 1;
+        refusal->code = SCD_E_BUSY;
+        refusal->retry_after_s = wait < 1 ? 1 : wait > 3600 ? 3600 : (int)wait;
+        snprintf(refusal->message, sizeof refusal->message,
+                 "the queue is full (%zu of %zu tokens): try again in %d s", b->queued_tokens, max,
+                 refusal->retry_after_s);
+    }
+    return refusal->code == SCD_OK;
+}
+
+/* Under the lock: hand out what the cache had, queue the rest if there is room for all of it, else
+ * refuse all of it. */
+static void settle(scd_batcher *b, submission *s, scd_ticket **ended)
+{
+    scd_ticket *t = s->ticket;
+    scd_outcome refusal = {0};
+    size_t dim = model_dim(b, t->model), need = 0;
+    for (size_t i = 0; i < s->n_created; i++)
+        if (!s->has_value[i] && s->created[i]->waiters)
+            need += s->created[i]->cell.n_tokens;
+    bool room = !need || admit(b, need, &refusal);
+    for (size_t i = 0; i < s->n_created; i++) {
+        scd_unit *u = s->created[i];
+        if (s->has_value[i]) {
+            deliver(b, u, s->found + i * dim, true, ended);
+        } else if (u->waiters && room) {
+            count_queued(b, u->cell.n_tokens, true);
+            scd_flight_queue(&b->flight, u->waiters->ticket, u);
+        } else {
+            /* Others may have joined this look-up: they are refused with us. */
+            for (scd_waiter *w = u->waiters; w; w = w->next)
+                w->ticket->outcome.retry_after_s = refusal.retry_after_s;
+            fail_unit(b, u, refusal.code, refusal.message, ended);
+        }
+        s->created[i] = NULL;
+    }
+    t->submitting = false;
+    end_if_over(b, t, ended);
+    scd_gate_wake(&b->gate);
+}
+
+scd_code scd_batcher_submit(scd_batcher *b, size_t index, scd_order *orders, size_t n,
+                            scd_ticket_done *done, void *arg, uint64_t *serial, scd_error *err)
+{
+    submission s;
+    if (!submission_init(&s, b, index, orders, n))
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", n);
+    scd_ticket *t = s.ticket, *ended = NULL;
+    scd_unit *spare = NULL;
+    t->done = done;
+    t->arg = arg;
+    t->submitted_ns = scd_now_ns();
+    t->submitting = true;
+
+    scd_gate_lock(&b->gate);
+    *serial = t->serial = ++b->last_serial;
+    scd_flight_add_ticket(&b->flight, t);
+    enter(b, &s, &spare);
+    scd_gate_unlock(&b->gate);
+
+    look_again(b, &s);
+
+    scd_gate_lock(&b->gate);
+    settle(b, &s, &ended);
+    scd_gate_unlock(&b->gate);
+
+    finish_all(ended);
+    s.ticket = NULL; /* the table's now, or freed */
+    submission_release(&s);
+    while (spare) {
+        scd_unit *next = spare->hash_next;
+        free(spare);
+        spare = next;
+    }
+    return SCD_OK;
+}
+
+void scd_batcher_cancel(scd_batcher *b, uint64_t serial, scd_code code)
+{
+    scd_ticket *ended = NULL;
+    scd_gate_lock(&b->gate);
+    scd_ticket *t = scd_flight_find_ticket(&b->flight, serial);
+    if (t)
+        fail_ticket(b, t, code,
+                    code == SCD_E_TIMEOUT ? "the deadline passed before the result was there"
+                                          : "the request was given up",
+                    &ended);
+    scd_gate_unlock(&b->gate);
+    finish_all(ended);
+}
+
+/* ---- batch-0 -------------------------------------------------------------------------------- */
+
+/* Under the lock: the next batch, or 0 when stopping. */
+static size_t next_batch(scd_batcher *b)
+{
+    while (!b->stopping) {
+        size_t rows;
+        size_t n = scd_flight_pick(&b->flight, b->max_rows, b->picked, b->max_units, &rows);
+        if (n) {
+            int64_t now = scd_now_ns();
+            for (size_t i = 0; i < n; i++)
+                for (scd_waiter *w = b->picked[i]->waiters; w; w = w->next)
+                    if (!w->ticket->started_ns) {
+                        w->ticket->started_ns = now;
+                        scd_metrics_observe(b->o.metrics, SCD_HIST_QUEUE_SECONDS,
+                                            (double)(now - w->ticket->submitted_ns) * 1e-9);
+                    }
+            return n;
+        }
+        scd_gate_wait(&b->gate, SCD_NEVER);
+    }
+    return 0;
+}
+
+static void count_batch(scd_batcher *b, size_t n, size_t tokens, double seconds)
+{
+    scd_metrics_add(b->o.metrics, SCD_COUNTER_ENGINE_CELLS, n);
+    scd_metrics_add(b->o.metrics, SCD_COUNTER_ENGINE_TOKENS, tokens);
+    scd_metrics_observe(b->o.metrics, SCD_HIST_INFER_SECONDS, seconds);
+    scd_metrics_observe(b->o.metrics, SCD_HIST_BATCH_TOKENS, (double)tokens);
+    scd_metrics_observe(b->o.metrics, SCD_HIST_BATCH_CELLS, (double)n);
+}
+
+/* Compute the n picked units, store and hand out the results. */
+static void run_batch(scd_batcher *b, size_t n)
+{
+    size_t model = b->picked[0]->model, dim = model_dim(b, model), tokens = 0;
+    for (size_t i = 0; i < n; i++) {
+        b->cells[i] = &b->picked[i]->cell;
+        tokens += b->picked[i]->cell.n_tokens;
+    }
+    scd_error err = {0};
+    int64_t start = scd_now_ns();
+    scd_code code = scd_engine_embed(b->o.engine, model, b->cells, n, b->results, &err);
+    double seconds = (double)(scd_now_ns() - start) * 1e-9;
+    for (size_t i = 0; i < n && !code; i++)
+        scd_store_put(b->o.store, &b->picked[i]->key, b->results + i * dim, dim * sizeof(float));
+    if (code && b->o.log)
+        b->o.log(b->o.log_arg, &err);
+    if (!code)
+        count_batch(b, n, tokens, seconds);
+
+    scd_ticket *ended = NULL;
+    scd_gate_lock(&b->gate);
+    count_queued(b, tokens, false);
+    if (!code) {
+        b->rate_tokens = RATE_MEMORY * b->rate_tokens + (double)tokens;
+        b->rate_s = RATE_MEMORY * b->rate_s + seconds;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (code)
+            fail_unit(b, b->picked[i], code, err.message, &ended);
+        else
+            deliver(b, b->picked[i], b->results + i * dim, false, &ended);
+    }
+    scd_gate_unlock(&b->gate);
+    finish_all(ended);
+}
+
+static void *run_batches(void *arg)
+{
+    scd_batcher *b = arg;
+    for (;;) {
+        scd_gate_lock(&b->gate);
+        size_t n = next_batch(b);
+        scd_gate_unlock(&b->gate);
+        if (!n)
+            return NULL;
+        run_batch(b, n);
+    }
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out, scd_error *err)
+{
+    *out = NULL;
+    scd_batcher *b = scd_calloc(1, sizeof *b);
+    if (!b)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    b->o = *options;
+    scd_code code = scd_gate_init(&b->gate, err);
+    if (code) {
+        free(b);
+        return code;
+    }
+    size_t max_dim = 0;
+    for (size_t i = 0; i < scd_engine_n_models(b->o.engine); i++)
+        if (max_dim < model_dim(b, i))
+            max_dim = model_dim(b, i);
+    b->max_rows = scd_engine_max_rows(b->o.engine);
+    b->max_units = b->max_rows / 2;
+    b->picked = scd_calloc(b->max_units, sizeof *b->picked);
+    b->cells = scd_calloc(b->max_units, sizeof *b->cells);
+    b->results = scd_malloc(b->max_units * max_dim, sizeof *b->results);
+    if (!b->picked || !b->cells || !b->results)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu tokens", b->max_rows);
+    if (!code)
+        code = scd_flight_init(&b->flight, err);
+    if (!code)
+        code = scd_thread_start(&b->thread, "batch-0", run_batches, b, err);
+    if (code) {
+        scd_batcher_close(b);
+        return code;
+    }
+    *out = b;
+    return SCD_OK;
+}
+
+void scd_batcher_close(scd_batcher *b)
+{
+    if (!b)
+        return;
+    scd_ticket *ended = NULL;
+    scd_gate_lock(&b->gate);
+    b->stopping = true;
+    scd_gate_wake(&b->gate);
+    scd_gate_unlock(&b->gate);
+    scd_thread_join(&b->thread);
+    scd_gate_lock(&b->gate);
+    for (size_t i = 0; b->flight.tickets && i < SCD_FLIGHT_BUCKETS; i++)
+        while (b->flight.tickets[i])
+            fail_ticket(b, b->flight.tickets[i], SCD_E_CANCELED, "the server is shutting down",
+                        &ended);
+    scd_gate_unlock(&b->gate);
+    finish_all(ended);
+    scd_flight_release(&b->flight);
+    scd_gate_release(&b->gate);
+    free(b->results);
+    free(b->cells);
+    free(b->picked);
+    free(b);
+}
+
+scd_code scd_batcher_warm_up(scd_batcher *b, scd_error *err)
+{
+    enum { TOKENS = 64 };
+    int32_t ids[TOKENS];
+    float values[TOKENS];
+    for (size_t m = 0; m < scd_engine_n_models(b->o.engine); m++) {
+        const scd_model_config *c = scd_engine_model(b->o.engine, m)->config;
+        size_t n = 0;
+        for (int32_t id = 0; (size_t)id < c->vocab && n < TOKENS && n < c->max_gene_len; id++)
+            if (!scd_model_is_special(c, id)) {
+                ids[n] = id;
+                values[n++] = 1.0f;
+            }
+        scd_cell cell = {.n_tokens = n, .ids = ids, .values = values};
+        int64_t start = scd_now_ns();
+        scd_code code =
+            scd_engine_embed(b->o.engine, m, &(const scd_cell *){&cell}, 1, b->results, err);
+        if (code)
+            return code;
+        scd_gate_lock(&b->gate);
+        b->rate_tokens += (double)n;
+        b->rate_s += (double)(scd_now_ns() - start) * 1e-9;
+        scd_gate_unlock(&b->gate);
+    }
+    return SCD_OK;
+}
+
+bool scd_batcher_drain(scd_batcher *b, int64_t deadline_ns)
+{
+    scd_gate_lock(&b->gate);
+    b->draining = true;
+    while (b->flight.n_tickets && scd_gate_wait(&b->gate, deadline_ns))
+        ;
+    bool empty = !b->flight.n_tickets;
+    scd_gate_unlock(&b->gate);
+    return empty;
+}
+
+size_t scd_batcher_queued(scd_batcher *b)
+{
+    scd_gate_lock(&b->gate);
+    size_t tokens = b->queued_tokens;
+    scd_gate_unlock(&b->gate);
+    return tokens;
+}
+
+double scd_batcher_rate(scd_batcher *b)
+{
+    scd_gate_lock(&b->gate);
+    double r = rate(b);
+    scd_gate_unlock(&b->gate);
+    return r;
+}

@@ -1,0 +1,227 @@
+/* flight.c - see flight.h. */
+#include "server/flight.h"
+
+#include "engine/base/mem.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+scd_code scd_flight_init(scd_flight *f, scd_error *err)
+{
+    *f = (scd_flight){0};
+    f->units = scd_calloc(SCD_FLIGHT_BUCKETS, sizeof *f->units);
+    f->tickets = scd_calloc(SCD_FLIGHT_BUCKETS, sizeof *f->tickets);
+    if (f->units && f->tickets)
+        return SCD_OK;
+    scd_flight_release(f);
+    return scd_fail(err, SCD_E_NOMEM, "out of memory for the table of work in flight");
+}
+
+void scd_flight_release(scd_flight *f)
+{
+    free(f->units);
+    free(f->tickets);
+    *f = (scd_flight){0};
+}
+
+/* ---- units ---------------------------------------------------------------------------------- */
+
+scd_unit *scd_unit_new(const scd_digest *key, const scd_cell *cell, size_t model)
+{
+    size_t n = cell->n_tokens;
+    scd_unit *u = scd_malloc(1, sizeof *u + n * (sizeof(int32_t) + sizeof(float)));
+    if (!u)
+        return NULL;
+    *u = (scd_unit){.key = *key, .model = model, .rows = n + 1, .cell = *cell};
+    u->cell.ids = (int32_t *)(u + 1);
+    u->cell.values = (float *)(u->cell.ids + n);
+    memcpy(u->cell.ids, cell->ids, n * sizeof *cell->ids);
+    memcpy(u->cell.values, cell->values, n * sizeof *cell->values);
+    return u;
+}
+
+/* A digest is uniform: its first bytes are its hash. */
+static size_t unit_bucket(const scd_digest *key)
+{
+    uint64_t h;
+    memcpy(&h, key->bytes, sizeof h);
+    return (size_t)(h % SCD_FLIGHT_BUCKETS);
+}
+
+scd_unit *scd_flight_find(const scd_flight *f, const scd_digest *key)
+{
+    scd_unit *u = f->units[unit_bucket(key)];
+    while (u && memcmp(&u->key, key, sizeof *key))
+        u = u->hash_next;
+    return u;
+}
+
+void scd_flight_insert(scd_flight *f, scd_unit *u)
+{
+    scd_unit **bucket = &f->units[unit_bucket(&u->key)];
+    u->hash_next = *bucket;
+    *bucket = u;
+}
+
+void scd_flight_remove(scd_flight *f, scd_unit *u)
+{
+    if (u->owner)
+        scd_flight_unqueue(f, u);
+    scd_unit **at = &f->units[unit_bucket(&u->key)];
+    while (*at != u)
+        at = &(*at)->hash_next;
+    *at = u->hash_next;
+}
+
+void scd_unit_wait(scd_unit *u, scd_waiter *w)
+{
+    w->unit = u;
+    w->next = u->waiters;
+    u->waiters = w;
+}
+
+void scd_unit_leave(scd_waiter *w)
+{
+    scd_waiter **at = &w->unit->waiters;
+    while (*at != w)
+        at = &(*at)->next;
+    *at = w->next;
+    w->unit = NULL;
+}
+
+/* ---- tickets -------------------------------------------------------------------------------- */
+
+void scd_flight_add_ticket(scd_flight *f, scd_ticket *t)
+{
+    scd_ticket **bucket = &f->tickets[t->serial % SCD_FLIGHT_BUCKETS];
+    t->hash_next = *bucket;
+    *bucket = t;
+    f->n_tickets++;
+}
+
+void scd_flight_remove_ticket(scd_flight *f, scd_ticket *t)
+{
+    assert(!t->first);
+    scd_ticket **at = &f->tickets[t->serial % SCD_FLIGHT_BUCKETS];
+    while (*at != t)
+        at = &(*at)->hash_next;
+    *at = t->hash_next;
+    f->n_tickets--;
+}
+
+scd_ticket *scd_flight_find_ticket(const scd_flight *f, uint64_t serial)
+{
+    scd_ticket *t = f->tickets[serial % SCD_FLIGHT_BUCKETS];
+    while (t && t->serial != serial)
+        t = t->hash_next;
+    return t;
+}
+
+/* ---- whose turn ----------------------------------------------------------------------------- */
+
+/* A ticket that becomes ready goes to the end of its class's ring: just before whose turn it is. */
+static void ring_add(scd_flight *f, scd_ticket *t)
+{
+    scd_ticket **ring = &f->ring[t->rank];
+    if (*ring) {
+        t->ready_next = *ring;
+        t->ready_prev = (*ring)->ready_prev;
+        t->ready_prev->ready_next = t->ready_next->ready_prev = t;
+    } else {
+        *ring = t->ready_next = t->ready_prev = t;
+    }
+    t->ready = true;
+}
+
+static void ring_remove(scd_flight *f, scd_ticket *t)
+{
+    scd_ticket **ring = &f->ring[t->rank];
+    t->ready_prev->ready_next = t->ready_next;
+    t->ready_next->ready_prev = t->ready_prev;
+    if (*ring == t)
+        *ring = t->ready_next == t ? NULL : t->ready_next;
+    t->ready = false;
+}
+
+void scd_flight_queue(scd_flight *f, scd_ticket *t, scd_unit *u)
+{
+    u->state = SCD_UNIT_QUEUED;
+    u->owner = t;
+    u->next = NULL;
+    u->prev = t->last;
+    *(t->last ? &t->last->next : &t->first) = u;
+    t->last = u;
+    if (!t->ready)
+        ring_add(f, t);
+}
+
+void scd_flight_unqueue(scd_flight *f, scd_unit *u)
+{
+    scd_ticket *t = u->owner;
+    *(u->prev ? &u->prev->next : &t->first) = u->next;
+    *(u->next ? &u->next->prev : &t->last) = u->prev;
+    u->owner = NULL;
+    if (!t->first)
+        ring_remove(f, t);
+}
+
+typedef struct pick {
+    scd_unit **out;
+    size_t n, max_units, rows, max_rows;
+    size_t model; /* of the first unit */
+} pick;
+
+static bool fits(const pick *p, const scd_unit *u)
+{
+    return p->n < p->max_units && u->rows <= p->max_rows - p->rows &&
+           (!p->n || u->model == p->model);
+}
+
+/* One unit from each ticket of the class in turn, while they fit and while *credit (rows; NULL: no
+ * limit) lasts. Ends after a whole round without a fit. The first ticket whose unit did not fit
+ * has the first turn in the next batch, where it does: nobody starves. */
+static void pick_class(scd_flight *f, scd_class rank, pick *p, size_t *credit)
+{
+    scd_ticket *first_stuck = NULL;
+    const scd_ticket *round_start = NULL; /* of the present round without a fit */
+    while (f->ring[rank] && f->ring[rank] != round_start) {
+        scd_ticket *t = f->ring[rank];
+        scd_unit *u = t->first;
+        f->ring[rank] = t->ready_next;
+        if (!fits(p, u) || (credit && u->rows > *credit)) {
+            if (!first_stuck)
+                first_stuck = t;
+            if (!round_start)
+                round_start = t;
+            continue;
+        }
+        scd_flight_unqueue(f, u);
+        u->state = SCD_UNIT_RUNNING;
+        p->model = u->model;
+        p->out[p->n++] = u;
+        p->rows += u->rows;
+        if (credit)
+            *credit -= u->rows;
+        round_start = NULL;
+    }
+    if (first_stuck && first_stuck->ready)
+        f->ring[rank] = first_stuck;
+}
+
+size_t scd_flight_pick(scd_flight *f, size_t max_rows, scd_unit **out, size_t max_units,
+                       size_t *rows)
+{
+    pick p = {.out = out, .max_units = max_units, .max_rows = max_rows};
+    if (f->ring[SCD_BULK] && f->ring[SCD_INTERACTIVE]) {
+        /* Bulk work earns a quarter of every batch and takes it when a whole cell is paid for. */
+        f->bulk_credit += max_rows / 4;
+        if (f->bulk_credit > 2 * max_rows)
+            f->bulk_credit = 2 * max_rows;
+        pick_class(f, SCD_BULK, &p, &f->bulk_credit);
+    }
+    pick_class(f, SCD_INTERACTIVE, &p, NULL);
+    pick_class(f, SCD_BULK, &p, NULL);
+    *rows = p.rows;
+    return p.n;
+}

@@ -1,0 +1,96 @@
+/* flight.h - what is in flight: tickets (requests), units (cells to compute), who waits for which,
+ * and in which order the units are computed.
+ *
+ * A unit lives in the table from the moment somebody asks for its key until its result was handed
+ * out. It is queued under one ticket, its owner; when the owner goes and others wait, it moves to
+ * one of those.
+ *
+ * Threads: none of its own; the batcher's lock protects all of it. Owns: units and tickets. */
+#ifndef SCD_FLIGHT_H
+#define SCD_FLIGHT_H
+
+#include "server/batcher.h"
+
+typedef enum scd_unit_state {
+    SCD_UNIT_LOOKUP, /* its creator is asking the cache, and alone may free it */
+    SCD_UNIT_QUEUED,
+    SCD_UNIT_RUNNING
+} scd_unit_state;
+
+typedef struct scd_ticket scd_ticket;
+typedef struct scd_unit scd_unit;
+
+/* One order that waits for one unit. */
+typedef struct scd_waiter {
+    struct scd_waiter *next; /* of the unit */
+    scd_ticket *ticket;
+    scd_unit *unit;          /* NULL once answered */
+    scd_order *order;
+} scd_waiter;
+
+struct scd_unit {
+    scd_unit *hash_next;
+    scd_unit *next, *prev; /* in its owner's queue */
+    scd_digest key;
+    scd_unit_state state;
+    scd_ticket *owner;     /* NULL unless queued */
+    scd_waiter *waiters;
+    size_t model, rows;
+    scd_cell cell;         /* arrays behind the struct, in the same allocation */
+};
+
+typedef enum scd_class { SCD_INTERACTIVE, SCD_BULK, SCD_N_CLASSES } scd_class;
+
+struct scd_ticket {
+    scd_ticket *hash_next;
+    scd_ticket *ready_next, *ready_prev; /* in its class's ring while it has queued units */
+    bool ready;
+    uint64_t serial;
+    size_t model;
+    scd_class rank;
+    scd_unit *first, *last; /* queued units in order */
+    scd_waiter *waiters;    /* (n_waiters) one per order */
+    size_t n_waiters, n_left; /* orders without an answer */
+    bool submitting; /* submit still holds it: it cannot end yet */
+    scd_ticket_done *done;
+    void *arg;
+    int64_t submitted_ns, started_ns; /* started: 0 until its first unit runs */
+    scd_outcome outcome;
+};
+
+enum { SCD_FLIGHT_BUCKETS = 1 << 14 };
+
+typedef struct scd_flight {
+    scd_unit **units;     /* (SCD_FLIGHT_BUCKETS) by key */
+    scd_ticket **tickets; /* (SCD_FLIGHT_BUCKETS) by serial */
+    size_t n_tickets;
+    scd_ticket *ring[SCD_N_CLASSES]; /* whose turn it is */
+    size_t bulk_credit;   /* rows that bulk may take before interactive work */
+} scd_flight;
+
+scd_code scd_flight_init(scd_flight *flight, scd_error *err);
+void scd_flight_release(scd_flight *flight); /* must be empty */
+
+/* A unit with a copy of the cell, not yet in the table; NULL: out of memory. Free with free(). */
+scd_unit *scd_unit_new(const scd_digest *key, const scd_cell *cell, size_t model);
+scd_unit *scd_flight_find(const scd_flight *flight, const scd_digest *key);
+void scd_flight_insert(scd_flight *flight, scd_unit *unit);
+void scd_flight_remove(scd_flight *flight, scd_unit *unit); /* also from its owner's queue */
+
+void scd_flight_add_ticket(scd_flight *flight, scd_ticket *ticket);
+void scd_flight_remove_ticket(scd_flight *flight, scd_ticket *ticket);
+scd_ticket *scd_flight_find_ticket(const scd_flight *flight, uint64_t serial);
+
+void scd_unit_wait(scd_unit *unit, scd_waiter *waiter);
+void scd_unit_leave(scd_waiter *waiter);
+
+/* Put a unit at the end of the ticket's queue / take it out. */
+void scd_flight_queue(scd_flight *flight, scd_ticket *ticket, scd_unit *unit);
+void scd_flight_unqueue(scd_flight *flight, scd_unit *unit);
+
+/* Choose the next batch: up to max_units units of one model with at most max_rows rows together.
+ * They leave their queues and are RUNNING. Returns how many. */
+size_t scd_flight_pick(scd_flight *flight, size_t max_rows, scd_unit **out, size_t max_units,
+                       size_t *rows);
+
+#endif
