@@ -109,7 +109,7 @@ class Model:
     # -- values and order --
 
     def serialize(self, names, values, kind="counts", total=None):
-        """One cell's inputs -> (ids (L) int, x (L) float32, counts of known, unknown, truncated)."""
+        """One cell's inputs -> (ids (L) int, x (L) float32, what the answer reports)."""
         resolved = [self.genes.resolve(name)[0] for name in names]
         sums = {}  # token -> sum in count space
         for token, value in zip(resolved, values):
@@ -230,7 +230,7 @@ def softmax(y):
     return y / y.sum(axis=-1, keepdims=True)
 
 
-# ---- a request body --------------------------------------------------------------------------------
+# ---- a request body ------------------------------------------------------------------------------
 
 def cells_of(body):
     """Either form of a request body -> [(names, values, total or None)]"""
