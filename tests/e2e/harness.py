@@ -289,8 +289,7 @@ class Daemon:
 
     def metric(self, name, **labels):
         """The sum over the samples of this name that carry these labels; 0 where there is none."""
-        return sum(value for (sample, have), value in self.metrics().items()
-                   if sample == name and labels.items() <= dict(have).items())
+        return sum_samples(self.metrics(), name, labels)
 
     def wait_metric(self, name, reached, timeout=30 * SLOW, **labels):
         """Poll until reached(value); the value."""
@@ -324,6 +323,7 @@ class Daemon:
         assert code == 0, f"exit {code} after SIGTERM:\n{self.log()[-8000:]}"
 
     def kill(self):
+        """SIGKILL; nothing when it has gone already"""
         self.process.kill()
         self.process.wait()
 
@@ -369,6 +369,11 @@ def refused(flags, env=None, timeout=START_S):
     assert done.returncode > 0, f"exit {done.returncode}: {done.stdout}"
     assert "Sanitizer" not in done.stdout and "runtime error" not in done.stdout, done.stdout
     return done.stdout
+
+
+def sum_samples(samples, name, labels):
+    return sum(value for (sample, have), value in samples.items()
+               if sample == name and labels.items() <= dict(have).items())
 
 
 def parse_metrics(text):

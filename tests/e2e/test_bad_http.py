@@ -108,7 +108,7 @@ def test_an_encoding_or_type_we_do_not_speak_is_415():
                     {"Content-Type": "text/plain"}, {"Content-Type": "application/xml"},
                     {"Content-Type": "application/x-www-form-urlencoded"},
                     {"Content-Type": "application/jsonx"}):
-        check_problem(daemon().post("/v1/embeddings", body, headers), 415, "media-type")
+        check_problem(daemon().post("/v1/embeddings", body, headers), 415, "unsupported-media-type")
     for kind in ("application/json; charset=utf-8", "application/json;charset=UTF-8",
                  "APPLICATION/JSON"):
         assert daemon().post("/v1/embeddings", body, {"Content-Type": kind}).status == 200, kind
