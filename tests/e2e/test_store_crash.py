@@ -129,10 +129,11 @@ def test_values_changed_behind_its_back_are_never_served():
         with sqlite3.connect(database(data)) as db:
             tables = [r[0] for r in db.execute("select name from sqlite_master where type='table'")]
             for table in tables:
-                for column in db.execute(f"pragma table_info({table})").fetchall():
-                    if column[2].upper() == "BLOB" and not column[5]:
-                        db.execute(f"update {table} set {column[1]} = "
-                                   f"randomblob(length({column[1]})) where length({column[1]}) > 40")
+                columns = db.execute(f"pragma table_info({table})").fetchall()
+                for _, name, kind, _, _, key in columns:
+                    if kind.upper() == "BLOB" and not key:
+                        db.execute(f"update {table} set {name} = randomblob(length({name})) "
+                                   f"where length({name}) > 40")
         db.close()
     damaged(change)
 
