@@ -119,7 +119,7 @@ def official_model():
     """The official sizes with random weights, made by `scdiva-train init`. A path."""
     path = scratch("official")
     if not os.path.exists(path):
-        subprocess.run(scdiva_train() + ["init", "--out", path, "--seed", "7"], check=True,
+        subprocess.run(scdiva_train() + ["init", "--out", path, "--preset", "official"], check=True,
                        stdout=subprocess.DEVNULL, timeout=120 * SLOW, env=clean_environment())
     return path
 
@@ -171,7 +171,7 @@ def check_problem(answer, status, name, pointer=None, detail=None):
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-def raw(d, data, timeout=10 * harness.SLOW):
+def raw(d, data, timeout=10 * SLOW):
     """Send bytes; the response"""
     with d.socket(timeout) as s:
         s.sendall(data)

@@ -3,6 +3,10 @@
 fp32: within 1e-4 of the largest element (single precision sums over a few hundred terms, a dozen
 layers deep). bf16: cosine at least 0.999, what eight bits of mantissa leave.
 """
+import json
+import os
+import subprocess
+
 import numpy as np
 
 import harness
@@ -136,10 +140,20 @@ def test_a_file_that_mixes_types_matches():
     check(path, counts_body(names, [1, 20, 64], seed=10))
 
 
-def test_a_model_that_init_made_matches():
-    path = harness.official_model()
-    symbols = list(reference.Genes(path + "/genes.tsv").symbol)
-    check(path, counts_body(symbols, [1, 77], seed=11))
+def test_models_that_init_made_match():
+    """Its sizes, types and pooling; the genes of the real cells. Random weights at init's scale."""
+    for i, flags in enumerate((["--dtype", "f32", "--latent-pooling", "visible"],
+                               ["--dtype", "f16"], ["--dtype", "bf16"])):
+        path = harness.scratch(f"init{i}")
+        genes_tsv = os.path.join(harness.FIXTURES, "pbmc68k_genes.tsv")
+        subprocess.run(harness.scdiva_train() + [
+            "init", "--out", path, "--genes", genes_tsv, "--hidden", "96", "--dim", "80",
+            "--heads", "3", "--layers", "2", "--ffn", "200", "--max-genes", "250", "--seed", "5",
+            *flags], check=True, stdout=subprocess.DEVNULL, env=harness.clean_environment())
+        shapes = {k: tuple(v["shape"]) for k, v in reference.Model(path).weights.header.items()}
+        with open(os.path.join(path, "config.json"), encoding="utf-8") as f:
+            assert shapes == models.tensor_shapes(json.load(f))
+        check(path, harness.demo_request(8))
 
 
 # ---- serialization -------------------------------------------------------------------------------
