@@ -60,6 +60,8 @@ archive = $(B)/lib/lib$1.a
 TRAIN_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard engine/train/*.c))
 UNIT := $(basename $(notdir $(wildcard tests/unit/test_*.c)))
 OPS := $(basename $(notdir $(wildcard tests/ops/test_*.c)))
+# What the operation tests share: the float64 reference and the fixture.
+OPS_SUPPORT := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
 TESTS := $(UNIT) $(OPS)
 
 ENGINE_LAYERS := $(filter engine denoise model cpu backend base,$(LAYERS))
@@ -104,13 +106,19 @@ $(B)/obj/%.o: %.c $(STAMP)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(ARCHIVES)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
-$(B)/tests/%: $(B)/obj/tests/ops/%.o $(ARCHIVES)
+$(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SUPPORT) $(ARCHIVES)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(OPS_SUPPORT) -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
+
+$(B)/bench/%: $(B)/obj/tests/bench/%.o $(ENGINE_ARCHIVES)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(ENGINE_ARCHIVES) -Wl,--end-group $(LIBS_engine)
 
 .PHONY: run-test
 run-test: $(B)/tests/$(T) ## build and run one test: make run-test T=test_vocab
 	$(Q)$(B)/tests/$(T)
 .PRECIOUS: $(B)/obj/%.o
+
+$(B)/obj/api/openapi.o: api/openapi.json
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

@@ -27,7 +27,6 @@ struct scd_batcher {
     scd_thread thread;
     scd_flight flight;
     bool stopping, draining;
-    uint64_t last_serial;
     size_t queued_tokens;        /* admitted and not yet computed */
     double rate_tokens, rate_s;  /* decayed sums; their ratio is the rate */
 
@@ -293,7 +292,7 @@ static void settle(scd_batcher *b, submission *s, scd_ticket **ended)
 }
 
 scd_code scd_batcher_submit(scd_batcher *b, size_t index, scd_order *orders, size_t n,
-                            scd_ticket_done *done, void *arg, uint64_t *serial, scd_error *err)
+                            uint64_t serial, scd_ticket_done *done, void *arg, scd_error *err)
 {
     submission s;
     if (!submission_init(&s, b, index, orders, n))
@@ -306,7 +305,7 @@ scd_code scd_batcher_submit(scd_batcher *b, size_t index, scd_order *orders, siz
     t->submitting = true;
 
     scd_gate_lock(&b->gate);
-    *serial = t->serial = ++b->last_serial;
+    t->serial = serial;
     scd_flight_add_ticket(&b->flight, t);
     enter(b, &s, &spare);
     scd_gate_unlock(&b->gate);
@@ -461,10 +460,8 @@ scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out,
     return SCD_OK;
 }
 
-void scd_batcher_close(scd_batcher *b)
+void scd_batcher_stop(scd_batcher *b)
 {
-    if (!b)
-        return;
     scd_ticket *ended = NULL;
     scd_gate_lock(&b->gate);
     b->stopping = true;
@@ -478,6 +475,13 @@ void scd_batcher_close(scd_batcher *b)
                         &ended);
     scd_gate_unlock(&b->gate);
     finish_all(ended);
+}
+
+void scd_batcher_close(scd_batcher *b)
+{
+    if (!b)
+        return;
+    scd_batcher_stop(b);
     scd_flight_release(&b->flight);
     scd_gate_release(&b->gate);
     free(b->results);

@@ -49,17 +49,19 @@ typedef struct scd_batcher_options {
 } scd_batcher_options;
 
 scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out, scd_error *err);
-/* Cancels what is left, ends the thread. NULL is fine. */
+/* End the thread, cancel what is left and refuse what comes. */
+void scd_batcher_stop(scd_batcher *batcher);
+/* Stops, then frees: nobody may call here any more. NULL is fine. */
 void scd_batcher_close(scd_batcher *batcher);
 
 /* Measure the rate with one small batch per model and touch every page; before the first submit. */
 scd_code scd_batcher_warm_up(scd_batcher *batcher, scd_error *err);
 
-/* Ask for n cells of model `index`. SCD_OK: `done` comes, with whatever outcome - a refusal too,
- * and possibly before this returns; *serial, written before that, names the ticket for cancel.
- * SCD_E_NOMEM: nothing happened. */
+/* Ask for n cells of model `index`. `serial` is the caller's name for the ticket, unique in the
+ * process, by which it can be canceled. SCD_OK: `done` comes, with whatever outcome - a refusal
+ * too, and possibly before this returns. SCD_E_NOMEM: nothing happened. */
 scd_code scd_batcher_submit(scd_batcher *batcher, size_t index, scd_order *orders, size_t n,
-                            scd_ticket_done *done, void *arg, uint64_t *serial, scd_error *err);
+                            uint64_t serial, scd_ticket_done *done, void *arg, scd_error *err);
 
 /* Give up a ticket: its cells leave the queue unless somebody else waits for them, and `done` is
  * called with `code` (TIMEOUT or CANCELED) before this returns. Nothing when it is over already. */

@@ -53,10 +53,12 @@ struct scd_forward {
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
-static scd_code load_vector(scd_forward *f, const char *name, size_t n, float **out, scd_error *err)
+/* cols is 1 for value_encoder.0.weight, which the format writes as d x 1, and 0 for vectors. */
+static scd_code load_column(scd_forward *f, const char *name, size_t n, size_t cols, float **out,
+                            scd_error *err)
 {
     scd_tensor t;
-    scd_code code = scd_safetensors_get(scd_model_tensors(f->model), name, n, 0, &t, err);
+    scd_code code = scd_safetensors_get(scd_model_tensors(f->model), name, n, cols, &t, err);
     if (code)
         return code;
     if (f->vectors_cap - f->vectors_used < n)
@@ -70,6 +72,11 @@ static scd_code load_vector(scd_forward *f, const char *name, size_t n, float **
     code = f->be->upload(f->device, *out, host, n * sizeof *host, err);
     free(host);
     return code;
+}
+
+static scd_code load_vector(scd_forward *f, const char *name, size_t n, float **out, scd_error *err)
+{
+    return load_column(f, name, n, 0, out, err);
 }
 
 typedef struct part {
@@ -135,7 +142,6 @@ static scd_code load_vectors(scd_forward *f, scd_error *err)
         size_t n;
         float **out;
     } table[] = {
-        {"value_encoder.0.weight", d, &f->value_w0},
         {"value_encoder.0.bias", d, &f->value_b0},
         {"value_encoder.2.bias", d, &f->value_b2},
         {"value_mask_emb", d, &f->value_mask},
@@ -150,6 +156,8 @@ static scd_code load_vectors(scd_forward *f, scd_error *err)
     void *memory = NULL;
     scd_code code = f->be->alloc(f->device, f->vectors_cap * sizeof(float), &memory, err);
     f->vectors = memory;
+    if (!code)
+        code = load_column(f, "value_encoder.0.weight", d, 1, &f->value_w0, err);
     for (size_t i = 0; i < sizeof table / sizeof table[0] && !code; i++)
         code = load_vector(f, table[i].name, table[i].n, table[i].out, err);
     return code;

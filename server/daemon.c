@@ -1,0 +1,207 @@
+/* daemon.c - see daemon.h. */
+#include "server/daemon.h"
+
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "server/router.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    MIB = 1 << 20,
+    BODIES_TOGETHER = 8, /* times the largest body: what all open requests may hold */
+    MAX_MEMO_BYTES = 32 * MIB,
+    MAX_GENES_PER_CELL = 200000,
+    MAX_JSON_DEPTH = 32,
+    MAX_NAME_BYTES = 256,
+    MAX_HTTP_THREADS = 4,
+    LAST_ANSWERS_S = 5, /* after the drain: for answers on their way to slow clients */
+};
+
+static void log_store(void *arg, int level, const char *message)
+{
+    (void)arg;
+    scd_log((scd_log_level)level, "store", "message", message, NULL);
+}
+
+static void log_http(void *arg, const char *message)
+{
+    (void)arg;
+    SCD_LOG(DEBUG, "http", "message", message);
+}
+
+static void log_batch(void *arg, const scd_error *err)
+{
+    (void)arg;
+    SCD_LOG(ERROR, "batch_failed", "code", scd_code_name(err->code), "message", err->message);
+}
+
+/* A client has left, or its deadline has passed. */
+static void on_watch_event(void *arg, uint64_t id, scd_code code)
+{
+    scd_daemon *d = arg;
+    if (!atomic_load(&d->ready))
+        return;
+    if (code == SCD_E_TIMEOUT)
+        scd_metrics_rejected(d->metrics, SCD_REJECTED_DEADLINE);
+    scd_batcher_cancel(d->batcher, id, code);
+}
+
+static int http_threads(const scd_config *c)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (c->http_threads)
+        return (int)c->http_threads;
+    return cores < 2 ? 2 : cores > MAX_HTTP_THREADS ? MAX_HTTP_THREADS : (int)cores;
+}
+
+/* Who may come in: before anything listens. */
+static scd_code guard_door(scd_daemon *d, scd_error *err)
+{
+    const scd_config *c = d->config;
+    bool loopback = false;
+    scd_code code = scd_http_is_loopback(c->listen, &loopback, err);
+    if (!code && *c->keys)
+        code = scd_auth_open(c->keys, &d->auth, err);
+    if (!code && !loopback && !d->auth && !c->insecure)
+        code = scd_fail(err, SCD_E_INVALID,
+                        "--listen %s can be reached from other machines and no --keys are given: "
+                        "add --keys FILE, or --insecure if everyone may use this server",
+                        c->listen);
+    if (!code && d->auth && scd_auth_warning(d->auth))
+        SCD_LOG(WARN, "keys", "message", scd_auth_warning(d->auth));
+    return code;
+}
+
+static scd_code open_http(scd_daemon *d, scd_error *err)
+{
+    const scd_config *c = d->config;
+    size_t max_body = (size_t)c->max_body_mb * MIB;
+    scd_http_options o = {.listen = c->listen,
+                          .threads = http_threads(c),
+                          .max_connections = (size_t)c->max_connections,
+                          .max_body_bytes = max_body,
+                          .max_bodies_bytes = BODIES_TOGETHER * max_body,
+                          .watch = d->watch,
+                          .app = d,
+                          .begin = scd_router_begin,
+                          .handle = scd_router_handle,
+                          .finished = scd_router_finished,
+                          .log = log_http};
+    scd_code code = scd_http_open(&o, &d->http, err);
+    if (!code)
+        SCD_LOG(INFO, "listening", "url", scd_http_url(d->http), "version", SCD_VERSION);
+    return code;
+}
+
+static scd_code open_engine(scd_daemon *d, scd_error *err)
+{
+    const scd_config *c = d->config;
+    scd_engine_options o = {.device = (scd_device_choice)c->device,
+                            .precision = (scd_precision)c->precision,
+                            .threads = (int)c->threads,
+                            .max_batch_tokens = (size_t)c->max_batch_tokens,
+                            .model_dirs = (const char *const *)c->models.items,
+                            .n_models = c->models.n};
+    scd_code code = scd_engine_open(&o, &d->engine, err);
+    if (code)
+        return code;
+    const scd_device_info *device = scd_engine_device(d->engine);
+    const char *precision = device->precision == SCD_PRECISION_BF16 ? "bf16" : "fp32";
+    SCD_LOG(INFO, "device", "kind", scd_engine_device_kind(d->engine), "name", device->name, "isa",
+            device->isa, "precision", precision, "why", scd_engine_why(d->engine));
+    for (size_t i = 0; i < scd_engine_n_models(d->engine) && !code; i++) {
+        const scd_served_model *m = scd_engine_model(d->engine, i);
+        SCD_LOG(INFO, "model", "name", m->name, "digest", m->digest_hex, "parameters",
+                scd_log_num((double)m->n_params));
+        if (!m->config->trained)
+            SCD_LOG(WARN, "untrained", "name", m->name, "message",
+                    "this model has random weights: its answers mean nothing");
+        code = scd_metrics_model(d->metrics, m->name, m->digest_hex,
+                                 scd_engine_device_kind(d->engine), precision, err);
+    }
+    return code;
+}
+
+static scd_code open_caches(scd_daemon *d, scd_error *err)
+{
+    const scd_config *c = d->config;
+    size_t cache_bytes = (size_t)c->cache_mb * MIB;
+    scd_store_options o = {.dir = c->data, .max_bytes = cache_bytes, .log = log_store};
+    scd_code code = scd_store_open(&o, &d->store, err);
+    size_t memo_bytes = cache_bytes / 16 < MAX_MEMO_BYTES ? cache_bytes / 16 : MAX_MEMO_BYTES;
+    return code ? code : scd_memo_open(memo_bytes, &d->memo, err);
+}
+
+static scd_code open_batcher(scd_daemon *d, scd_error *err)
+{
+    scd_batcher_options o = {.engine = d->engine,
+                             .store = d->store,
+                             .metrics = d->metrics,
+                             .max_queue_tokens = (size_t)d->config->max_queue_tokens,
+                             .log = log_batch};
+    scd_code code = scd_batcher_open(&o, &d->batcher, err);
+    return code ? code : scd_batcher_warm_up(d->batcher, err);
+}
+
+scd_code scd_daemon_start(scd_daemon *d, const scd_config *config, scd_error *err)
+{
+    *d = (scd_daemon){.config = config};
+    d->limits = (scd_request_limits){.max_cells = (size_t)config->max_cells,
+                                     .max_genes_per_cell = MAX_GENES_PER_CELL,
+                                     .max_depth = MAX_JSON_DEPTH,
+                                     .max_name_bytes = MAX_NAME_BYTES};
+    if (!config->models.n)
+        return scd_fail(err, SCD_E_INVALID,
+                        "no model: give --model DIR (scdiva-train init makes one to try with)");
+    size_t n_routes;
+    const char *const *routes = scd_router_names(&n_routes);
+    int64_t start = scd_now_ns();
+    scd_code code = guard_door(d, err);
+    if (!code)
+        code = scd_metrics_new(routes, n_routes, &d->metrics, err);
+    if (!code)
+        code = scd_watch_open(on_watch_event, d, &d->watch, err);
+    if (!code)
+        code = scd_crew_open(&d->crew, err);
+    if (!code)
+        code = open_http(d, err); /* probes are answered while the model is being loaded */
+    if (!code)
+        code = open_engine(d, err);
+    if (!code)
+        code = open_caches(d, err);
+    if (!code)
+        code = open_batcher(d, err);
+    if (code)
+        return code;
+    atomic_store(&d->ready, true);
+    SCD_LOG(INFO, "ready", "seconds", scd_log_num((double)(scd_now_ns() - start) * 1e-9), "url",
+            scd_http_url(d->http));
+    return SCD_OK;
+}
+
+void scd_daemon_stop(scd_daemon *d)
+{
+    atomic_store(&d->draining, true);
+    if (d->batcher) {
+        int64_t deadline = scd_now_ns() + (int64_t)d->config->drain_s * SCD_NS_PER_S;
+        if (!scd_batcher_drain(d->batcher, deadline))
+            SCD_LOG(WARN, "drain", "message", "work in flight was cut off at the deadline");
+        scd_batcher_stop(d->batcher);
+    }
+    if (d->http) {
+        scd_http_quiesce(d->http);
+        scd_http_wait_idle(d->http, scd_now_ns() + LAST_ANSWERS_S * SCD_NS_PER_S);
+    }
+    scd_crew_close(d->crew);
+    scd_http_close(d->http);
+    scd_watch_close(d->watch);
+    scd_batcher_close(d->batcher);
+    scd_memo_close(d->memo);
+    scd_store_close(d->store);
+    scd_engine_close(d->engine);
+    scd_metrics_free(d->metrics);
+    scd_auth_close(d->auth);
+}

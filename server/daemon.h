@@ -1,0 +1,44 @@
+/* daemon.h - the running daemon: every part, built and stopped in one visible order.
+ *
+ * Threads of the daemon: main (signals), http-N, prep-0, watch, batch-0, store.
+ * Parts are constant once `ready` is set; before that only the routes that need none are served. */
+#ifndef SCD_DAEMON_H
+#define SCD_DAEMON_H
+
+#include "api/request.h"
+#include "config/config.h"
+#include "engine/engine.h"
+#include "server/auth.h"
+#include "server/batcher.h"
+#include "server/crew.h"
+#include "server/http.h"
+#include "server/memo.h"
+#include "server/metrics.h"
+#include "server/store.h"
+#include "server/watch.h"
+
+#include <stdatomic.h>
+
+typedef struct scd_daemon {
+    const scd_config *config;
+    scd_request_limits limits;
+    scd_auth *auth; /* NULL: no keys are used */
+    scd_metrics *metrics;
+    scd_watch *watch;
+    scd_crew *crew;
+    scd_http *http;
+    scd_engine *engine;
+    scd_store *store;
+    scd_memo *memo;
+    scd_batcher *batcher;
+    atomic_bool ready, draining;
+} scd_daemon;
+
+/* Everything up to ready. Logs what it does; the error says why it could not. */
+scd_code scd_daemon_start(scd_daemon *daemon, const scd_config *config, scd_error *err);
+
+/* Stop taking work, finish what is in flight within the configured time, flush, stop every part.
+ * Also after a start that failed half way. */
+void scd_daemon_stop(scd_daemon *daemon);
+
+#endif

@@ -1,0 +1,126 @@
+/* embed_answer.c - see embed_call.h: from vectors to the bytes of the answer. */
+#include "api/npy.h"
+#include "server/embed_call.h"
+#include "server/reply.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* An answer's bound: 20 bytes a number and 1 KiB a cell cover every encoding. */
+static size_t max_answer_bytes(const scd_embed_call *call)
+{
+    size_t per_cell = 1024 + 20 * call->model->config->hidden_dim;
+    return (64 << 10) + call->request.n_cells * per_cell + call->request.external_ids.n +
+           call->request.sample_id.n;
+}
+
+static void take_sources(scd_embed_call *call)
+{
+    size_t dim = call->model->config->hidden_dim;
+    for (size_t i = 0; i < call->n_orders; i++) {
+        size_t c = (size_t)(call->orders[i].out - call->vectors) / dim;
+        call->cells[c].source = call->orders[i].source;
+    }
+}
+
+static void count_sources(scd_embed_call *call)
+{
+    size_t counts[3] = {0};
+    for (size_t c = 0; c < call->request.n_cells; c++)
+        if (!call->cells[c].bad)
+            counts[call->cells[c].source]++;
+    scd_metrics_add(call->d->metrics, SCD_COUNTER_CACHE_MISSES, counts[SCD_SOURCE_MISS]);
+    scd_metrics_add(call->d->metrics, SCD_COUNTER_CACHE_HITS, counts[SCD_SOURCE_HIT]);
+    scd_metrics_add(call->d->metrics, SCD_COUNTER_CACHE_COALESCED, counts[SCD_SOURCE_COALESCED]);
+}
+
+static void write_list(scd_embed_call *call, scd_buf *out)
+{
+    static const char *const names[] = {[SCD_SOURCE_MISS] = "miss",
+                                        [SCD_SOURCE_HIT] = "hit",
+                                        [SCD_SOURCE_COALESCED] = "coalesced"};
+    const scd_request *r = &call->request;
+    scd_answer answer;
+    scd_answer_end_args end = {.warnings = call->warnings,
+                               .n_warnings = call->n_warnings,
+                               .sample_id = r->sample_id,
+                               .external_ids = r->external_ids};
+    scd_answer_begin(&answer, out, call->encoding, call->model->name, call->model->digest_hex);
+    for (size_t c = 0; c < r->n_cells; c++) {
+        const scd_embed_cell *cell = &call->cells[c];
+        if (cell->bad) {
+            scd_answer_error error = {c, r->cells[c].id, cell->kind, cell->detail, cell->pointer};
+            scd_answer_error_write(&answer, &error);
+            continue;
+        }
+        scd_answer_item item = {.index = c,
+                                .id = r->cells[c].id,
+                                .tokens = cell->cell.n_tokens,
+                                .genes_known = cell->cell.genes_known,
+                                .genes_unknown = cell->cell.genes_unknown,
+                                .genes_truncated = cell->cell.genes_truncated,
+                                .cache = names[cell->source],
+                                .embedding = cell->vector,
+                                .dim = call->model->config->hidden_dim};
+        scd_answer_item_write(&answer, &item);
+        end.cells++;
+        end.tokens += cell->cell.n_tokens;
+        end.cached += cell->source == SCD_SOURCE_HIT;
+    }
+    scd_answer_end(&answer, &end);
+}
+
+/* Rows in the order of the request; a bad cell's row is NaN. */
+static void write_npy(scd_embed_call *call, scd_buf *out)
+{
+    size_t n = call->request.n_cells, dim = call->model->config->hidden_dim;
+    for (size_t c = 0; c < n; c++)
+        for (size_t i = 0; call->cells[c].bad && i < dim; i++)
+            call->cells[c].vector[i] = NAN;
+    scd_npy_header(out, n, dim);
+    scd_buf_append(out, call->vectors, n * dim * sizeof(float));
+}
+
+static void set_timing(scd_embed_call *call)
+{
+    char text[160];
+    snprintf(text, sizeof text, "queue;dur=%.3f, infer;dur=%.3f, cache;dur=%.3f",
+             call->outcome.queue_s * 1e3, call->outcome.infer_s * 1e3, call->cache_s * 1e3);
+    scd_exchange_set_header(call->x, "Server-Timing", text);
+}
+
+static void problem_of_outcome(scd_embed_call *call)
+{
+    scd_error err = {.code = call->outcome.code};
+    snprintf(err.message, sizeof err.message, "%s", call->outcome.message);
+    scd_problem_from_error(&call->problem, &err);
+    call->problem.retry_after_s = call->outcome.retry_after_s;
+    if (call->outcome.code == SCD_E_BUSY)
+        scd_metrics_rejected(call->d->metrics, SCD_REJECTED_QUEUE_FULL);
+    if (call->outcome.code == SCD_E_TOO_LARGE)
+        scd_metrics_rejected(call->d->metrics, SCD_REJECTED_TOO_LARGE);
+}
+
+void scd_embed_answer(scd_embed_call *call)
+{
+    if (call->outcome.code)
+        problem_of_outcome(call);
+    set_timing(call);
+    if (call->problem.kind) {
+        scd_reply_with(call->x, &call->problem);
+        return;
+    }
+    take_sources(call);
+    count_sources(call);
+    scd_buf body;
+    scd_buf_init(&body, max_answer_bytes(call));
+    const char *type = call->as_npy ? "application/x-npy" : "application/json";
+    if (call->as_npy)
+        write_npy(call, &body);
+    else
+        write_list(call, &body);
+    if (call->want_memo && !body.failed && call->n_hits == call->request.n_cells)
+        scd_memo_put(call->d->memo, &call->memo_key, &(scd_memo_info){type, call->n_hits},
+                     body.data, body.n_bytes);
+    scd_exchange_answer(call->x, 200, type, &body);
+}

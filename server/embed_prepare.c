@@ -1,0 +1,261 @@
+/* embed_prepare.c - see embed_call.h: from a body to cells with keys, and what the cache has. */
+#include "api/cache_key.h"
+#include "api/embed_fields.h"
+#include "engine/base/clock.h"
+#include "server/embed_call.h"
+#include "server/models.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Fractions of the counts that resolve to genes of the model (SPEC section 2). */
+static const double WARN_MAPPED = 0.8, REFUSE_MAPPED = 0.5;
+
+static void __attribute__((format(printf, 3, 4)))
+warn(scd_embed_call *call, const char *code, const char *fmt, ...)
+{
+    char text[400];
+    if (call->n_warnings == SCD_MAX_WARNINGS)
+        return;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    const char *detail = scd_arena_strndup(&call->arena, text, strlen(text));
+    if (detail)
+        call->warnings[call->n_warnings++] = (scd_warning){code, detail};
+}
+
+static bool out_of_memory(scd_embed_call *call)
+{
+    scd_problem_set(&call->problem, SCD_PROBLEM_TOO_LARGE,
+                    "the request needs more memory than one request gets: send fewer cells at a "
+                    "time");
+    return false;
+}
+
+/* ---- genes ---------------------------------------------------------------------------------- */
+
+typedef struct name_counts {
+    size_t names, mouse;
+} name_counts;
+
+static int32_t resolve(const scd_embed_call *call, scd_text name, name_counts *counts)
+{
+    scd_rung rung;
+    int32_t token = scd_vocab_resolve(call->model->vocab, name.data, name.n, &rung);
+    counts->names++;
+    if (token < 0 && scd_vocab_looks_mouse(call->model->vocab, name.data, name.n))
+        counts->mouse++;
+    return token;
+}
+
+static int32_t *resolve_all(scd_embed_call *call, const scd_text *names, size_t n,
+                            name_counts *counts)
+{
+    int32_t *tokens = scd_arena_alloc(&call->arena, n, sizeof *tokens);
+    for (size_t i = 0; tokens && i < n; i++)
+        tokens[i] = resolve(call, names[i], counts);
+    return tokens;
+}
+
+static bool refuse_mouse(scd_embed_call *call, const name_counts *counts)
+{
+    if (!scd_vocab_is_human(call->model->vocab) || counts->mouse * 2 <= counts->names)
+        return false;
+    scd_problem_set(&call->problem, SCD_PROBLEM_INVALID,
+                    "%zu of %zu gene names are mouse identifiers and model \"%s\" knows human "
+                    "genes: map them to their human orthologs first",
+                    counts->mouse, counts->names, call->model->name);
+    return true;
+}
+
+/* ---- cells ---------------------------------------------------------------------------------- */
+
+/* Where input `index` of cell c stands in the body. */
+static void point_at(const scd_embed_call *call, size_t c, size_t index, char out[128])
+{
+    const scd_request *r = &call->request;
+    if (index == SIZE_MAX)
+        snprintf(out, 128, r->is_matrix ? "/matrix/indptr/%zu" : "/cells/%zu", c);
+    else if (r->is_matrix)
+        snprintf(out, 128, "/matrix/data/%zu",
+                 (size_t)(r->cells[c].values - r->cells[0].values) + index);
+    else
+        snprintf(out, 128, "/cells/%zu/values/%zu", c, index);
+}
+
+/* A cell that cannot be used: an error in its place, or a problem of the whole request. */
+static void blame(scd_embed_call *call, size_t c, scd_problem_kind kind, const char *pointer,
+                  const char *detail)
+{
+    scd_embed_cell *cell = &call->cells[c];
+    if (!call->request.skip_errors) {
+        scd_problem_add(&call->problem, pointer, "%s", detail);
+        return;
+    }
+    cell->bad = true;
+    cell->kind = kind;
+    cell->detail = scd_arena_strndup(&call->arena, detail, strlen(detail));
+    cell->pointer = scd_arena_strndup(&call->arena, pointer, strlen(pointer));
+}
+
+/* False only when memory is out. */
+static bool serialize_cell(scd_embed_call *call, size_t c, const int32_t *shared,
+                           name_counts *counts)
+{
+    const scd_cell_input *in = &call->request.cells[c];
+    scd_embed_cell *cell = &call->cells[c];
+    if (in->fault) {
+        blame(call, c, in->fault_kind, in->fault_pointer, in->fault);
+        return true;
+    }
+    scd_arena scratch = {0}; /* tokens are needed only while this cell is serialized */
+    scd_arena_init(&scratch, call->arena.max_bytes);
+    int32_t *tokens = scd_arena_alloc(&scratch, in->n, sizeof *tokens);
+    bool ok = tokens != NULL;
+    for (size_t i = 0; ok && i < in->n; i++)
+        tokens[i] = shared ? shared[in->columns[i]] : resolve(call, in->genes[i], counts);
+    scd_code code = SCD_OK;
+    if (ok) {
+        scd_cell_values values = {in->n, tokens, in->values, in->total};
+        size_t bad_index = SIZE_MAX;
+        scd_error err = {0};
+        code = scd_cell_serialize(call->model->config, call->model->vocab, call->request.input,
+                                  &values, &call->arena, &cell->cell, &bad_index, &err);
+        if (code == SCD_E_INVALID) {
+            char pointer[128];
+            point_at(call, c, bad_index, pointer);
+            blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
+        }
+    }
+    scd_arena_release(&scratch);
+    return ok && (code == SCD_OK || code == SCD_E_INVALID);
+}
+
+/* SPEC section 2: over the whole request warn under 80 % and refuse under 50 % unless forced; a
+ * single cell under 50 % is answered with a warning. */
+static bool judge_mapping(scd_embed_call *call)
+{
+    double mapped = 0, given = 0;
+    size_t n = 0, poor = 0, first_poor = 0;
+    for (size_t c = 0; c < call->request.n_cells; c++) {
+        const scd_embed_cell *cell = &call->cells[c];
+        if (cell->bad)
+            continue;
+        n++;
+        mapped += cell->cell.mapped_counts;
+        given += cell->cell.given_counts;
+        if (cell->cell.mapped_counts < REFUSE_MAPPED * cell->cell.given_counts && !poor++)
+            first_poor = c;
+    }
+    if (!n || given <= 0)
+        return true;
+    double fraction = mapped / given;
+    if (fraction < REFUSE_MAPPED && n > 1 && !call->request.force) {
+        scd_problem_set(&call->problem, SCD_PROBLEM_INVALID,
+                        "only %.1f %% of the counts are of genes that model \"%s\" knows: check the "
+                        "gene names (POST /v1/genes), or send \"force\": true",
+                        100 * fraction, call->model->name);
+        return false;
+    }
+    if (fraction < WARN_MAPPED)
+        warn(call, "genes-unmapped",
+             "only %.1f %% of the counts are of genes that model \"%s\" knows", 100 * fraction,
+             call->model->name);
+    if (poor && n > 1)
+        warn(call, "cells-unmapped",
+             "%zu cells have less than half of their counts on known genes, the first is cell %zu",
+             poor, first_poor);
+    return true;
+}
+
+static bool serialize_all(scd_embed_call *call)
+{
+    scd_request *r = &call->request;
+    name_counts counts = {0};
+    call->cells = scd_arena_zalloc(&call->arena, r->n_cells, sizeof *call->cells);
+    const int32_t *shared = NULL;
+    if (r->is_matrix)
+        shared = resolve_all(call, r->shared_genes, r->n_shared_genes, &counts);
+    if (!call->cells || (r->is_matrix && !shared))
+        return out_of_memory(call);
+    if (r->is_matrix && refuse_mouse(call, &counts))
+        return false;
+    for (size_t c = 0; c < r->n_cells; c++)
+        if (!serialize_cell(call, c, shared, &counts))
+            return out_of_memory(call);
+    if (!r->is_matrix && refuse_mouse(call, &counts))
+        return false;
+    return call->problem.kind == SCD_PROBLEM_NONE && judge_mapping(call);
+}
+
+/* ---- cache ---------------------------------------------------------------------------------- */
+
+/* Give every cell its key and its vector's place, fill the vectors that the cache has, and list the
+ * others as orders. */
+static bool look_up(scd_embed_call *call)
+{
+    scd_daemon *d = call->d;
+    size_t n = call->request.n_cells, dim = call->model->config->hidden_dim;
+    call->vectors = scd_arena_alloc(&call->arena, n * dim, sizeof *call->vectors);
+    call->orders = scd_arena_alloc(&call->arena, n, sizeof *call->orders);
+    scd_hasher *hasher = scd_hasher_new();
+    if (!call->vectors || !call->orders || !hasher) {
+        scd_hasher_free(hasher);
+        return out_of_memory(call);
+    }
+    scd_cache_scope scope = {.model = call->model->digest,
+                             .task = "embed",
+                             .parameters = "",
+                             .identity = scd_engine_device(d->engine)->identity};
+    scd_buf value;
+    scd_buf_init(&value, dim * sizeof(float));
+    int64_t start = scd_now_ns();
+    for (size_t c = 0; c < n; c++) {
+        scd_embed_cell *cell = &call->cells[c];
+        cell->vector = call->vectors + c * dim;
+        if (cell->bad)
+            continue;
+        cell->key = scd_cache_key(hasher, &scope, &cell->cell);
+        scd_buf_clear(&value);
+        if (scd_store_get(d->store, &cell->key, &value) && value.n_bytes == dim * sizeof(float)) {
+            memcpy(cell->vector, value.data, value.n_bytes);
+            cell->source = SCD_SOURCE_HIT;
+            call->n_hits++;
+        } else {
+            call->orders[call->n_orders++] =
+                (scd_order){.cell = &cell->cell, .key = cell->key, .out = cell->vector};
+        }
+    }
+    call->cache_s = (double)(scd_now_ns() - start) * 1e-9;
+    scd_buf_release(&value);
+    scd_hasher_free(hasher);
+    return true;
+}
+
+bool scd_embed_prepare(scd_embed_call *call)
+{
+    size_t n;
+    const char *body = scd_exchange_body(call->x, &n);
+    call->request.cells_required = true;
+    if (scd_request_decode(body, n, &call->d->limits, &call->arena, &call->request, &call->problem))
+        return false;
+    call->decoded = true;
+    scd_embed_fields fields;
+    if (scd_embed_fields_decode(&call->request, &fields, &call->problem))
+        return false;
+    call->model = scd_models_choose(call->d->engine, call->request.model, &call->model_index,
+                                    &call->problem);
+    if (!call->model)
+        return false;
+    call->encoding = fields.encoding;
+    scd_exchange_get_note(call->x)->cells = call->request.n_cells;
+    if (!call->model->config->trained)
+        warn(call, "untrained", "model \"%s\" has random weights: its embeddings mean nothing",
+             call->model->name);
+    if (fields.unknown)
+        warn(call, "unknown-field", "field \"%.80s\" is not known here and was ignored",
+             fields.unknown);
+    return serialize_all(call) && look_up(call);
+}

@@ -1,0 +1,348 @@
+/* exchange.c - one request's way through libmicrohttpd (see http.h).
+ *
+ * libmicrohttpd calls the access handler again and again: with the headers, with each piece of the
+ * body, at its end, and after a resume. scd_exchange_step is that call. */
+#include "api/gunzip.h"
+#include "api/problem.h"
+#include "engine/base/clock.h"
+#include "engine/base/mem.h"
+#include "engine/base/rng.h"
+#include "server/http_impl.h"
+#include "server/reply.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+/* A body must arrive at this pace after a first grace, or its connection is closed. */
+enum { SLOWEST_BYTES_PER_S = 4096, BODY_GRACE_S = 20 };
+/* Of a body that proves too large on the way, so much is read before we close. */
+enum { MAX_DISCARD_BYTES = 64 << 20 };
+
+/* ---- accessors ------------------------------------------------------------------------------ */
+
+uint64_t scd_exchange_id(const scd_exchange *x)
+{
+    return x->id;
+}
+
+const char *scd_exchange_request_id(const scd_exchange *x)
+{
+    return x->request_id;
+}
+
+const char *scd_exchange_method(const scd_exchange *x)
+{
+    return x->method;
+}
+
+const char *scd_exchange_path(const scd_exchange *x)
+{
+    return x->path;
+}
+
+const char *scd_exchange_header(const scd_exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
+}
+
+const char *scd_exchange_body(const scd_exchange *x, size_t *n)
+{
+    *n = x->body.n_bytes;
+    return x->body.data ? x->body.data : "";
+}
+
+int64_t scd_exchange_arrived_ns(const scd_exchange *x)
+{
+    return x->arrived_ns;
+}
+
+size_t scd_exchange_max_body(const scd_exchange *x)
+{
+    return x->http->o.max_body_bytes;
+}
+
+scd_exchange_note *scd_exchange_get_note(scd_exchange *x)
+{
+    return &x->note;
+}
+
+bool scd_exchange_answered(const scd_exchange *x)
+{
+    return x->answered;
+}
+
+unsigned scd_exchange_status(const scd_exchange *x)
+{
+    return x->status;
+}
+
+/* ---- birth and death ------------------------------------------------------------------------ */
+
+/* Ours is kept short; the client's is taken when it is printable and not too long. */
+static void choose_request_id(scd_exchange *x)
+{
+    const char *given = scd_exchange_header(x, "X-Request-Id");
+    size_t n = given ? strlen(given) : 0;
+    bool usable = n > 0 && n < sizeof x->request_id;
+    for (size_t i = 0; usable && i < n; i++)
+        usable = isalnum((unsigned char)given[i]) || strchr("-_.:/+=", given[i]);
+    if (usable) {
+        memcpy(x->request_id, given, n + 1);
+        return;
+    }
+    uint32_t w[4];
+    scd_rng_block(x->http->id_seed, 0, x->id, w);
+    snprintf(x->request_id, sizeof x->request_id, "%08x%08x%08x%08x", w[0], w[1], w[2], w[3]);
+}
+
+scd_exchange *scd_exchange_new(scd_http *http, struct MHD_Connection *connection,
+                               const char *method, const char *path)
+{
+    scd_exchange *x = scd_calloc(1, sizeof *x);
+    if (!x)
+        return NULL;
+    x->http = http;
+    x->connection = connection;
+    x->arrived_ns = scd_now_ns();
+    x->id = atomic_fetch_add(&http->last_id, 1) + 1;
+    x->method = strcmp(method, "HEAD") ? method : "GET";
+    x->path = scd_strdup(path);
+    if (!x->path) {
+        free(x);
+        return NULL;
+    }
+    scd_buf_init(&x->body, http->o.max_body_bytes);
+    choose_request_id(x);
+    atomic_fetch_add(&http->active, 1);
+    return x;
+}
+
+static void uncount_body(scd_exchange *x)
+{
+    atomic_fetch_sub(&x->http->bodies_bytes, x->body_bytes_counted);
+    x->body_bytes_counted = 0;
+}
+
+void scd_exchange_free(scd_exchange *x)
+{
+    uncount_body(x);
+    atomic_fetch_sub(&x->http->active, 1);
+    scd_buf_release(&x->body);
+    free(x->answer);
+    free(x->path);
+    free(x);
+}
+
+/* ---- answering ------------------------------------------------------------------------------ */
+
+void scd_exchange_answer(scd_exchange *x, unsigned status, const char *content_type, scd_buf *body)
+{
+    if (body && body->failed) { /* an answer that did not fit in memory is not sent in part */
+        scd_buf_release(body);
+        body = NULL;
+        status = 500;
+        content_type = "text/plain";
+    }
+    x->status = status;
+    x->content_type = content_type;
+    x->answer_bytes = body ? body->n_bytes : 0;
+    x->answer = body ? scd_buf_take(body) : NULL;
+    x->answered = true;
+}
+
+void scd_exchange_set_header(scd_exchange *x, const char *name, const char *value)
+{
+    if (x->n_headers == SCD_MAX_HEADERS)
+        return;
+    x->headers[x->n_headers].name = name;
+    snprintf(x->headers[x->n_headers].value, SCD_HEADER_BYTES, "%s", value);
+    x->n_headers++;
+}
+
+static enum MHD_Result send_answer(scd_exchange *x)
+{
+    struct MHD_Response *r =
+        x->answer ? MHD_create_response_from_buffer(x->answer_bytes, x->answer,
+                                                    MHD_RESPMEM_MUST_FREE)
+                  : MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT);
+    if (!r)
+        return MHD_NO;
+    x->answer = NULL;
+    MHD_add_response_header(r, "X-Request-Id", x->request_id);
+    if (x->content_type)
+        MHD_add_response_header(r, "Content-Type", x->content_type);
+    for (size_t i = 0; i < x->n_headers; i++)
+        MHD_add_response_header(r, x->headers[i].name, x->headers[i].value);
+    enum MHD_Result ok = MHD_queue_response(x->connection, x->status, r);
+    MHD_destroy_response(r);
+    x->sent = ok == MHD_YES;
+    return ok;
+}
+
+/* ---- the body ------------------------------------------------------------------------------- */
+
+/* Before any of it is read: is there room for a body of the announced length? */
+static void check_length(scd_exchange *x)
+{
+    const char *text = scd_exchange_header(x, "Content-Length");
+    if (!text)
+        return;
+    size_t max = x->http->o.max_body_bytes;
+    unsigned long long n = strtoull(text, NULL, 10);
+    if (n > max) {
+        scd_reply_problem(x, SCD_PROBLEM_TOO_LARGE,
+                          "the body has %llu bytes, at most %zu are taken: send fewer cells at a "
+                          "time",
+                          n, max);
+        return;
+    }
+    size_t before = atomic_fetch_add(&x->http->bodies_bytes, (size_t)n);
+    x->body_bytes_counted = (size_t)n;
+    if (before + (size_t)n > x->http->o.max_bodies_bytes) {
+        scd_exchange_set_header(x, "Retry-After", "1");
+        scd_reply_problem(x, SCD_PROBLEM_OVERLOADED,
+                          "too many request bodies are being read: try again in 1 s");
+    } else {
+        scd_buf_reserve(&x->body, (size_t)n);
+    }
+}
+
+/* Keep a piece; false: close the connection. */
+static bool take_piece(scd_exchange *x, const char *piece, size_t n)
+{
+    int64_t elapsed_s = (scd_now_ns() - x->arrived_ns) / SCD_NS_PER_S;
+    size_t have = x->body.n_bytes + x->discarded_bytes + n;
+    if (elapsed_s > BODY_GRACE_S &&
+        have / SLOWEST_BYTES_PER_S < (size_t)(elapsed_s - BODY_GRACE_S))
+        return false;
+    if (!x->body_too_large && !scd_buf_append(&x->body, piece, n)) {
+        x->body_too_large = true;
+        scd_buf_release(&x->body);
+    }
+    if (x->body_too_large) {
+        x->discarded_bytes += n;
+        return x->discarded_bytes <= MAX_DISCARD_BYTES;
+    }
+    if (x->body.n_bytes > x->body_bytes_counted) { /* chunked: counted as it comes */
+        size_t more = x->body.n_bytes - x->body_bytes_counted;
+        size_t before = atomic_fetch_add(&x->http->bodies_bytes, more);
+        x->body_bytes_counted += more;
+        if (before + more > x->http->o.max_bodies_bytes)
+            return false;
+    }
+    return true;
+}
+
+static void decompress(scd_exchange *x)
+{
+    const char *encoding = scd_exchange_header(x, "Content-Encoding");
+    if (!encoding || !*encoding || !strcasecmp(encoding, "identity"))
+        return;
+    if (strcasecmp(encoding, "gzip") && strcasecmp(encoding, "x-gzip")) {
+        scd_exchange_set_header(x, "Accept-Encoding", "gzip");
+        scd_reply_problem(x, SCD_PROBLEM_MEDIA_TYPE,
+                          "Content-Encoding \"%.40s\" is not understood: send gzip or nothing",
+                          encoding);
+        return;
+    }
+    scd_buf plain;
+    scd_error err = {0};
+    scd_buf_init(&plain, x->http->o.max_body_bytes);
+    scd_code code = scd_gunzip(x->body.data, x->body.n_bytes, &plain, &err);
+    if (code) {
+        scd_buf_release(&plain);
+        scd_reply_problem(x, code == SCD_E_INVALID ? SCD_PROBLEM_BAD_REQUEST
+                                                   : scd_problem_of_code(code),
+                          "%s", err.message);
+        return;
+    }
+    scd_buf_release(&x->body);
+    x->body = plain;
+}
+
+/* ---- holding -------------------------------------------------------------------------------- */
+
+scd_code scd_exchange_suspend(scd_exchange *x, int64_t deadline_ns, scd_exchange_resumed *resumed,
+                              scd_error *err)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    scd_code code = scd_watch_add(x->http->o.watch, x->id, info ? info->connect_fd : -1,
+                                  deadline_ns, err);
+    if (code)
+        return code;
+    x->resumed = resumed;
+    x->phase = SCD_PHASE_HELD;
+    MHD_suspend_connection(x->connection);
+    return SCD_OK;
+}
+
+void scd_exchange_resume(scd_exchange *x)
+{
+    scd_watch_remove(x->http->o.watch, x->id);
+    MHD_resume_connection(x->connection);
+}
+
+void scd_exchange_abandon(scd_exchange *x)
+{
+    x->abandoned = true;
+}
+
+/* ---- the steps ------------------------------------------------------------------------------ */
+
+static void body_complete(scd_exchange *x)
+{
+    if (x->body_too_large)
+        scd_reply_problem(x, SCD_PROBLEM_TOO_LARGE,
+                          "the body is over %zu bytes: send fewer cells at a time",
+                          x->http->o.max_body_bytes);
+    else
+        decompress(x);
+    if (!x->answered)
+        x->http->o.handle(x->http->o.app, x);
+}
+
+/* After a callback that should have answered or suspended. */
+static enum MHD_Result go_on(scd_exchange *x)
+{
+    if (x->phase == SCD_PHASE_HELD)
+        return MHD_YES;
+    if (x->abandoned) {
+        x->status = 499;
+        return MHD_NO;
+    }
+    if (!x->answered)
+        scd_reply_problem(x, SCD_PROBLEM_INTERNAL, "no answer was made");
+    return send_answer(x);
+}
+
+enum MHD_Result scd_exchange_step(scd_exchange *x, const char *upload, size_t *upload_bytes)
+{
+    switch (x->phase) {
+    case SCD_PHASE_NEW:
+        x->phase = SCD_PHASE_BODY;
+        x->http->o.begin(x->http->o.app, x);
+        if (!x->answered)
+            check_length(x);
+        return x->answered ? send_answer(x) : MHD_YES;
+    case SCD_PHASE_BODY:
+        if (*upload_bytes) {
+            bool ok = take_piece(x, upload, *upload_bytes);
+            *upload_bytes = 0;
+            return ok ? MHD_YES : MHD_NO;
+        }
+        x->phase = SCD_PHASE_DONE;
+        body_complete(x);
+        return go_on(x);
+    case SCD_PHASE_HELD:
+        x->phase = SCD_PHASE_DONE;
+        x->resumed(x);
+        return go_on(x);
+    case SCD_PHASE_DONE:
+        break;
+    }
+    return MHD_NO;
+}

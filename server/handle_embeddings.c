@@ -1,0 +1,182 @@
+/* handle_embeddings.c - POST /v1/embeddings: which thread does which step.
+ *
+ *   http-N    body seen before? answer. Else prepare; all in the cache? answer. Else suspend.
+ *   batch-0   computes; done() resumes the exchange
+ *   http-N    answers
+ *
+ * A large body would hold up the thread's other connections while it is parsed and its answer
+ * printed, so prep-0 does both. */
+#include "engine/base/clock.h"
+#include "engine/base/mem.h"
+#include "server/embed_call.h"
+#include "server/reply.h"
+#include "server/router.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    LARGE_BODY_BYTES = 128 << 10, /* takes about 2 ms to parse and answer */
+    MAX_MEMO_BODY_BYTES = 1 << 20,
+    ARENA_TIMES_BODY = 24, /* "A",1, is five bytes and becomes a name, a value and a token */
+    ARENA_EXTRA_BYTES = 64 << 20,
+};
+
+static void call_free(scd_embed_call *call)
+{
+    if (call->decoded)
+        scd_request_release(&call->request);
+    scd_arena_release(&call->arena);
+    free(call);
+}
+
+static scd_embed_call *call_of(scd_exchange *x)
+{
+    return scd_exchange_get_note(x)->task;
+}
+
+/* http-N, after a resume: answer unless prep-0 did; then the call's way ends. */
+static void on_resumed(scd_exchange *x)
+{
+    scd_embed_call *call = call_of(x);
+    if (call->outcome.code == SCD_E_CANCELED && !atomic_load(&call->d->draining))
+        scd_exchange_abandon(x);
+    else if (!scd_exchange_answered(x))
+        scd_embed_answer(call);
+    call_free(call);
+}
+
+static void run_answer(scd_job *job)
+{
+    scd_embed_call *call = (scd_embed_call *)job;
+    if (call->outcome.code != SCD_E_CANCELED || atomic_load(&call->d->draining))
+        scd_embed_answer(call);
+    scd_exchange_resume(call->x);
+}
+
+/* batch-0, or whoever gave the ticket up. */
+static void on_done(void *arg, const scd_outcome *outcome)
+{
+    scd_embed_call *call = arg;
+    call->outcome = *outcome;
+    if (call->large) {
+        call->job.run = run_answer;
+        scd_crew_post(call->d->crew, &call->job);
+    } else {
+        scd_exchange_resume(call->x);
+    }
+}
+
+static int64_t deadline_of(const scd_embed_call *call)
+{
+    int64_t ms = call->request.timeout_ms;
+    return ms ? scd_exchange_arrived_ns(call->x) + ms * SCD_NS_PER_MS : SCD_NEVER;
+}
+
+/* The exchange is suspended; `done` will come. Nothing of the call may be touched afterwards, for
+ * it may be over already. */
+static void submit(scd_embed_call *call)
+{
+    scd_watch *watch = call->d->watch;
+    uint64_t id = call->id;
+    scd_error err = {0};
+    scd_code code = scd_batcher_submit(call->d->batcher, call->model_index, call->orders,
+                                       call->n_orders, id, on_done, call, &err);
+    if (code) {
+        scd_outcome outcome = {.code = code};
+        snprintf(outcome.message, sizeof outcome.message, "%.255s", err.message);
+        on_done(call, &outcome);
+        return;
+    }
+    scd_watch_check(watch, id); /* the client may have left before there was a ticket to give up */
+}
+
+/* prep-0: a large body. */
+static void run_prepare(scd_job *job)
+{
+    scd_embed_call *call = (scd_embed_call *)job;
+    if (!scd_embed_prepare(call) || !call->n_orders) {
+        run_answer(job);
+        return;
+    }
+    scd_watch_set_deadline(call->d->watch, call->id, deadline_of(call));
+    submit(call);
+}
+
+static bool suspend(scd_embed_call *call, int64_t deadline_ns)
+{
+    scd_error err = {0};
+    scd_exchange_get_note(call->x)->task = call;
+    if (!scd_exchange_suspend(call->x, deadline_ns, on_resumed, &err))
+        return true;
+    scd_reply_problem(call->x, SCD_PROBLEM_INTERNAL, "%s", err.message);
+    return false;
+}
+
+/* Was this very body answered before, all from the cache? */
+static bool answer_from_memo(scd_daemon *d, scd_exchange *x, scd_embed_call *call,
+                             const char *body, size_t n)
+{
+    if (!d->config->cache_mb || n > MAX_MEMO_BODY_BYTES)
+        return false;
+    char scope = call->as_npy ? 'n' : 'j';
+    scd_hasher *hasher = scd_hasher_new();
+    if (!hasher)
+        return false;
+    int64_t start = scd_now_ns();
+    scd_hasher_add(hasher, &scope, 1);
+    scd_hasher_add(hasher, body, n);
+    call->memo_key = scd_hasher_finish(hasher);
+    call->want_memo = true;
+    scd_hasher_free(hasher);
+    scd_buf out;
+    scd_memo_info info;
+    scd_buf_init(&out, SIZE_MAX / 2);
+    if (!scd_memo_get(d->memo, &call->memo_key, &out, &info)) {
+        scd_buf_release(&out);
+        return false;
+    }
+    char timing[80];
+    snprintf(timing, sizeof timing, "queue;dur=0, infer;dur=0, cache;dur=%.3f",
+             (double)(scd_now_ns() - start) * 1e-6);
+    scd_exchange_set_header(x, "Server-Timing", timing);
+    scd_exchange_get_note(x)->cells = info.cells;
+    scd_metrics_add(d->metrics, SCD_COUNTER_CACHE_HITS, info.cells);
+    scd_exchange_answer(x, 200, info.content_type, &out);
+    return true;
+}
+
+void scd_handle_embeddings(scd_daemon *d, scd_exchange *x)
+{
+    size_t n;
+    const char *body = scd_exchange_body(x, &n);
+    const char *accept = scd_exchange_header(x, "Accept");
+    scd_embed_call *call = scd_calloc(1, sizeof *call);
+    if (!call) {
+        scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE, "out of memory: try again");
+        return;
+    }
+    call->d = d;
+    call->x = x;
+    call->id = scd_exchange_id(x);
+    call->as_npy = accept && strstr(accept, "application/x-npy");
+    call->large = n > LARGE_BODY_BYTES;
+    scd_arena_init(&call->arena, ARENA_TIMES_BODY * n + ARENA_EXTRA_BYTES);
+    if (answer_from_memo(d, x, call, body, n)) {
+        call_free(call);
+    } else if (call->large) {
+        call->job.run = run_prepare;
+        if (suspend(call, SCD_NEVER))
+            scd_crew_post(d->crew, &call->job);
+        else
+            call_free(call);
+    } else if (!scd_embed_prepare(call) || !call->n_orders) {
+        scd_embed_answer(call);
+        call_free(call);
+    } else if (suspend(call, deadline_of(call))) {
+        submit(call);
+    } else {
+        call_free(call);
+    }
+}

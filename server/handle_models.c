@@ -1,0 +1,96 @@
+/* handle_models.c - GET /v1/models and /v1/models/{name}: what is served, and within which limits. */
+#include "api/json_write.h"
+#include "server/reply.h"
+#include "server/router.h"
+
+#include <string.h>
+
+enum { MAX_BYTES = 1 << 20 };
+
+static void put_number(scd_buf *out, const char *name, size_t value)
+{
+    scd_buf_printf(out, ",\"%s\":%zu", name, value);
+}
+
+static void put_bool(scd_buf *out, const char *name, bool value)
+{
+    scd_buf_printf(out, ",\"%s\":%s", name, value ? "true" : "false");
+}
+
+static void write_limits(const scd_daemon *d, scd_buf *out)
+{
+    scd_buf_printf(out, "{\"max_body_bytes\":%zu", (size_t)d->config->max_body_mb << 20);
+    put_number(out, "max_cells", d->limits.max_cells);
+    put_number(out, "max_genes_per_cell", d->limits.max_genes_per_cell);
+    put_number(out, "max_json_depth", d->limits.max_depth);
+    put_number(out, "max_name_bytes", d->limits.max_name_bytes);
+    put_number(out, "max_queue_tokens", (size_t)d->config->max_queue_tokens);
+    put_number(out, "max_batch_tokens", scd_engine_max_rows(d->engine));
+    scd_buf_putc(out, '}');
+}
+
+static void write_model(const scd_daemon *d, const scd_served_model *m, scd_buf *out)
+{
+    const scd_model_config *c = m->config;
+    const scd_device_info *device = scd_engine_device(d->engine);
+    scd_buf_puts(out, "{\"object\":\"model\",\"name\":");
+    scd_json_text(out, m->name);
+    scd_buf_printf(out, ",\"digest\":\"%s\"", m->digest_hex);
+    put_bool(out, "trained", c->trained);
+    scd_buf_printf(out, ",\"latent_pooling\":\"%s\"", c->latent_visible ? "visible" : "clean");
+    put_number(out, "parameters", m->n_params);
+    put_number(out, "hidden_dim", c->hidden_dim);
+    put_number(out, "scgpt_dim", c->d);
+    put_number(out, "n_layers", c->n_layers);
+    put_number(out, "n_heads", c->n_heads);
+    put_number(out, "d_hid", c->ffn_dim);
+    put_number(out, "vocab_size", c->vocab);
+    put_number(out, "genes", scd_vocab_n_genes(m->vocab));
+    put_number(out, "max_gene_len", c->max_gene_len);
+    put_bool(out, "entropies", scd_vocab_has_entropies(m->vocab));
+    scd_buf_puts(out, ",\"device\":");
+    scd_json_text(out, scd_engine_device_kind(d->engine));
+    scd_buf_puts(out, ",\"device_name\":");
+    scd_json_text(out, device->name);
+    scd_buf_puts(out, ",\"isa\":");
+    scd_json_text(out, device->isa);
+    scd_buf_printf(out, ",\"precision\":\"%s\"",
+                   device->precision == SCD_PRECISION_BF16 ? "bf16" : "fp32");
+    scd_buf_puts(out, ",\"tasks\":[\"embed\"],\"heads\":[],\"limits\":");
+    write_limits(d, out);
+    scd_buf_putc(out, '}');
+}
+
+void scd_handle_models(scd_daemon *d, scd_exchange *x)
+{
+    scd_buf out;
+    scd_buf_init(&out, MAX_BYTES);
+    scd_buf_puts(&out, "{\"object\":\"list\",\"data\":[");
+    for (size_t i = 0; i < scd_engine_n_models(d->engine); i++) {
+        if (i)
+            scd_buf_putc(&out, ',');
+        write_model(d, scd_engine_model(d->engine, i), &out);
+    }
+    scd_buf_puts(&out, "],\"limits\":");
+    write_limits(d, &out);
+    scd_buf_puts(&out, "}");
+    scd_reply_json(x, &out);
+}
+
+void scd_handle_model(scd_daemon *d, scd_exchange *x)
+{
+    const char *name = scd_exchange_path(x) + strlen("/v1/models/");
+    scd_buf out;
+    scd_buf_init(&out, MAX_BYTES);
+    for (size_t i = 0; i < scd_engine_n_models(d->engine); i++) {
+        const scd_served_model *m = scd_engine_model(d->engine, i);
+        if (strcmp(m->name, name))
+            continue;
+        write_model(d, m, &out);
+        scd_reply_json(x, &out);
+        return;
+    }
+    scd_reply_problem(x, SCD_PROBLEM_NOT_FOUND,
+                      "there is no model \"%.100s\" here: GET /v1/models lists those there are",
+                      name);
+}

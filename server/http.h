@@ -1,0 +1,93 @@
+/* http.h - the only user of libmicrohttpd: listening, reading bodies within bounds, answering, and
+ * holding a connection while its request is computed.
+ *
+ * A request is an exchange. Its life, each step in one of the threads http-N:
+ *   begin     headers are here: route, authorise, bound the body; may answer at once
+ *   handle    the body is here (decompressed): answers, or suspends and hands the work elsewhere
+ *   resumed   after scd_exchange_resume: answers
+ *   finished  the answer was sent, or the client is gone: log and count
+ *
+ * Threads: accessors and answers from the thread that has the exchange: an http thread in a
+ *          callback; after scd_exchange_suspend, whoever was handed it, until it calls
+ *          scd_exchange_resume. Suspend first, publish second.
+ * Owns:    connections, bodies and answers. */
+#ifndef SCD_HTTP_H
+#define SCD_HTTP_H
+
+#include "engine/base/buf.h"
+#include "engine/base/error.h"
+#include "server/watch.h"
+
+#include <stdint.h>
+
+typedef struct scd_http scd_http;
+typedef struct scd_exchange scd_exchange;
+
+typedef struct scd_http_options {
+    const char *listen; /* ADDR:PORT, [v6]:PORT */
+    int threads;
+    size_t max_connections;
+    size_t max_body_bytes;   /* of one request, decompressed */
+    size_t max_bodies_bytes; /* of all bodies being held together */
+    scd_watch *watch;
+    void *app;
+    void (*begin)(void *app, scd_exchange *x);
+    void (*handle)(void *app, scd_exchange *x);
+    void (*finished)(void *app, scd_exchange *x);
+    void (*log)(void *app, const char *message); /* what libmicrohttpd has to say; may be NULL */
+} scd_http_options;
+
+/* Binds and starts to serve. SCD_E_IO: the address cannot be bound; SCD_E_INVALID: is malformed. */
+scd_code scd_http_open(const scd_http_options *options, scd_http **out, scd_error *err);
+/* "http://127.0.0.1:8080", with the port that was really bound. */
+const char *scd_http_url(const scd_http *http);
+/* Accept no more connections; those that are there go on. */
+void scd_http_quiesce(scd_http *http);
+/* Wait until every exchange has got its answer; false at the deadline. */
+bool scd_http_wait_idle(scd_http *http, int64_t deadline_ns);
+/* Every suspended exchange must have been resumed. NULL is fine. */
+void scd_http_close(scd_http *http);
+
+/* Is ADDR:PORT a loopback address? SCD_E_INVALID: not an address. */
+scd_code scd_http_is_loopback(const char *listen, bool *out, scd_error *err);
+
+/* ---- the request ---- */
+uint64_t scd_exchange_id(const scd_exchange *x);            /* unique in the process, from 1 */
+const char *scd_exchange_request_id(const scd_exchange *x); /* X-Request-Id, given or made */
+const char *scd_exchange_method(const scd_exchange *x);     /* HEAD comes as GET */
+const char *scd_exchange_path(const scd_exchange *x);
+const char *scd_exchange_header(const scd_exchange *x, const char *name); /* NULL: absent */
+const char *scd_exchange_body(const scd_exchange *x, size_t *n);
+int64_t scd_exchange_arrived_ns(const scd_exchange *x);
+size_t scd_exchange_max_body(const scd_exchange *x);
+
+/* What the layers above keep with an exchange; http does not look at it. */
+typedef struct scd_exchange_note {
+    size_t route;     /* index into routes.def, or one past the end */
+    const char *key;  /* name of the API key, NULL: none */
+    size_t cells;     /* for the log */
+    const char *problem; /* name of the problem answered, NULL: none */
+    void *task;       /* of the handler, while suspended */
+} scd_exchange_note;
+scd_exchange_note *scd_exchange_get_note(scd_exchange *x);
+
+/* ---- the answer ---- */
+/* Takes body's bytes (which may be NULL: empty). content_type is a constant string. */
+void scd_exchange_answer(scd_exchange *x, unsigned status, const char *content_type, scd_buf *body);
+/* A header of the answer; name is a constant string, value is copied (up to 255 bytes). */
+void scd_exchange_set_header(scd_exchange *x, const char *name, const char *value);
+bool scd_exchange_answered(const scd_exchange *x);
+unsigned scd_exchange_status(const scd_exchange *x); /* 0: never answered, 499: the client left */
+
+/* ---- holding ---- */
+typedef void scd_exchange_resumed(scd_exchange *x);
+/* Hold the connection, and watch for its client leaving and for the deadline (scd_watch events
+ * under scd_exchange_id). `resumed` is called after scd_exchange_resume. */
+scd_code scd_exchange_suspend(scd_exchange *x, int64_t deadline_ns, scd_exchange_resumed *resumed,
+                              scd_error *err);
+/* Any thread; the exchange must not be touched afterwards. */
+void scd_exchange_resume(scd_exchange *x);
+/* In `resumed`: close the connection without an answer, because the client has left. */
+void scd_exchange_abandon(scd_exchange *x);
+
+#endif

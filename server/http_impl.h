@@ -1,0 +1,66 @@
+/* http_impl.h - the body of an exchange, shared by http.c (listening) and exchange.c (one request).
+ * Included by these two only. */
+#ifndef SCD_HTTP_IMPL_H
+#define SCD_HTTP_IMPL_H
+
+#include "server/http.h"
+
+#include <microhttpd.h>
+#include <stdatomic.h>
+
+enum { SCD_MAX_HEADERS = 8, SCD_HEADER_BYTES = 256, SCD_REQUEST_ID_BYTES = 129 };
+
+struct scd_http {
+    scd_http_options o;
+    struct MHD_Daemon *mhd;
+    int listen_fd;
+    bool quiesced;
+    char url[96];
+    atomic_size_t bodies_bytes;
+    atomic_size_t active; /* exchanges */
+    atomic_uint_fast64_t last_id;
+    uint64_t id_seed; /* of the request ids that we make */
+};
+
+typedef enum scd_exchange_phase {
+    SCD_PHASE_NEW,
+    SCD_PHASE_BODY, /* reading it */
+    SCD_PHASE_HELD, /* suspended; the next step comes after a resume */
+    SCD_PHASE_DONE
+} scd_exchange_phase;
+
+struct scd_exchange {
+    scd_http *http;
+    struct MHD_Connection *connection;
+    uint64_t id;
+    char request_id[SCD_REQUEST_ID_BYTES];
+    const char *method;
+    char *path;
+    scd_buf body;
+    size_t body_bytes_counted; /* in http->bodies_bytes */
+    int64_t arrived_ns;
+    scd_exchange_phase phase;
+    bool answered, sent, abandoned;
+    bool body_too_large; /* the rest is read and thrown away, then 413 */
+    size_t discarded_bytes;
+    scd_exchange_resumed *resumed;
+    unsigned status;
+    const char *content_type;
+    char *answer;
+    size_t answer_bytes;
+    size_t n_headers;
+    struct {
+        const char *name;
+        char value[SCD_HEADER_BYTES];
+    } headers[SCD_MAX_HEADERS];
+    scd_exchange_note note;
+};
+
+scd_exchange *scd_exchange_new(scd_http *http, struct MHD_Connection *connection,
+                               const char *method, const char *path);
+void scd_exchange_free(scd_exchange *x);
+
+/* One call of libmicrohttpd's access handler for this exchange. */
+enum MHD_Result scd_exchange_step(scd_exchange *x, const char *upload, size_t *upload_bytes);
+
+#endif

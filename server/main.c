@@ -1,0 +1,80 @@
+/* main.c - scdivad: options in, a running daemon, signals out. */
+#include "engine/base/log.h"
+#include "server/daemon.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { EXIT_USAGE = 2, MAX_TEXT_BYTES = 64 << 10 };
+
+extern char **environ;
+
+static int print(void (*write_text)(scd_buf *out))
+{
+    scd_buf text;
+    scd_buf_init(&text, MAX_TEXT_BYTES);
+    write_text(&text);
+    int rc = text.data && fputs(text.data, stdout) >= 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    scd_buf_release(&text);
+    return rc;
+}
+
+/* Serve until SIGTERM or SIGINT; a second one kills at once. */
+static int serve(const scd_config *config)
+{
+    sigset_t stop;
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTERM);
+    sigaddset(&stop, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &stop, NULL);
+    signal(SIGPIPE, SIG_IGN);
+
+    scd_daemon daemon;
+    scd_error err = {0};
+    scd_code code = scd_daemon_start(&daemon, config, &err);
+    if (code) {
+        scd_log(SCD_LOG_ERROR, "start_failed", "code", scd_code_name(code), "message", err.message,
+                NULL);
+    } else {
+        int signal_number;
+        sigwait(&stop, &signal_number);
+        SCD_LOG(INFO, "stopping", "signal", signal_number == SIGTERM ? "SIGTERM" : "SIGINT");
+        pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
+    }
+    scd_daemon_stop(&daemon);
+    if (!code)
+        SCD_LOG(INFO, "stopped");
+    return code ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+    scd_config config;
+    scd_config_action action;
+    scd_error err = {0};
+    scd_code code = scd_config_load(argc, argv, environ, &config, &action, &err);
+    if (code) {
+        fprintf(stderr, "scdivad: %s\n", err.message);
+        return EXIT_USAGE;
+    }
+    int rc = EXIT_SUCCESS;
+    switch (action) {
+    case SCD_CONFIG_HELP:
+        rc = print(scd_config_help);
+        break;
+    case SCD_CONFIG_PRINT:
+        rc = print(scd_config_sample);
+        break;
+    case SCD_CONFIG_VERSION:
+        puts("scdivad " SCD_VERSION);
+        break;
+    case SCD_CONFIG_RUN:
+        scd_log_setup((scd_log_level)config.log_level, config.log_format == 1);
+        rc = serve(&config);
+        break;
+    }
+    scd_config_release(&config);
+    return rc;
+}

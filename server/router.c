@@ -1,0 +1,156 @@
+/* router.c - see router.h. */
+#include "server/router.h"
+
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "server/reply.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+enum { OPEN, KEYED };
+
+typedef struct route {
+    const char *method, *path, *name;
+    int access;
+    void (*handle)(scd_daemon *d, scd_exchange *x);
+} route;
+
+#define SCD_ROUTE(method, path, name, access) {method, path, #name, access, scd_handle_##name},
+static const route routes[] = {
+#include "api/routes.def"
+};
+#undef SCD_ROUTE
+#define SCD_ROUTE(method, path, name, access) #name,
+static const char *const names[] = {
+#include "api/routes.def"
+    "other"};
+#undef SCD_ROUTE
+enum { N_ROUTES = sizeof routes / sizeof routes[0] };
+
+const char *const *scd_router_names(size_t *n)
+{
+    *n = N_ROUTES + 1;
+    return names;
+}
+
+static bool path_matches(const char *pattern, const char *path)
+{
+    size_t n = strlen(pattern);
+    if (pattern[n - 1] != '*')
+        return !strcmp(pattern, path);
+    return !strncmp(pattern, path, n - 1) && path[n - 1] && !strchr(path + n - 1, '/');
+}
+
+/* The route of this exchange, or NULL with 404 or 405 answered. */
+static const route *find_route(scd_exchange *x)
+{
+    const char *path = scd_exchange_path(x), *method = scd_exchange_method(x);
+    char allow[64] = "";
+    for (size_t i = 0; i < N_ROUTES; i++) {
+        if (!path_matches(routes[i].path, path))
+            continue;
+        if (!strcmp(routes[i].method, method)) {
+            scd_exchange_get_note(x)->route = i;
+            return &routes[i];
+        }
+        size_t n = strlen(allow);
+        snprintf(allow + n, sizeof allow - n, "%s%s", n ? ", " : "", routes[i].method);
+        if (!strcmp(routes[i].method, "GET")) {
+            n = strlen(allow);
+            snprintf(allow + n, sizeof allow - n, ", HEAD");
+        }
+    }
+    if (*allow) {
+        scd_exchange_set_header(x, "Allow", allow);
+        scd_reply_problem(x, SCD_PROBLEM_METHOD, "%.16s is not served here, only %s", method, allow);
+    } else {
+        scd_reply_problem(x, SCD_PROBLEM_NOT_FOUND,
+                          "nothing is served at \"%.200s\": GET /openapi.json lists every route",
+                          path);
+    }
+    return NULL;
+}
+
+static bool authorised(scd_daemon *d, scd_exchange *x)
+{
+    if (!d->auth)
+        return true;
+    const char *header = scd_exchange_header(x, "Authorization");
+    scd_exchange_get_note(x)->key = scd_auth_check(d->auth, header);
+    if (scd_exchange_get_note(x)->key)
+        return true;
+    scd_metrics_rejected(d->metrics, SCD_REJECTED_UNAUTHORIZED);
+    scd_reply_problem(x, SCD_PROBLEM_UNAUTHORIZED, "%s",
+                      header ? "the bearer token is not known here"
+                             : "this server needs a key: send \"Authorization: Bearer TOKEN\"");
+    return false;
+}
+
+static bool available(scd_daemon *d, scd_exchange *x)
+{
+    bool draining = atomic_load(&d->draining);
+    if (atomic_load(&d->ready) && !draining)
+        return true;
+    scd_exchange_set_header(x, "Retry-After", draining ? "5" : "1");
+    if (draining) {
+        scd_exchange_set_header(x, "Connection", "close");
+        scd_metrics_rejected(d->metrics, SCD_REJECTED_DRAINING);
+    }
+    scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE,
+                      draining ? "the server is shutting down" : "the model is being loaded");
+    return false;
+}
+
+static bool takes_json(scd_exchange *x)
+{
+    const char *type = scd_exchange_header(x, "Content-Type");
+    static const char json[] = "application/json";
+    size_t n = sizeof json - 1;
+    if (!type || (!strncasecmp(type, json, n) && (!type[n] || strchr("; \t", type[n]))))
+        return true;
+    scd_exchange_set_header(x, "Accept-Post", json);
+    scd_reply_problem(x, SCD_PROBLEM_MEDIA_TYPE,
+                      "Content-Type is \"%.80s\", must be application/json (curl: -H "
+                      "'Content-Type: application/json')",
+                      type);
+    return false;
+}
+
+void scd_router_begin(void *daemon, scd_exchange *x)
+{
+    scd_daemon *d = daemon;
+    scd_exchange_get_note(x)->route = N_ROUTES;
+    const route *r = find_route(x);
+    if (!r)
+        return;
+    bool is_metrics = r->handle == scd_handle_metrics;
+    if (r->access == KEYED && (!authorised(d, x) || (!is_metrics && !available(d, x))))
+        return;
+    if (!strcmp(r->method, "POST"))
+        takes_json(x);
+}
+
+void scd_router_handle(void *daemon, scd_exchange *x)
+{
+    routes[scd_exchange_get_note(x)->route].handle(daemon, x);
+}
+
+void scd_router_finished(void *daemon, scd_exchange *x)
+{
+    scd_daemon *d = daemon;
+    const scd_exchange_note *note = scd_exchange_get_note(x);
+    double seconds = (double)(scd_now_ns() - scd_exchange_arrived_ns(x)) * 1e-9;
+    unsigned status = scd_exchange_status(x);
+    scd_metrics_request(d->metrics, note->route, status, seconds);
+    bool quiet = note->route < N_ROUTES && routes[note->route].access == OPEN && status < 400;
+    char code[16], ms[32], cells[24];
+    snprintf(code, sizeof code, "%u", status);
+    snprintf(ms, sizeof ms, "%.3f", seconds * 1e3);
+    snprintf(cells, sizeof cells, "%zu", note->cells);
+    scd_log(quiet ? SCD_LOG_DEBUG : SCD_LOG_INFO, "request", "request_id",
+            scd_exchange_request_id(x), "method", scd_exchange_method(x), "path",
+            scd_exchange_path(x), "status", code, "ms", ms, "cells", cells,
+            note->key ? "key" : NULL, note->key, NULL);
+}
