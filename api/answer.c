@@ -36,7 +36,7 @@ void scd_answer_warnings(scd_buf *out, const scd_warning *warnings, size_t n)
 bool scd_encoding_parse(scd_text text, scd_encoding *out)
 {
     *out = scd_text_is(text, "base64") ? SCD_ENCODING_BASE64 : SCD_ENCODING_FLOAT;
-    return text.n == 0 || *out == SCD_ENCODING_BASE64 || scd_text_is(text, "float");
+    return *out == SCD_ENCODING_BASE64 || scd_text_is(text, "float");
 }
 
 void scd_answer_begin(scd_answer *answer, scd_buf *out, scd_encoding encoding,

@@ -66,7 +66,7 @@ void scd_answer_end(scd_answer *answer, const scd_answer_end_args *args);
 void scd_answer_model(scd_buf *out, const char *name, const char *digest_hex);
 void scd_answer_warnings(scd_buf *out, const scd_warning *warnings, size_t n);
 
-/* "float" (also for n == 0) or "base64"; false: neither. */
+/* "float" or "base64"; false: neither. */
 bool scd_encoding_parse(scd_text text, scd_encoding *out);
 
 #endif
