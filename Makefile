@@ -9,6 +9,8 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
+MAKEFLAGS += -j$(shell nproc)
+
 # ---- what is installed ---------------------------------------------------------------------------
 PACKAGES := gcc libc6-dev pkg-config libmicrohttpd-dev libdnnl-dev libcjson-dev libsqlite3-dev \
             libssl-dev zlib1g-dev libinih-dev libcurl4-openssl-dev
@@ -30,7 +32,8 @@ SAN := $(SAN_$(SANITIZE))
 OPT ?= -O2 -g
 VERSION := 0.1.0
 CPPFLAGS += -D_GNU_SOURCE -I. -DSCD_VERSION='"$(VERSION)"'
-CFLAGS := -std=c11 $(OPT) -fno-math-errno -ffp-contract=off $(WARN) $(SAN) -pthread -fPIC
+FUZZING ?=
+CFLAGS := -std=c11 $(OPT) -fno-math-errno -ffp-contract=off $(WARN) $(SAN) $(if $(FUZZING),-fsanitize=fuzzer-no-link) -pthread -fPIC
 LDFLAGS := $(SAN) -pthread
 LIBS_engine := -ldnnl -lgomp -lcjson -lcrypto -lm -ldl
 LIBS_api := $(LIBS_engine) -lz
@@ -63,15 +66,37 @@ OPS := $(basename $(notdir $(wildcard tests/ops/test_*.c)))
 # What the operation tests share: the float64 reference and the fixture.
 OPS_SUPPORT := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
 TESTS := $(UNIT) $(OPS)
+OPS_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
+FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
+BENCHES := $(basename $(notdir $(wildcard tests/bench/bench_*.c)))
 
 ENGINE_LAYERS := $(filter engine denoise model cpu backend base,$(LAYERS))
 ARCHIVES := $(foreach l,$(LAYERS),$(call archive,$l))
 ENGINE_ARCHIVES := $(foreach l,$(ENGINE_LAYERS),$(call archive,$l))
 
+# ---- packages ------------------------------------------------------------------------------------
+# $(call install,PACKAGES): nothing when all are there; as root apt-get, else the line to type.
+install = missing=; for p in $1; do \
+  [ "$$(dpkg-query -W -f='$${Status}' $$p 2>/dev/null)" = "install ok installed" ] || missing="$$missing $$p"; done; \
+  if [ -z "$$missing" ]; then :; \
+  elif ! command -v apt-get >/dev/null; then echo "not a Debian system: needed are$$missing or their like" >&2; \
+  elif [ "$$(id -u)" = 0 ]; then echo "installing$$missing" >&2; apt-get update -qq && \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+  else echo "packages are missing; install them with:" >&2; echo "    sudo apt-get install$$missing" >&2; exit 1; fi
+
+DEPS := $(B)/deps
+TEST_DEPS := $(B)/deps-test
+$(DEPS): Makefile
+	$(Q)mkdir -p $(@D)
+	$(Q)$(call install,$(PACKAGES))
+	$(Q)touch $@
+$(TEST_DEPS): Makefile | $(DEPS)
+	$(Q)$(call install,$(TEST_PACKAGES))
+	$(Q)touch $@
+
 # ---- the programs --------------------------------------------------------------------------------
 .PHONY: all programs
-all: deps ## build everything into build/ (installs missing packages when run as root)
-	$(Q)$(MAKE) --no-print-directory programs
+all: programs ## build everything into build/ (installs missing packages when run as root)
 
 programs: $(B)/scdivad $(B)/scdiva-train
 
@@ -98,27 +123,89 @@ $(shell mkdir -p $(B))
 $(file >$(STAMP),$(FLAGS_NOW))
 endif
 
-$(B)/obj/%.o: %.c $(STAMP)
+$(B)/obj/%.o: %.c $(STAMP) | $(DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call isa_flags,$(notdir $<)) -MMD -MP -c -o $@ $<
 
-# ---- unit and operation tests --------------------------------------------------------------------
-$(B)/tests/%: $(B)/obj/tests/unit/%.o $(ARCHIVES)
-	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
-$(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SUPPORT) $(ARCHIVES)
-	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(OPS_SUPPORT) -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
-
-$(B)/bench/%: $(B)/obj/tests/bench/%.o $(ENGINE_ARCHIVES)
-	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(ENGINE_ARCHIVES) -Wl,--end-group $(LIBS_engine)
-
-.PHONY: run-test
-run-test: $(B)/tests/$(T) ## build and run one test: make run-test T=test_vocab
-	$(Q)$(B)/tests/$(T)
-.PRECIOUS: $(B)/obj/%.o
-
 $(B)/obj/api/openapi.o: api/openapi.json
 
+# ---- tests ---------------------------------------------------------------------------------------
+TEST_LINK = $(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) \
+            -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
+$(B)/obj/tests/%.o: | $(TEST_DEPS)
+$(B)/tests/%: $(B)/obj/tests/unit/%.o $(ARCHIVES)
+	$(TEST_LINK)
+$(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(ARCHIVES)
+	$(TEST_LINK)
+$(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(ARCHIVES)
+	$(TEST_LINK)
+$(B)/bench/%: $(B)/obj/tests/bench/%.o $(OPS_SHARED) $(ARCHIVES)
+	$(TEST_LINK)
+
+.PHONY: run-test test test-programs
+run-test: $(B)/tests/$(T) ## build and run one test: make run-test T=test_vocab
+	$(Q)$(B)/tests/$(T)
+
+test-programs: programs $(TESTS:%=$(B)/tests/%) $(FUZZERS:%=$(B)/fuzz/%)
+
+test: test-programs lint ## run every test (SANITIZE=address or thread for those builds)
+	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))
+
+test-valgrind: test-programs ## the unit tests under valgrind
+	$(Q)$(PYTHON) tests/run.py --build $(B) --valgrind
+
+# ---- the demonstration ---------------------------------------------------------------------------
+.PHONY: demo
+demo: programs | $(TEST_DEPS) ## serve real blood cells and look at the answer
+	$(Q)$(PYTHON) tests/e2e/demo.py --build $(B)
+
+# ---- benchmarks: they print, they never fail -------------------------------------------------------
+.PHONY: bench bench-gpu test-gpu
+bench: programs $(BENCHES:%=$(B)/bench/%) | $(TEST_DEPS) ## engine, HTTP, cache, start-up and PyTorch, beside their ceilings
+	$(Q)$(call install,wrk)
+	$(Q)$(PYTHON) tests/bench/run.py --build $(B)
+
+# ---- fuzzing: make fuzz T=fuzz_request SECONDS=60 --------------------------------------------------
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: | $(TEST_DEPS) ## fuzz one reader with libFuzzer: make fuzz T=fuzz_request SECONDS=600
+	$(Q)$(call install,clang libclang-rt-14-dev)
+	$(Q)$(MAKE) --no-print-directory CC=clang SANITIZE=address B=build/fuzz FUZZING=1 build/fuzz/libfuzzer/$(T)
+	$(Q)mkdir -p build/fuzz/found/$(T)
+	$(Q)build/fuzz/libfuzzer/$(T) -max_total_time=$(SECONDS) -rss_limit_mb=4096 \
+	  -artifact_prefix=build/fuzz/found/$(T)/ build/fuzz/found/$(T) tests/fuzz/corpus/$(T:fuzz_%=%)
+build/fuzz/libfuzzer/%: $(B)/obj/tests/fuzz/%.o $(ARCHIVES)
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< \
+	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group $(LIBS_server)
+
+# ---- keeping house -------------------------------------------------------------------------------
+.PHONY: lint format check-headers install docker clean help
+lint: | $(TEST_DEPS) ## layers, third-party homes, sizes, and that documents agree with the code
+	$(Q)$(PYTHON) tests/lint/lint.py
+
+check-headers: ## every header compiles on its own
+	$(Q)for h in $$(git ls-files '*.h' | grep -v _body.h); do \
+	  $(CC) $(CPPFLAGS) $(CFLAGS) -x c -fsyntax-only $$h || exit 1; done
+
+format: ## clang-format everything
+	$(Q)$(call install,clang-format)
+	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
+
+PREFIX ?= /usr/local
+install: programs ## install into PREFIX (default /usr/local)
+	$(Q)install -D -m 755 $(B)/scdivad $(DESTDIR)$(PREFIX)/bin/scdivad
+	$(Q)install -D -m 755 $(B)/scdiva-train $(DESTDIR)$(PREFIX)/bin/scdiva-train
+	$(Q)install -D -m 644 config/scdivad.conf $(DESTDIR)$(PREFIX)/share/scdivad/scdivad.conf
+
+docker: ## build the CPU image with the container engine that is there
+	$(Q)docker build -f docker/Dockerfile -t scdivad:cpu .
+
+clean: ## remove everything that was built
+	$(Q)rm -rf build
+
+help: ## this list
+	$(Q)sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+
+.PRECIOUS: $(B)/obj/%.o
+.SECONDARY:
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,14 @@
+/* kernels_avx512bf16.c - the kernels compiled for AVX-512 with bf16 multiplication; see kernels.h. */
+#include "engine/cpu/kernels.h"
+
+#if defined(__x86_64__)
+#include "engine/cpu/vec.h"
+
+#include "engine/cpu/kernels_body.h"
+
+#include "engine/cpu/attention_body.h"
+
+const scd_kernels scd_kernels_avx512bf16 = {
+#include "engine/cpu/kernels_table.h"
+};
+#endif

@@ -1,0 +1,217 @@
+/* matrix.c - weights packed for products, and products by tile (see cpu.h).
+ *
+ * A part's columns (rows of the file's tensor) are cut into panels of PANEL, so that a product's
+ * output stays in a core's cache. Packed weights are one allocation per matrix and the only copy. */
+#include "engine/cpu/cpu.h"
+
+#include "engine/base/mem.h"
+#include "engine/cpu/product_dnnl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PANEL = 512, PANEL_STEP = 16 };
+
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+size_t scd_tile_padded(const scd_device *device, size_t m)
+{
+    if (device->kernels->product)
+        return m;
+    size_t i = SCD_N_TILES - 1;
+    while (i > 0 && scd_tile_sizes[i] < m)
+        i--;
+    return scd_tile_sizes[i];
+}
+
+static scd_code check_parts(const scd_tensor *parts, size_t n_parts, scd_error *err)
+{
+    if (n_parts < 1 || n_parts > 3)
+        return scd_fail(err, SCD_E_INVALID, "a matrix has 1 to 3 parts, not %zu", n_parts);
+    for (size_t i = 0; i < n_parts; i++)
+        if (parts[i].rows != parts[0].rows || parts[i].cols != parts[0].cols || !parts[i].rows ||
+            !parts[i].cols)
+            return scd_fail(err, SCD_E_INVALID, "parts of a matrix differ: %zu x %zu and %zu x %zu",
+                            parts[0].rows, parts[0].cols, parts[i].rows, parts[i].cols);
+    return SCD_OK;
+}
+
+/* Columns of panel i of a part, padded. */
+static size_t panel_cols(const scd_matrix *m, size_t i)
+{
+    return i + 1 < m->n_panels ? m->panel : m->wide - i * m->panel;
+}
+
+static bool is_last(const scd_matrix *m, size_t panel)
+{
+    return panel + 1 == m->n_panels;
+}
+
+static scd_code build_products(scd_device *device, scd_matrix *m, scd_error *err)
+{
+    scd_code code = SCD_OK;
+    for (size_t wide = 0; wide < 2 && !code; wide++)
+        for (size_t last = 0; last < 2 && !code; last++)
+            code = scd_dnnl_build(device->dnnl, panel_cols(m, last ? m->n_panels - 1 : 0), m->cols,
+                                  wide ? m->wide : m->panel, m->built[wide][last], err);
+    return code;
+}
+
+static size_t panel_bytes(const scd_device *device, const scd_matrix *m, size_t i)
+{
+    size_t bytes = panel_cols(m, i) * m->cols * sizeof(float);
+    if (device->dnnl)
+        bytes = scd_product_weight_bytes(m->built[0][is_last(m, i)][0]);
+    return round_up(bytes, 64);
+}
+
+/* The own kernels' layout: panels of (k, cols). */
+static void pack_own(const float *rows, size_t n, size_t k, size_t cols, float *out)
+{
+    for (size_t first = 0; first < n; first += cols)
+        for (size_t i = 0; i < k; i++)
+            for (size_t j = 0; j < cols; j++)
+                *out++ = rows[(first + j) * k + i];
+}
+
+/* Panel i of a part through `rows`, (panel, cols) fp32. */
+static scd_code pack_panel(scd_device *device, scd_matrix *m, const scd_tensor *part, size_t i,
+                           scd_panel *panel, float *rows, scd_error *err)
+{
+    size_t first = i * m->panel, n = panel->n, real = part->rows - first;
+    real = real < n ? real : n;
+    device->kernels->to_f32((const char *)part->data + first * m->cols * scd_dtype_bytes(part->dtype),
+                            part->dtype, real * m->cols, rows);
+    memset(rows + real * m->cols, 0, (n - real) * m->cols * sizeof *rows);
+    if (device->dnnl)
+        return scd_product_pack(device->dnnl, m->built[0][is_last(m, i)][0], rows, panel->weights,
+                                &panel->handle, err);
+    pack_own(rows, n, m->cols, device->kernels->product_cols, panel->weights);
+    return SCD_OK;
+}
+
+static scd_code allocate(scd_device *device, scd_matrix *m, scd_error *err)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < m->n_panels; i++)
+        total += panel_bytes(device, m, i);
+    m->panels = scd_calloc(m->n_parts * m->n_panels, sizeof *m->panels);
+    m->memory = scd_malloc_aligned(m->n_parts, total);
+    if (!m->panels || !m->memory)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for a matrix of %zu x %zu",
+                        m->n_parts * m->part_rows, m->cols);
+    char *at = m->memory;
+    for (size_t i = 0; i < m->n_parts * m->n_panels; i++) {
+        m->panels[i].weights = at;
+        m->panels[i].n = panel_cols(m, i % m->n_panels);
+        at += panel_bytes(device, m, i % m->n_panels);
+    }
+    return SCD_OK;
+}
+
+/* Promise 1 of the specification rests on this: look, do not believe. */
+static scd_code check_exact(scd_device *device, scd_matrix *m, scd_error *err)
+{
+    size_t x_bytes = SCD_TILE_ROWS * m->cols * sizeof(float);
+    void *space = scd_malloc_aligned(x_bytes + 2 * SCD_TILE_ROWS * m->wide * sizeof(float) + 64, 1);
+    if (!space)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    bool exact = true;
+    for (size_t wide = 0; wide < 2 && exact; wide++)
+        for (size_t last = 0; last < 2 && exact; last++)
+            exact = scd_product_row_exact(device->dnnl, m->built[wide][last],
+                                          m->panels[last ? m->n_panels - 1 : 0].handle, space,
+                                          device->library[0].memory);
+    free(space);
+    return exact ? SCD_OK
+                 : scd_fail(err, SCD_E_DEVICE,
+                            "oneDNN's products on this processor depend on a row's place in its "
+                            "batch (%zu x %zu): set SCDIVA_ISA=avx2",
+                            m->part_rows, m->cols);
+}
+
+scd_code scd_cpu_matrix_pack(scd_device *device, const scd_tensor *parts, size_t n_parts,
+                             scd_matrix **out, scd_error *err)
+{
+    *out = NULL;
+    scd_code code = check_parts(parts, n_parts, err);
+    if (code)
+        return code;
+    float *rows = NULL;
+    scd_matrix *m = scd_calloc(1, sizeof *m);
+    if (!m)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    m->n_parts = n_parts;
+    m->part_rows = parts[0].rows;
+    m->cols = parts[0].cols;
+    m->wide = round_up(m->part_rows, PANEL_STEP);
+    m->panel = m->wide < PANEL ? m->wide : PANEL;
+    m->n_panels = (m->wide + m->panel - 1) / m->panel;
+    if (device->dnnl)
+        code = build_products(device, m, err);
+    if (!code)
+        code = allocate(device, m, err);
+    if (!code && !(rows = scd_malloc_aligned(m->panel * m->cols, sizeof *rows)))
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory");
+    for (size_t i = 0; i < n_parts * m->n_panels && !code; i++)
+        code = pack_panel(device, m, &parts[i / m->n_panels], i % m->n_panels, &m->panels[i], rows,
+                          err);
+    if (!code)
+        code = scd_scratch_want(device->scratch, device->threads, scd_linear_scratch(m), err);
+    if (!code && device->dnnl)
+        code = scd_scratch_want(device->library, device->threads, scd_dnnl_scratch(device->dnnl),
+                                err);
+    if (!code && device->dnnl)
+        code = check_exact(device, m, err);
+    free(rows);
+    if (code) {
+        scd_cpu_matrix_free(device, m);
+        return code;
+    }
+    *out = m;
+    return SCD_OK;
+}
+
+void scd_cpu_matrix_free(scd_device *device, scd_matrix *m)
+{
+    if (!m)
+        return;
+    for (size_t i = 0; device->dnnl && m->panels && i < m->n_parts * m->n_panels; i++)
+        scd_product_unpack(m->panels[i].handle);
+    free(m->panels);
+    free(m->memory);
+    free(m);
+}
+
+static scd_code run(scd_device *device, int thread, const scd_matrix *m, size_t part, size_t panel,
+                    bool wide, const void *x, size_t rows, float *y)
+{
+    const scd_panel *p = &m->panels[part * m->n_panels + panel];
+    if (!device->dnnl) {
+        device->kernels->product(x, rows, m->cols, p->weights, p->n, y, wide ? m->wide : m->panel);
+        return SCD_OK;
+    }
+    size_t i = SCD_N_TILES - 1;
+    while (i > 0 && scd_tile_sizes[i] < rows)
+        i--;
+    return scd_product_run(device->dnnl, m->built[wide][is_last(m, panel)][i], thread, p->handle, x,
+                           y, device->library[thread].memory);
+}
+
+scd_code scd_product_panel(scd_device *device, int thread, const scd_matrix *matrix, size_t part,
+                           size_t panel, const void *x, size_t m, float *y)
+{
+    return run(device, thread, matrix, part, panel, false, x, m, y);
+}
+
+scd_code scd_product_part(scd_device *device, int thread, const scd_matrix *matrix, size_t part,
+                          const void *x, size_t m, float *y)
+{
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < matrix->n_panels && !code; i++)
+        code = run(device, thread, matrix, part, i, true, x, m, y + i * matrix->panel);
+    return code;
+}

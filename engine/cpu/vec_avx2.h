@@ -1,0 +1,111 @@
+/* vec_avx2.h - vec.h for AVX2 with FMA. Included by vec.h only. */
+#include <immintrin.h>
+
+typedef __m256 vf;
+typedef float act;
+enum { VW = 8 };
+
+SCD_INLINE __m256i vmask(size_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+SCD_INLINE vf vzero(void)
+{
+    return _mm256_setzero_ps();
+}
+SCD_INLINE vf vset(float x)
+{
+    return _mm256_set1_ps(x);
+}
+SCD_INLINE vf vload(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+SCD_INLINE vf vload_n(const float *p, size_t n)
+{
+    return n >= VW ? vload(p) : _mm256_maskload_ps(p, vmask(n));
+}
+SCD_INLINE void vstore(float *p, vf v)
+{
+    _mm256_storeu_ps(p, v);
+}
+SCD_INLINE void vstore_n(float *p, vf v, size_t n)
+{
+    if (n >= VW)
+        vstore(p, v);
+    else
+        _mm256_maskstore_ps(p, vmask(n), v);
+}
+SCD_INLINE vf vadd(vf a, vf b)
+{
+    return _mm256_add_ps(a, b);
+}
+SCD_INLINE vf vsub(vf a, vf b)
+{
+    return _mm256_sub_ps(a, b);
+}
+SCD_INLINE vf vmul(vf a, vf b)
+{
+    return _mm256_mul_ps(a, b);
+}
+SCD_INLINE vf vdiv(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+/* a b + c with one rounding */
+SCD_INLINE vf vfma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+SCD_INLINE vf vmax(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+SCD_INLINE vf vmin(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+SCD_INLINE vf vround(vf x)
+{
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/* p 2^n for integral n <= 127; 0 where n < -126 */
+SCD_INLINE vf vscale2(vf p, vf n)
+{
+    __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    vf scaled = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23)));
+    return _mm256_and_ps(scaled, _mm256_cmp_ps(n, vset(-126.0f), _CMP_GE_OQ));
+}
+SCD_INLINE float vsum(vf v)
+{
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+SCD_INLINE float vhmax(vf v)
+{
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
+SCD_INLINE vf vload_bf16_n(const uint16_t *p, size_t n)
+{
+    uint16_t h[8] = {0};
+    memcpy(h, p, (n < VW ? n : VW) * sizeof *h);
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)h));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+SCD_INLINE vf vload_f16_n(const uint16_t *p, size_t n)
+{
+    uint16_t h[8] = {0};
+    memcpy(h, p, (n < VW ? n : VW) * sizeof *h);
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)h));
+}
+SCD_INLINE void vstore_act(act *p, vf v)
+{
+    vstore(p, v);
+}
+SCD_INLINE void vstore_act_n(act *p, vf v, size_t n)
+{
+    vstore_n(p, v, n);
+}

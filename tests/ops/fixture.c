@@ -1,0 +1,152 @@
+/* fixture.c - see fixture.h. */
+#include "tests/ops/fixture.h"
+
+#include "engine/base/rng.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const struct {
+    const char *isa;
+    scd_precision precision;
+    double tolerance;
+} configs[N_CONFIGS] = {
+    /* fp32: the promise of the specification. bf16 has 8 bits: every product rounds both inputs by
+     * up to 2^-9, and three products follow one another in the longest operation. */
+    {"generic", SCD_PRECISION_FP32, 1e-4},
+    {"avx2", SCD_PRECISION_FP32, 1e-4},
+    {"avx512", SCD_PRECISION_FP32, 1e-4},
+    {"avx512_bf16", SCD_PRECISION_BF16, 2e-2},
+};
+
+bool fixture_open(fixture *f, size_t config, int threads)
+{
+    *f = (fixture){.be = &scd_backend_cpu};
+    scd_device_options options = {.precision = configs[config].precision, .threads = threads};
+    setenv("SCDIVA_ISA", configs[config].isa, 1);
+    scd_error err;
+    scd_code code = f->be->open(&options, &f->device, &err);
+    unsetenv("SCDIVA_ISA");
+    if (code == SCD_E_DEVICE)
+        return false;
+    assert_int_equal(code, SCD_OK);
+    f->info = f->be->info(f->device);
+    f->bf16 = f->info->precision == SCD_PRECISION_BF16;
+    f->tolerance = configs[config].tolerance;
+    if (!strcmp(f->info->isa, configs[config].isa))
+        return true;
+    fixture_release(f); /* the machine has less */
+    return false;
+}
+
+void fixture_release(fixture *f)
+{
+    for (size_t i = 0; i < f->n_matrices; i++)
+        f->be->matrix_free(f->device, f->matrices[i]);
+    for (size_t i = 0; i < f->n_blocks; i++)
+        free(f->blocks[i]);
+    f->be->close(f->device);
+}
+
+void *fixture_block(fixture *f, size_t bytes)
+{
+    assert_true(f->n_blocks < MAX_BLOCKS);
+    void *p = malloc(bytes);
+    assert_non_null(p);
+    memset(p, 0xff, bytes);
+    f->blocks[f->n_blocks++] = p;
+    return p;
+}
+
+double *fixture_doubles(fixture *f, size_t n)
+{
+    return fixture_block(f, n * sizeof(double));
+}
+
+array fixture_random(fixture *f, uint64_t seed, size_t n, double spread)
+{
+    array a = {fixture_block(f, n * sizeof(float)), fixture_doubles(f, n), n};
+    for (size_t i = 0; i < n; i++) {
+        a.f[i] = (float)((double)scd_rng_normal(seed, 0, i) * spread);
+        a.d[i] = (double)a.f[i];
+    }
+    return a;
+}
+
+static uint16_t to_bf16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest even */
+}
+
+static float from_bf16(uint16_t h)
+{
+    uint32_t bits = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+void *fixture_act(fixture *f, array *a)
+{
+    void *act = fixture_block(f, a->n * f->info->act_bytes);
+    uint16_t *half = act;
+    if (!f->bf16)
+        return memcpy(act, a->f, a->n * sizeof(float));
+    for (size_t i = 0; i < a->n; i++) {
+        half[i] = to_bf16(a->f[i]);
+        a->f[i] = from_bf16(half[i]);
+        a->d[i] = (double)a->f[i];
+    }
+    return act;
+}
+
+double *fixture_from_float(fixture *f, const float *x, size_t n)
+{
+    double *d = fixture_doubles(f, n);
+    for (size_t i = 0; i < n; i++)
+        d[i] = (double)x[i];
+    return d;
+}
+
+double *fixture_from_act(fixture *f, const void *act, size_t n)
+{
+    if (!f->bf16)
+        return fixture_from_float(f, act, n);
+    const uint16_t *half = act;
+    double *d = fixture_doubles(f, n);
+    for (size_t i = 0; i < n; i++)
+        d[i] = (double)from_bf16(half[i]);
+    return d;
+}
+
+scd_matrix *fixture_matrix(fixture *f, const array *parts, size_t n_parts, size_t rows, size_t cols)
+{
+    scd_tensor t[3];
+    for (size_t i = 0; i < n_parts; i++)
+        t[i] = (scd_tensor){.data = parts[i].f, .dtype = SCD_F32, .rows = rows, .cols = cols};
+    scd_error err;
+    scd_matrix *m = NULL;
+    if (f->be->matrix_pack(f->device, t, n_parts, &m, &err))
+        fail_msg("%s", err.message);
+    f->matrices[f->n_matrices++] = m;
+    return m;
+}
+
+double fixture_error(const double *want, const double *got, size_t n)
+{
+    double worst = 0, most = 0;
+    for (size_t i = 0; i < n; i++) {
+        double e = fabs(got[i] - want[i]);
+        if (!(e <= worst))
+            worst = isnan(e) ? INFINITY : e;
+        most = fmax(most, fabs(want[i]));
+    }
+    return worst / most;
+}

@@ -1,0 +1,52 @@
+/* fixture.h - what the operation tests share: devices of every instruction set this machine has,
+ * random arrays in float and float64, activations in the device's type.
+ *
+ * Arrays are separate heap blocks of their exact size, so that the address sanitizer sees a read or
+ * write past the end. Everything allocated here is freed by fixture_release. */
+#ifndef SCD_TESTS_FIXTURE_H
+#define SCD_TESTS_FIXTURE_H
+
+#include "engine/backend/backend.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum { N_CONFIGS = 4, MAX_BLOCKS = 1024 };
+
+typedef struct fixture {
+    const scd_backend *be;
+    scd_device *device;
+    const scd_device_info *info;
+    bool bf16;
+    double tolerance; /* largest error over largest element that an operation may have */
+    void *blocks[MAX_BLOCKS];
+    size_t n_blocks;
+    scd_matrix *matrices[MAX_BLOCKS];
+    size_t n_matrices;
+} fixture;
+
+/* Config i: generic, avx2 and avx512 in fp32, avx512_bf16 in bf16. False where the machine lacks
+ * it. */
+bool fixture_open(fixture *f, size_t config, int threads);
+void fixture_release(fixture *f);
+
+/* n random numbers of this spread; the float64 copy holds exactly the same values. */
+typedef struct array {
+    float *f;
+    double *d;
+    size_t n;
+} array;
+
+array fixture_random(fixture *f, uint64_t seed, size_t n, double spread);
+void *fixture_block(fixture *f, size_t bytes);          /* filled with 0xff: NaN in every type */
+void *fixture_act(fixture *f, array *a);                /* as act; a->d becomes what act holds */
+double *fixture_from_act(fixture *f, const void *act, size_t n);
+double *fixture_from_float(fixture *f, const float *x, size_t n);
+double *fixture_doubles(fixture *f, size_t n);
+scd_matrix *fixture_matrix(fixture *f, const array *parts, size_t n_parts, size_t rows,
+                           size_t cols);
+
+/* Largest |got - want| over largest |want|; NaN counts as infinite. */
+double fixture_error(const double *want, const double *got, size_t n);
+
+#endif
