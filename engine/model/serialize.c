@@ -200,7 +200,7 @@ static scd_code combine(work *w, const item *items, size_t n, float *x)
     qsort(values, n, sizeof *values, by_value);
     double sum = 0;
     for (size_t i = 0; i < n; i++)
-        sum += w->kind == SCD_INPUT_COUNTS ? values[i] : expm1(values[i]);
+        sum += w->kind == SCD_INPUT_COUNTS ? values[i] : expm1((double)(float)values[i]);
     *x = w->kind == SCD_INPUT_COUNTS ? log_of_count(w, sum) : (float)log1p(sum);
     if (values != few)
         free(values);

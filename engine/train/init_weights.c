@@ -65,7 +65,7 @@ static void distribution(const scd_tensor_entry *e, float *mean, float *sd)
     } else if (ends(e->name, "_emb") || ends(e->name, "gene_embedding.weight")) {
         *sd = 1;
     } else if (ends(e->name, "value_encoder.0.weight")) {
-        *sd = 0.5f; /* values reach 9: they must not drown the gene */
+        *sd = 0.15f; /* values reach 9: they must not drown the gene */
     } else {
         *sd = 1 / sqrtf((float)e->cols);
         if (ends(e->name, "q_proj.weight") || ends(e->name, "k_proj.weight"))
