@@ -26,10 +26,11 @@ typedef struct scd_store_options {
 } scd_store_options;
 
 typedef struct scd_store_stats {
-    uint64_t entries, bytes;           /* on disk */
+    uint64_t entries, bytes; /* on disk */
     uint64_t memory_entries, memory_bytes;
-    uint64_t pending;                  /* accepted, not yet committed */
+    uint64_t pending; /* accepted, not yet committed */
     uint64_t evicted, rejected_checksum, rebuilds, write_errors;
+    uint64_t dropped; /* kept in memory only: too much was pending, or the disk was out of order */
 } scd_store_stats;
 
 /* Fails only where the directory cannot be used at all (SCD_E_IO: says why); a damaged or foreign

@@ -1,0 +1,62 @@
+/* test_store_kill.c - kill -9 at a random moment, a hundred times over: every entry that is read
+ * afterwards is right, and the file is never damaged by it. */
+#include "tests/unit/store_fixture.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+enum { ROUNDS = 100, PER_ROUND = 4000, N = 700 };
+
+/* Puts entries without end; the bound is small, so that it evicts and shrinks as well. */
+static void write_until_killed(const fixture *f, uint32_t from)
+{
+    scd_store *store = NULL;
+    unsigned char value[N];
+    scd_store_options options = {.dir = f->dir, .max_bytes = 3 * MB};
+    if (scd_store_open(&options, &store, NULL))
+        _exit(1);
+    for (uint32_t i = from;; i = from + (i + 1 - from) % PER_ROUND) {
+        scd_digest key = key_of(i);
+        value_of(i, value, sizeof value);
+        scd_store_put(store, &key, value, sizeof value);
+        if (i % 64 == 0)
+            scd_store_flush(store, scd_now_ns() + SCD_NS_PER_S);
+    }
+}
+
+static void kill_9_leaves_only_right_entries(void **state)
+{
+    fixture *f = *state;
+    int hits = 0;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        uint32_t from = round * 100, random[4];
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (!child)
+            write_until_killed(f, from);
+        scd_rng_block(11, 1, round, random);
+        struct timespec nap = {.tv_nsec = random[0] % 15000000}; /* up to 15 ms */
+        nanosleep(&nap, NULL);
+        kill(child, SIGKILL);
+        int status = 0;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status));
+
+        fixture_open(f, 3 * MB);
+        hits += fixture_hits(f, from, from + 300, N);
+        assert_true(fixture_flush(f)); /* the check of the whole file is behind it */
+        scd_store_stats stats = fixture_stats(f);
+        assert_int_equal(stats.rebuilds, 0);
+        assert_int_equal(stats.rejected_checksum, 0);
+        fixture_close(f);
+    }
+    assert_true(hits > ROUNDS); /* something did get written */
+    assert_string_equal(f->log, "");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {STORE_TEST(kill_9_leaves_only_right_entries)};
+    return cmocka_run_group_tests_name("store_kill", tests, NULL, NULL);
+}
