@@ -9,7 +9,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
@@ -476,88 +475,6 @@ bool scd_scan_end(scd_scan *scan)
     skip_space(scan);
     return !scan->error &&
            (scan->at == scan->end || fail(scan, scan->at, "nothing after the end of the value"));
-}
-
-/* ---- arrays -----------------------------------------------------------------------------------*/
-
-bool scd_scan_vec_reserve(scd_scan_vec *vec, size_t i, size_t size)
-{
-    if (i < vec->cap)
-        return true;
-    size_t cap = vec->cap ? vec->cap * 2 : 256;
-    if (cap > vec->max)
-        cap = vec->max;
-    void *data = scd_realloc(vec->data, cap, size);
-    if (!data)
-        return false;
-    vec->data = data;
-    vec->cap = cap;
-    return true;
-}
-
-void scd_scan_vec_release(scd_scan_vec *vec)
-{
-    free(vec->data);
-    vec->data = NULL;
-    vec->cap = 0;
-}
-
-static bool skip_bad(scd_scan *scan, scd_scan_type type, size_t i, scd_scan_array *out)
-{
-    if (out->bad == SIZE_MAX) {
-        out->bad = i;
-        out->bad_type = type;
-    }
-    return scd_scan_skip(scan, NULL);
-}
-
-bool scd_scan_numbers(scd_scan *scan, scd_scan_vec *vec, scd_scan_array *out)
-{
-    *out = (scd_scan_array){.bad = SIZE_MAX};
-    if (!scd_scan_enter(scan, '['))
-        return false;
-    size_t i = 0;
-    for (; scd_scan_element(scan, i); i++) {
-        double value = 0;
-        scd_scan_type type = scd_scan_peek(scan);
-        bool is_number = type == SCD_SCAN_NUMBER;
-        if (!(is_number ? scd_scan_number(scan, &value) : skip_bad(scan, type, i, out)))
-            return false;
-        if (i >= vec->max)
-            continue;
-        if (!scd_scan_vec_reserve(vec, i, sizeof value))
-            return scd_scan_no_memory(scan);
-        ((double *)vec->data)[i] = value;
-    }
-    out->n = i;
-    return !scan->error;
-}
-
-bool scd_scan_names(scd_scan *scan, scd_arena *arena, size_t max_name_bytes, scd_scan_vec *vec,
-                    scd_scan_array *out)
-{
-    *out = (scd_scan_array){.bad = SIZE_MAX};
-    if (!scd_scan_enter(scan, '['))
-        return false;
-    size_t i = 0;
-    for (; scd_scan_element(scan, i); i++) {
-        scd_text name = {"", 0};
-        scd_scan_type type = scd_scan_peek(scan);
-        bool is_string = type == SCD_SCAN_STRING;
-        if (!(is_string ? scd_scan_string(scan, arena, &name) : skip_bad(scan, type, i, out)))
-            return false;
-        if (name.n > max_name_bytes && out->bad == SIZE_MAX) {
-            out->bad = i;
-            out->bad_type = SCD_SCAN_STRING;
-        }
-        if (i >= vec->max)
-            continue;
-        if (!scd_scan_vec_reserve(vec, i, sizeof name))
-            return scd_scan_no_memory(scan);
-        ((scd_text *)vec->data)[i] = name;
-    }
-    out->n = i;
-    return !scan->error;
 }
 
 /* ---- errors -----------------------------------------------------------------------------------*/

@@ -333,6 +333,124 @@ static void arrays_report_the_first_element_of_another_type_and_read_on(void **s
     scd_scan_vec_release(&numbers);
 }
 
+/* A number as programs write them, and now and then as they do not. */
+static int write_number(char *out, size_t cap, uint64_t i)
+{
+    uint64_t word = random_word(i);
+    double any = (double)(int64_t)word / (double)(UINT64_C(1) << (word & 63));
+    switch (word >> 8 & 7) {
+    case 0:
+    case 1:
+        return snprintf(out, cap, "%d", (int)(word % 2000) - 1000);
+    case 2:
+        return snprintf(out, cap, "%.*f", (int)(word % 20) + 1, any / 1e15);
+    case 3:
+        return snprintf(out, cap, "%.17g", any);
+    case 4:
+        return snprintf(out, cap, "-0.%llu", (unsigned long long)word);
+    case 5:
+        return snprintf(out, cap, "%llu", (unsigned long long)word);
+    case 6:
+        return snprintf(out, cap, "%.17g", any * 1e-290);
+    default:
+        return snprintf(out, cap, "%g", any);
+    }
+}
+
+static void arrays_of_numbers_are_what_strtod_reads_from_the_same_text(void **state)
+{
+    (void)state;
+    enum { N = 3000 };
+    static const char *const separators[] = {",", ", ", " ,\n ", ",\t"};
+    char *body = malloc(N * 64);
+    double *wanted = malloc(N * sizeof *wanted);
+    for (uint64_t round = 0; round < 20; round++) {
+        size_t n = 0;
+        body[n++] = '[';
+        for (uint64_t i = 0; i < N; i++) {
+            uint64_t k = round * N + i;
+            if (i)
+                n += (size_t)sprintf(body + n, "%s", separators[random_word(k) >> 20 & 3 & round]);
+            int length = write_number(body + n, 64, k);
+            wanted[i] = strtod(body + n, NULL);
+            n += (size_t)length;
+        }
+        body[n++] = ']';
+        scd_scan scan;
+        scd_scan_vec numbers = {.max = N};
+        scd_scan_array array;
+        scd_scan_init(&scan, body, n, DEPTH);
+        assert_true(scd_scan_numbers(&scan, &numbers, &array) && scd_scan_end(&scan));
+        assert_int_equal(array.n, N);
+        assert_int_equal(array.bad, SIZE_MAX);
+        assert_memory_equal(numbers.data, wanted, N * sizeof *wanted);
+        scd_scan_vec_release(&numbers);
+    }
+    free(wanted);
+    free(body);
+}
+
+static void arrays_of_names_are_read_whatever_their_length_and_spelling(void **state)
+{
+    (void)state;
+    static const char body[] =
+        "[\"A\",\"BRCA1\", \"a name of more than 16 bytes\",\"sixteen bytes ..\",\"fifteen bytes "
+        ".\","
+        "\"\",\"\\u0041\",\"\xC3\xA9\" , \"too long a name: more than 32 bytes it has\",\"last\"]";
+    static const char *const wanted[] = {"A",
+                                         "BRCA1",
+                                         "a name of more than 16 bytes",
+                                         "sixteen bytes ..",
+                                         "fifteen bytes .",
+                                         "",
+                                         "A",
+                                         "\xC3\xA9",
+                                         "too long a name: more than 32 bytes it has",
+                                         "last"};
+    scd_arena arena;
+    scd_arena_init(&arena, 1 << 16);
+    for (size_t max = 0; max <= 11; max++) { /* also where there is no room for all */
+        scd_scan scan;
+        scd_scan_vec names = {.max = max};
+        scd_scan_array array;
+        scd_scan_init(&scan, body, strlen(body), DEPTH);
+        assert_true(scd_scan_names(&scan, &arena, 32, &names, &array) && scd_scan_end(&scan));
+        assert_int_equal(array.n, 10);
+        assert_int_equal(array.bad, 8);
+        const scd_text *texts = names.data;
+        for (size_t i = 0; i < 10 && i < max; i++)
+            assert_true(scd_text_is(texts[i], wanted[i]));
+        scd_scan_vec_release(&names);
+    }
+    scd_arena_release(&arena);
+}
+
+static void long_arrays_refuse_what_short_ones_refuse(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "01",  "1.",   ".5",  "-",   "1.2.3", "1e",  "+1",   "0x1", "1 1", "--1",      "1e999",
+        "NaN", "1,,1", "-.5", "1_0", "00",    "-01", "1.e5", "",    "\"a", "\"\x01\"", "\"\xFF\""};
+    char text[400];
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        strcpy(text, "[");
+        for (int k = 0; k < 30; k++)
+            strcat(text, "7,");
+        strcat(text, bad[i]);
+        for (int k = 0; k < 30; k++)
+            strcat(text, ",7");
+        strcat(text, "]");
+        scd_scan scan;
+        scd_scan_vec numbers = {.max = 1000};
+        scd_scan_array array;
+        scd_scan_init(&scan, text, strlen(text), DEPTH);
+        if (scd_scan_numbers(&scan, &numbers, &array))
+            fail_msg("%s was accepted", bad[i]);
+        assert_true(scan.error_at - text >= 61); /* everything before it is fine */
+        scd_scan_vec_release(&numbers);
+    }
+}
+
 static void a_valid_body_cut_anywhere_is_refused(void **state)
 {
     (void)state;
@@ -358,6 +476,9 @@ int main(void)
         cmocka_unit_test(the_locale_of_the_process_does_not_matter),
         cmocka_unit_test(strings_without_escapes_point_into_the_body),
         cmocka_unit_test(arrays_report_the_first_element_of_another_type_and_read_on),
+        cmocka_unit_test(arrays_of_numbers_are_what_strtod_reads_from_the_same_text),
+        cmocka_unit_test(arrays_of_names_are_read_whatever_their_length_and_spelling),
+        cmocka_unit_test(long_arrays_refuse_what_short_ones_refuse),
         cmocka_unit_test(a_valid_body_cut_anywhere_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
