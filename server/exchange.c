@@ -116,7 +116,6 @@ scd_exchange *scd_exchange_new(scd_http *http, struct MHD_Connection *connection
     }
     scd_buf_init(&x->body, http->o.max_body_bytes);
     choose_request_id(x);
-    atomic_fetch_add(&http->active, 1);
     return x;
 }
 
@@ -129,7 +128,8 @@ static void uncount_body(scd_exchange *x)
 void scd_exchange_free(scd_exchange *x)
 {
     uncount_body(x);
-    atomic_fetch_sub(&x->http->active, 1);
+    if (x->phase == SCD_PHASE_DONE)
+        atomic_fetch_sub(&x->http->answering, 1);
     scd_buf_release(&x->body);
     free(x->answer);
     free(x->path);
@@ -335,6 +335,7 @@ enum MHD_Result scd_exchange_step(scd_exchange *x, const char *upload, size_t *u
             return ok ? MHD_YES : MHD_NO;
         }
         x->phase = SCD_PHASE_DONE;
+        atomic_fetch_add(&x->http->answering, 1);
         body_complete(x);
         return go_on(x);
     case SCD_PHASE_HELD:

@@ -1,5 +1,6 @@
-/* handle_models.c - GET /v1/models and /v1/models/{name}: what is served, and within which limits. */
+/* handle_models.c - GET /v1/models and /v1/models/{name}: what is served, within which limits. */
 #include "api/json_write.h"
+#include "server/models.h"
 #include "server/reply.h"
 #include "server/router.h"
 
@@ -80,17 +81,16 @@ void scd_handle_models(scd_daemon *d, scd_exchange *x)
 void scd_handle_model(scd_daemon *d, scd_exchange *x)
 {
     const char *name = scd_exchange_path(x) + strlen("/v1/models/");
-    scd_buf out;
-    scd_buf_init(&out, MAX_BYTES);
-    for (size_t i = 0; i < scd_engine_n_models(d->engine); i++) {
-        const scd_served_model *m = scd_engine_model(d->engine, i);
-        if (strcmp(m->name, name))
-            continue;
-        write_model(d, m, &out);
-        scd_reply_json(x, &out);
+    size_t index;
+    scd_problem problem;
+    const scd_served_model *m =
+        scd_models_choose(d->engine, (scd_text){name, strlen(name)}, &index, &problem);
+    if (!m) {
+        scd_reply_with(x, &problem);
         return;
     }
-    scd_reply_problem(x, SCD_PROBLEM_NOT_FOUND,
-                      "there is no model \"%.100s\" here: GET /v1/models lists those there are",
-                      name);
+    scd_buf out;
+    scd_buf_init(&out, MAX_BYTES);
+    write_model(d, m, &out);
+    scd_reply_json(x, &out);
 }

@@ -172,9 +172,9 @@ void scd_http_quiesce(scd_http *h)
 
 bool scd_http_wait_idle(scd_http *h, int64_t deadline_ns)
 {
-    while (atomic_load(&h->active) && scd_now_ns() < deadline_ns)
+    while (atomic_load(&h->answering) && scd_now_ns() < deadline_ns)
         usleep(2000);
-    return !atomic_load(&h->active);
+    return !atomic_load(&h->answering);
 }
 
 void scd_http_close(scd_http *h)

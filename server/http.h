@@ -43,7 +43,7 @@ scd_code scd_http_open(const scd_http_options *options, scd_http **out, scd_erro
 const char *scd_http_url(const scd_http *http);
 /* Accept no more connections; those that are there go on. */
 void scd_http_quiesce(scd_http *http);
-/* Wait until every exchange has got its answer; false at the deadline. */
+/* Wait until every request that arrived whole has got its answer; false at the deadline. */
 bool scd_http_wait_idle(scd_http *http, int64_t deadline_ns);
 /* Every suspended exchange must have been resumed. NULL is fine. */
 void scd_http_close(scd_http *http);

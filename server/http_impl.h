@@ -17,7 +17,7 @@ struct scd_http {
     bool quiesced;
     char url[96];
     atomic_size_t bodies_bytes;
-    atomic_size_t active; /* exchanges */
+    atomic_size_t answering; /* exchanges whose body is here and whose answer is not yet sent */
     atomic_uint_fast64_t last_id;
     uint64_t id_seed; /* of the request ids that we make */
 };

@@ -48,8 +48,8 @@ def main():
     env["TSAN_OPTIONS"] = "suppressions=tests/tsan.supp:second_deadlock_stack=1"
     env["ASAN_OPTIONS"] = "detect_leaks=1"
     env["LSAN_OPTIONS"] = "suppressions=tests/lsan.supp:print_suppressions=0"
-    env["SCDIVAD"] = os.path.join(args.build, "scdivad")
-    env["SCDIVA_TRAIN"] = os.path.join(args.build, "scdiva-train")
+    env["SCDIVAD"] = os.path.abspath(os.path.join(args.build, "scdivad"))
+    env["SCDIVA_TRAIN"] = os.path.abspath(os.path.join(args.build, "scdiva-train"))
     if args.sanitizer or args.valgrind:
         env["SCDIVA_TEST_SLOW"] = "1"
 
