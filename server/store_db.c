@@ -344,6 +344,11 @@ scd_code scd_db_shrink(scd_db *db, int n, scd_error *err)
     return execute(db, sql, err);
 }
 
+scd_code scd_db_checkpoint(scd_db *db, scd_error *err)
+{
+    return execute(db, "PRAGMA wal_checkpoint(PASSIVE)", err);
+}
+
 scd_code scd_db_get_usage(scd_db *db, scd_db_usage *out, scd_error *err)
 {
     int64_t pages = 0, free_pages = 0;

@@ -41,6 +41,7 @@ scd_code scd_db_evict(scd_db *db, int n, size_t *n_deleted, scd_error *err);
 
 /* Give up to n free pages back to the file system. */
 scd_code scd_db_shrink(scd_db *db, int n, scd_error *err);
+scd_code scd_db_checkpoint(scd_db *db, scd_error *err); /* write the log back, where no reader is */
 
 typedef struct scd_db_usage {
     uint64_t used_bytes; /* pages in use */

@@ -386,6 +386,10 @@ static scd_code keep_size(scd_store_file *f, scd_error *err)
             code = scd_db_get_usage(f->db, &usage, err);
         if (usage.file_bytes >= before) /* a file without auto_vacuum: its free pages are reused */
             shrinks = false;
+        bool small = usage.file_bytes <= f->max_bytes || usage.file_bytes == usage.used_bytes;
+        if (!code && (small || !shrinks)) /* until the log is written back the file is long */
+            code = scd_db_checkpoint(f->db, err);
+        shrinks = shrinks && !small;
     }
     f->status.next_step_ns = f->evicting || (shrinks && !code) ? scd_now_ns() : SCD_NEVER;
     f->status.bytes = usage.used_bytes;
