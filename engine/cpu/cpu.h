@@ -37,7 +37,7 @@ struct scd_device {
     int threads;
     scd_dnnl *dnnl;       /* NULL where kernels->product is there */
     scd_scratch *scratch; /* (threads) for operations */
-    scd_scratch *library; /* (threads) for oneDNN */
+    scd_scratch *library; /* (threads) for products: one panel's output, then oneDNN's own */
 
     size_t max_rows;      /* from reserve */
     float *rope;          /* (max_rows, rope_dim): cosines, then sines, of each position */
@@ -66,7 +66,7 @@ static inline void *scd_carve(char **at, size_t count, size_t size)
 typedef struct scd_panel {
     void *weights;
     void *handle;  /* oneDNN's view of them */
-    size_t n;      /* columns, a multiple of 16 but for padding at the end of the part */
+    size_t n;      /* columns, padded to a multiple of 16: row length of what it computes */
 } scd_panel;
 
 struct scd_matrix {
@@ -76,7 +76,7 @@ struct scd_matrix {
     size_t wide;       /* part_rows rounded up: row length of buffers that take a whole part */
     void *memory;
     scd_panel *panels; /* (n_parts, n_panels) */
-    struct scd_product *built[2][2][SCD_N_TILES]; /* [narrow, wide][full, last][tile] */
+    struct scd_product *built[2][SCD_N_TILES]; /* [full, last panel][tile] */
 };
 
 scd_code scd_cpu_matrix_pack(scd_device *device, const scd_tensor *parts, size_t n_parts,
@@ -86,8 +86,14 @@ void scd_cpu_matrix_free(scd_device *device, scd_matrix *matrix);
 /* Rows to provide for m rows of input: products of oneDNN compute whole tiles. */
 size_t scd_tile_padded(const scd_device *device, size_t m);
 
-/* y = x W^T for the columns of one panel, or of a whole part: x (m, cols) act, y fp32 with rows of
- * matrix->panel or matrix->wide floats; both have scd_tile_padded(m) rows, m <= SCD_TILE_ROWS. */
+/* The columns [panel * matrix->panel, + panel.n) of a part. */
+static inline const scd_panel *scd_matrix_panel(const scd_matrix *matrix, size_t part, size_t panel)
+{
+    return &matrix->panels[part * matrix->n_panels + panel];
+}
+
+/* y = x W^T for one panel, or for a whole part: x (m, cols) act, y fp32 with rows of panel->n or
+ * matrix->wide floats; both have room for scd_tile_padded(m) rows, m <= SCD_TILE_ROWS. */
 scd_code scd_product_panel(scd_device *device, int thread, const scd_matrix *matrix, size_t part,
                            size_t panel, const void *x, size_t m, float *y);
 scd_code scd_product_part(scd_device *device, int thread, const scd_matrix *matrix, size_t part,

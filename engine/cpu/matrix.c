@@ -11,6 +11,7 @@
 #include <string.h>
 
 enum { PANEL = 512, PANEL_STEP = 16 };
+#define BOUNCE_BYTES (SCD_TILE_ROWS * (size_t)PANEL * sizeof(float))
 
 static size_t round_up(size_t n, size_t to)
 {
@@ -53,10 +54,9 @@ static bool is_last(const scd_matrix *m, size_t panel)
 static scd_code build_products(scd_device *device, scd_matrix *m, scd_error *err)
 {
     scd_code code = SCD_OK;
-    for (size_t wide = 0; wide < 2 && !code; wide++)
-        for (size_t last = 0; last < 2 && !code; last++)
-            code = scd_dnnl_build(device->dnnl, panel_cols(m, last ? m->n_panels - 1 : 0), m->cols,
-                                  wide ? m->wide : m->panel, m->built[wide][last], err);
+    for (size_t last = 0; last < 2 && !code; last++)
+        code = scd_dnnl_build(device->dnnl, panel_cols(m, last ? m->n_panels - 1 : 0), m->cols,
+                              m->built[last], err);
     return code;
 }
 
@@ -64,7 +64,7 @@ static size_t panel_bytes(const scd_device *device, const scd_matrix *m, size_t 
 {
     size_t bytes = panel_cols(m, i) * m->cols * sizeof(float);
     if (device->dnnl)
-        bytes = scd_product_weight_bytes(m->built[0][is_last(m, i)][0]);
+        bytes = scd_product_weight_bytes(m->built[is_last(m, i)][0]);
     return round_up(bytes, 64);
 }
 
@@ -87,7 +87,7 @@ static scd_code pack_panel(scd_device *device, scd_matrix *m, const scd_tensor *
                             part->dtype, real * m->cols, rows);
     memset(rows + real * m->cols, 0, (n - real) * m->cols * sizeof *rows);
     if (device->dnnl)
-        return scd_product_pack(device->dnnl, m->built[0][is_last(m, i)][0], rows, panel->weights,
+        return scd_product_pack(device->dnnl, m->built[is_last(m, i)][0], rows, panel->weights,
                                 &panel->handle, err);
     pack_own(rows, n, m->cols, device->kernels->product_cols, panel->weights);
     return SCD_OK;
@@ -112,19 +112,29 @@ static scd_code allocate(scd_device *device, scd_matrix *m, scd_error *err)
     return SCD_OK;
 }
 
+/* Scratch of every thread: a panel's output (see scd_product_part), then what oneDNN asks for. */
+static scd_code want_scratch(scd_device *device, const scd_matrix *m, scd_error *err)
+{
+    scd_code code =
+        scd_scratch_want(device->scratch, device->threads, scd_linear_scratch(m), err);
+    if (!code && device->dnnl)
+        code = scd_scratch_want(device->library, device->threads,
+                                BOUNCE_BYTES + scd_dnnl_scratch(device->dnnl), err);
+    return code;
+}
+
 /* Promise 1 of the specification rests on this: look, do not believe. */
 static scd_code check_exact(scd_device *device, scd_matrix *m, scd_error *err)
 {
-    size_t x_bytes = SCD_TILE_ROWS * m->cols * sizeof(float);
-    void *space = scd_malloc_aligned(x_bytes + 2 * SCD_TILE_ROWS * m->wide * sizeof(float) + 64, 1);
+    size_t floats = SCD_TILE_ROWS * (m->cols + 2 * m->panel) + 16;
+    void *space = scd_malloc_aligned(floats, sizeof(float));
     if (!space)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     bool exact = true;
-    for (size_t wide = 0; wide < 2 && exact; wide++)
-        for (size_t last = 0; last < 2 && exact; last++)
-            exact = scd_product_row_exact(device->dnnl, m->built[wide][last],
-                                          m->panels[last ? m->n_panels - 1 : 0].handle, space,
-                                          device->library[0].memory);
+    for (size_t last = 0; last < 2 && exact; last++)
+        exact = scd_product_row_exact(device->dnnl, m->built[last],
+                                      m->panels[last ? m->n_panels - 1 : 0].handle, space,
+                                      (char *)device->library[0].memory + BOUNCE_BYTES);
     free(space);
     return exact ? SCD_OK
                  : scd_fail(err, SCD_E_DEVICE,
@@ -160,10 +170,7 @@ scd_code scd_cpu_matrix_pack(scd_device *device, const scd_tensor *parts, size_t
         code = pack_panel(device, m, &parts[i / m->n_panels], i % m->n_panels, &m->panels[i], rows,
                           err);
     if (!code)
-        code = scd_scratch_want(device->scratch, device->threads, scd_linear_scratch(m), err);
-    if (!code && device->dnnl)
-        code = scd_scratch_want(device->library, device->threads, scd_dnnl_scratch(device->dnnl),
-                                err);
+        code = want_scratch(device, m, err);
     if (!code && device->dnnl)
         code = check_exact(device, m, err);
     free(rows);
@@ -186,32 +193,48 @@ void scd_cpu_matrix_free(scd_device *device, scd_matrix *m)
     free(m);
 }
 
-static scd_code run(scd_device *device, int thread, const scd_matrix *m, size_t part, size_t panel,
-                    bool wide, const void *x, size_t rows, float *y)
-{
-    const scd_panel *p = &m->panels[part * m->n_panels + panel];
-    if (!device->dnnl) {
-        device->kernels->product(x, rows, m->cols, p->weights, p->n, y, wide ? m->wide : m->panel);
-        return SCD_OK;
-    }
-    size_t i = SCD_N_TILES - 1;
-    while (i > 0 && scd_tile_sizes[i] < rows)
-        i--;
-    return scd_product_run(device->dnnl, m->built[wide][is_last(m, panel)][i], thread, p->handle, x,
-                           y, device->library[thread].memory);
-}
-
 scd_code scd_product_panel(scd_device *device, int thread, const scd_matrix *matrix, size_t part,
                            size_t panel, const void *x, size_t m, float *y)
 {
-    return run(device, thread, matrix, part, panel, false, x, m, y);
+    const scd_panel *p = scd_matrix_panel(matrix, part, panel);
+    if (!device->dnnl) {
+        device->kernels->product(x, m, matrix->cols, p->weights, p->n, y, p->n);
+        return SCD_OK;
+    }
+    size_t i = SCD_N_TILES - 1;
+    while (i > 0 && scd_tile_sizes[i] < m)
+        i--;
+    return scd_product_run(device->dnnl, matrix->built[is_last(matrix, panel)][i], thread,
+                           p->handle, x, y, (char *)device->library[thread].memory + BOUNCE_BYTES);
+}
+
+/* oneDNN's fast products write dense rows only, so panels of a wider part are copied together. */
+static scd_code part_by_panels(scd_device *device, int thread, const scd_matrix *matrix,
+                               size_t part, const void *x, size_t m, float *y)
+{
+    for (size_t i = 0; i < matrix->n_panels; i++) {
+        float *bounce = device->library[thread].memory;
+        size_t n = scd_matrix_panel(matrix, part, i)->n;
+        scd_code code = scd_product_panel(device, thread, matrix, part, i, x, m, bounce);
+        if (code)
+            return code;
+        for (size_t r = 0; r < m; r++)
+            memcpy(y + r * matrix->wide + i * matrix->panel, bounce + r * n, n * sizeof *y);
+    }
+    return SCD_OK;
 }
 
 scd_code scd_product_part(scd_device *device, int thread, const scd_matrix *matrix, size_t part,
                           const void *x, size_t m, float *y)
 {
-    scd_code code = SCD_OK;
-    for (size_t i = 0; i < matrix->n_panels && !code; i++)
-        code = run(device, thread, matrix, part, i, true, x, m, y + i * matrix->panel);
-    return code;
+    if (matrix->n_panels == 1)
+        return scd_product_panel(device, thread, matrix, part, 0, x, m, y);
+    if (device->dnnl)
+        return part_by_panels(device, thread, matrix, part, x, m, y);
+    for (size_t i = 0; i < matrix->n_panels; i++) {
+        const scd_panel *p = scd_matrix_panel(matrix, part, i);
+        device->kernels->product(x, m, matrix->cols, p->weights, p->n, y + i * matrix->panel,
+                                 matrix->wide);
+    }
+    return SCD_OK;
 }

@@ -47,10 +47,10 @@ static scd_code gated_mlp(job *j, int thread, const space *s, size_t n)
             code = scd_product_panel(j->device, thread, w, 1, p, s->x, n, s->up);
         if (code)
             return code;
-        size_t first = p * w->panel, cols = a->ffn_dim - first;
-        cols = cols < w->panel ? cols : w->panel;
+        size_t first = p * w->panel, wide = scd_matrix_panel(w, 0, p)->n;
+        size_t cols = a->ffn_dim - first < wide ? a->ffn_dim - first : wide;
         for (size_t r = 0; r < n; r++)
-            kernels->silu_mul(s->gate + r * w->panel, s->up + r * w->panel, cols,
+            kernels->silu_mul(s->gate + r * wide, s->up + r * wide, cols,
                               (char *)s->mid + (r * a->ffn_dim + first) * act);
     }
     return scd_product_part(j->device, thread, a->wdown, 0, s->mid, n, s->y);

@@ -42,10 +42,10 @@ static scd_code tile(job *j, int thread, const space *s, size_t first, size_t n)
         scd_code code = scd_product_panel(j->device, thread, a->w, 0, p, s->x, n, s->y);
         if (code)
             return code;
-        size_t at = p * a->w->panel, cols = a->out_dim - at;
-        cols = cols < a->w->panel ? cols : a->w->panel;
+        size_t at = p * a->w->panel, wide = scd_matrix_panel(a->w, 0, p)->n;
+        size_t cols = a->out_dim - at < wide ? a->out_dim - at : wide;
         for (size_t r = 0; r < n; r++)
-            kernels->bias(s->y + r * a->w->panel, a->bias ? a->bias + at : NULL, a->relu, cols,
+            kernels->bias(s->y + r * wide, a->bias ? a->bias + at : NULL, a->relu, cols,
                           a->y + (first + r) * a->out_dim + at);
     }
     return SCD_OK;

@@ -20,7 +20,7 @@ typedef struct thread_args {
 
 struct scd_product {
     struct scd_product *next;
-    size_t m, n, k, ldy;
+    size_t m, n, k;
     dnnl_primitive_desc_t desc;
     dnnl_primitive_t primitive;
     dnnl_memory_desc_t weights; /* the same for all m */
@@ -102,13 +102,13 @@ static dnnl_status_t describe(scd_dnnl *dnnl, scd_product *p, const scd_product 
                               dnnl_memory_desc_t *x, dnnl_memory_desc_t *y)
 {
     dnnl_dims_t xd = {(dnnl_dim_t)p->m, (dnnl_dim_t)p->k}, yd = {(dnnl_dim_t)p->m, (dnnl_dim_t)p->n};
-    dnnl_dims_t wd = {(dnnl_dim_t)p->k, (dnnl_dim_t)p->n}, ys = {(dnnl_dim_t)p->ldy, 1};
+    dnnl_dims_t wd = {(dnnl_dim_t)p->k, (dnnl_dim_t)p->n};
     dnnl_memory_desc_t w;
     dnnl_matmul_desc_t op;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t s = dnnl_memory_desc_init_by_tag(x, 2, xd, dnnl->type, dnnl_ab);
     if (!s)
-        s = dnnl_memory_desc_init_by_strides(y, 2, yd, dnnl_f32, ys);
+        s = dnnl_memory_desc_init_by_tag(y, 2, yd, dnnl_f32, dnnl_ab);
     if (!s)
         s = dnnl_memory_desc_init_by_tag(&w, 2, wd, dnnl->type, dnnl_format_tag_any);
     if (!s)
@@ -157,13 +157,13 @@ static scd_code product_new(scd_dnnl *dnnl, scd_product key, const scd_product *
     return SCD_OK;
 }
 
-scd_code scd_dnnl_build(scd_dnnl *dnnl, size_t n, size_t k, size_t ldy,
+scd_code scd_dnnl_build(scd_dnnl *dnnl, size_t n, size_t k,
                         scd_product *out[SCD_N_TILES], scd_error *err)
 {
     for (size_t i = 0; i < SCD_N_TILES; i++) {
-        scd_product key = {.m = scd_tile_sizes[i], .n = n, .k = k, .ldy = ldy}, *p = dnnl->products;
+        scd_product key = {.m = scd_tile_sizes[i], .n = n, .k = k}, *p = dnnl->products;
         const scd_product *like = NULL; /* all that share weights share their layout */
-        for (; p && (p->m != key.m || p->n != n || p->k != k || p->ldy != ldy); p = p->next)
+        for (; p && (p->m != key.m || p->n != n || p->k != k); p = p->next)
             like = p->n == n && p->k == k ? p : like;
         if (!p) {
             scd_code code = product_new(dnnl, key, like, &p, err);
@@ -265,7 +265,7 @@ bool scd_product_row_exact(scd_dnnl *dnnl, scd_product *const built[SCD_N_TILES]
     size_t act_bytes = dnnl->type == dnnl_bf16 ? 2 : 4, row_bytes = big->k * act_bytes;
     char *x = space;
     float *y = (float *)(void *)(x + ((big->m * row_bytes + 63) & ~(size_t)63));
-    float *part = y + big->m * big->ldy;
+    float *part = y + big->m * big->n;
     /* Rows 8.. repeat rows 0..7 in turn: one input at every place of the tile. */
     for (size_t i = 0; i < 8 * big->k; i++) {
         float v = scd_rng_normal(1, 0, i);
@@ -279,12 +279,12 @@ bool scd_product_row_exact(scd_dnnl *dnnl, scd_product *const built[SCD_N_TILES]
         return false;
     bool same = true;
     for (size_t r = 8; r < big->m && same; r++)
-        same = !memcmp(y + r * big->ldy, y + (r * 5 % 8) * big->ldy, big->n * sizeof *y);
+        same = !memcmp(y + r * big->n, y + (r * 5 % 8) * big->n, big->n * sizeof *y);
     for (size_t i = 1; i < SCD_N_TILES && same; i++) {
         if (scd_product_run(dnnl, built[i], 0, handle, x, part, scratch))
             return false;
         for (size_t r = 0; r < built[i]->m && same; r++)
-            same = !memcmp(y + r * big->ldy, part + r * big->ldy, big->n * sizeof *y);
+            same = !memcmp(y + r * big->n, part + r * big->n, big->n * sizeof *y);
     }
     big->row_exact = same;
     return same;

@@ -1,6 +1,6 @@
 /* product_dnnl.h - oneDNN's products: the only file pair that calls it.
  *
- * A product is built once for (m, n, k, ldy) and used by all matrices of that shape; weights are in
+ * A product is built once for (m, n, k) and used by all matrices of that shape; weights are in
  * oneDNN's blocked layout, one copy.
  *
  * Threads: building: the owner. Running: any thread of the pool, each with its own index. */
@@ -14,8 +14,8 @@ typedef struct scd_product scd_product;
 scd_code scd_dnnl_open(int threads, scd_precision precision, scd_dnnl **out, scd_error *err);
 void scd_dnnl_close(scd_dnnl *dnnl);
 
-/* Built for every tile size: y (m, ldy) = x (m, k) W^T, W n x k. */
-scd_code scd_dnnl_build(scd_dnnl *dnnl, size_t n, size_t k, size_t ldy,
+/* Built for every tile size: y (m, n) = x (m, k) W^T, W n x k. */
+scd_code scd_dnnl_build(scd_dnnl *dnnl, size_t n, size_t k,
                         scd_product *out[SCD_N_TILES], scd_error *err);
 size_t scd_product_weight_bytes(const scd_product *product);
 /* The most scratch that any product built so far needs. */
