@@ -16,7 +16,8 @@ scd_problem_kind scd_embed_fields_decode(const scd_request *request, scd_embed_f
         }
         const char *text = cJSON_GetStringValue(member);
         if (!text || !scd_encoding_parse((scd_text){text, strlen(text)}, &out->encoding)) {
-            scd_problem_set(problem, SCD_PROBLEM_INVALID, "encoding must be \"float\" or \"base64\"");
+            scd_problem_set(problem, SCD_PROBLEM_INVALID,
+                            "encoding must be \"float\" or \"base64\"");
             scd_problem_add(problem, "/encoding", "must be \"float\" or \"base64\"");
             return SCD_PROBLEM_INVALID;
         }

@@ -318,17 +318,18 @@ void scd_config_release(scd_config *config)
 
 void scd_config_help(scd_buf *out)
 {
-    scd_buf_puts(out,
-                 "usage: scdivad --model DIR [options]\n\n"
-                 "Serves a scDiVa model over HTTP: embeddings of single cells, exact and cached.\n\n"
-                 "Every option is also a key of the file and an environment variable SCDIVA_<KEY>\n"
-                 "(--max-batch-tokens: SCDIVA_MAX_BATCH_TOKENS); flags win, then the environment.\n\n"
-                 "  --config FILE              read options from FILE (key = value)\n");
+    scd_buf_puts(
+        out, "usage: scdivad --model DIR [options]\n\n"
+             "Serves a scDiVa model over HTTP: embeddings of single cells, exact and cached.\n\n"
+             "Every option is also a key of the file and an environment variable SCDIVA_<KEY>\n"
+             "(--max-batch-tokens: SCDIVA_MAX_BATCH_TOKENS); flags win, then the environment.\n\n"
+             "  --config FILE              read options from FILE (key = value)\n");
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const option *o = &options[i];
         char head[80];
         snprintf(head, sizeof head, "--%s %s", o->key, o->metavar ? o->metavar : "");
-        scd_buf_printf(out, strlen(head) < 26 ? "  %-26s %s" : "  %s\n                             %s",
+        scd_buf_printf(out,
+                       strlen(head) < 26 ? "  %-26s %s" : "  %s\n                             %s",
                        head, o->help);
         if (*o->dflt && o->kind != SWITCH)
             scd_buf_printf(out, " (default %s)", o->dflt);
@@ -340,8 +341,9 @@ void scd_config_help(scd_buf *out)
 
 void scd_config_sample(scd_buf *out)
 {
-    scd_buf_puts(out, "# scdivad.conf - every option at its default (scdivad --print-config).\n"
-                      "# A flag or an environment variable SCDIVA_<KEY> overrides what stands here.\n");
+    scd_buf_puts(out,
+                 "# scdivad.conf - every option at its default (scdivad --print-config).\n"
+                 "# A flag or an environment variable SCDIVA_<KEY> overrides what stands here.\n");
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const option *o = &options[i];
         scd_buf_printf(out, "\n# %s", o->help);

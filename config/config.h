@@ -45,7 +45,7 @@ scd_code scd_config_load(int argc, char **argv, char **environ, scd_config *out,
                          scd_config_action *action, scd_error *err);
 void scd_config_release(scd_config *config);
 
-void scd_config_help(scd_buf *out);         /* the text of --help */
-void scd_config_sample(scd_buf *out);       /* the text of --print-config */
+void scd_config_help(scd_buf *out);   /* the text of --help */
+void scd_config_sample(scd_buf *out); /* the text of --print-config */
 
 #endif

@@ -20,7 +20,7 @@ typedef struct scd_engine_options {
     size_t max_batch_tokens; /* rows of one batch; 0: chosen by device. At least one whole cell of
                                 the longest model always fits */
     const char *const *model_dirs;
-    size_t n_models;         /* at least 1 */
+    size_t n_models; /* at least 1 */
 } scd_engine_options;
 
 /* One model as served. Plain data, constant while the engine is open. */

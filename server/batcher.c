@@ -27,8 +27,8 @@ struct scd_batcher {
     scd_thread thread;
     scd_flight flight;
     bool stopping, draining;
-    size_t queued_tokens;        /* admitted and not yet computed */
-    double rate_tokens, rate_s;  /* decayed sums; their ratio is the rate */
+    size_t queued_tokens;       /* admitted and not yet computed */
+    double rate_tokens, rate_s; /* decayed sums; their ratio is the rate */
 
     /* of batch-0 alone */
     size_t max_rows, max_units;
@@ -42,7 +42,8 @@ static size_t model_dim(const scd_batcher *b, size_t model)
     return scd_engine_model(b->o.engine, model)->config->hidden_dim;
 }
 
-/* ---- how tickets end: under the lock they are chained by hash_next, outside it finished -------- */
+/* ---- how tickets end: under the lock they are chained by hash_next, outside it finished --------
+ */
 
 static void finish_all(scd_ticket *ended)
 {
@@ -148,7 +149,7 @@ typedef struct submission {
     scd_unit **created; /* (n) new units, NULL where the cell was in flight already */
     float *found;       /* (n_created, dim) cached values that turned up meanwhile */
     size_t n, n_created;
-    bool *has_value;    /* (n_created) */
+    bool *has_value; /* (n_created) */
 } submission;
 
 static void submission_release(submission *s)
@@ -163,7 +164,8 @@ static void submission_release(submission *s)
     free(s->ticket);
 }
 
-static bool submission_init(submission *s, scd_batcher *b, size_t model, scd_order *orders, size_t n)
+static bool submission_init(submission *s, scd_batcher *b, size_t model, scd_order *orders,
+                            size_t n)
 {
     *s = (submission){.n = n};
     s->ticket = scd_calloc(1, sizeof *s->ticket);
@@ -221,8 +223,8 @@ static void look_again(scd_batcher *b, submission *s)
     scd_buf_init(&value, bytes);
     for (size_t i = 0; s->found && i < s->n_created; i++) {
         scd_buf_clear(&value);
-        s->has_value[i] = scd_store_get(b->o.store, &s->created[i]->key, &value) &&
-                          value.n_bytes == bytes;
+        s->has_value[i] =
+            scd_store_get(b->o.store, &s->created[i]->key, &value) && value.n_bytes == bytes;
         if (s->has_value[i])
             memcpy(s->found + i * dim, value.data, bytes);
     }

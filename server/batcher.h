@@ -25,8 +25,8 @@ typedef enum scd_source { SCD_SOURCE_MISS, SCD_SOURCE_HIT, SCD_SOURCE_COALESCED 
 typedef struct scd_order {
     const scd_cell *cell; /* borrowed until submit returns */
     scd_digest key;
-    float *out;           /* (HIDDEN_DIM) written before `done` */
-    scd_source source;    /* written before `done` */
+    float *out;        /* (HIDDEN_DIM) written before `done` */
+    scd_source source; /* written before `done` */
 } scd_order;
 
 /* How a ticket ended. */

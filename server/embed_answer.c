@@ -36,9 +36,8 @@ static void count_sources(scd_embed_call *call)
 
 static void write_list(scd_embed_call *call, scd_buf *out)
 {
-    static const char *const names[] = {[SCD_SOURCE_MISS] = "miss",
-                                        [SCD_SOURCE_HIT] = "hit",
-                                        [SCD_SOURCE_COALESCED] = "coalesced"};
+    static const char *const names[] = {
+        [SCD_SOURCE_MISS] = "miss", [SCD_SOURCE_HIT] = "hit", [SCD_SOURCE_COALESCED] = "coalesced"};
     const scd_request *r = &call->request;
     scd_answer answer;
     scd_answer_end_args end = {.warnings = call->warnings,

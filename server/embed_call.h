@@ -18,36 +18,36 @@ typedef struct scd_embed_cell {
     scd_cell cell;
     scd_digest key;
     scd_source source;
-    bool bad;             /* answered with an error in its place (on_error: skip) */
+    bool bad; /* answered with an error in its place (on_error: skip) */
     const char *detail, *pointer;
     scd_problem_kind kind;
-    float *vector;        /* (HIDDEN_DIM) */
+    float *vector; /* (HIDDEN_DIM) */
 } scd_embed_cell;
 
 typedef struct scd_embed_call {
     scd_job job; /* first: prep-0 gets this */
     scd_daemon *d;
     scd_exchange *x;
-    uint64_t id;      /* of the exchange; names the batcher's ticket */
-    bool large;       /* parsed and printed by prep-0 */
+    uint64_t id; /* of the exchange; names the batcher's ticket */
+    bool large;  /* parsed and printed by prep-0 */
     bool as_npy;
     bool want_memo;
     scd_digest memo_key;
 
     scd_arena arena;
     scd_request request;
-    bool decoded;     /* request must be released */
+    bool decoded; /* request must be released */
     scd_encoding encoding;
     size_t model_index;
     const scd_served_model *model;
-    scd_embed_cell *cells;  /* (request.n_cells) */
-    float *vectors;         /* (request.n_cells, HIDDEN_DIM) */
-    scd_order *orders;      /* (n_orders) the cells that the cache did not have */
+    scd_embed_cell *cells; /* (request.n_cells) */
+    float *vectors;        /* (request.n_cells, HIDDEN_DIM) */
+    scd_order *orders;     /* (n_orders) the cells that the cache did not have */
     size_t n_orders, n_hits;
     size_t n_warnings;
     scd_warning warnings[SCD_MAX_WARNINGS];
 
-    scd_problem problem;    /* kind NONE: all is well */
+    scd_problem problem; /* kind NONE: all is well */
     scd_outcome outcome;
     double cache_s;
 } scd_embed_call;

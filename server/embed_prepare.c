@@ -153,10 +153,11 @@ static bool judge_mapping(scd_embed_call *call)
         return true;
     double fraction = mapped / given;
     if (fraction < REFUSE_MAPPED && n > 1 && !call->request.force) {
-        scd_problem_set(&call->problem, SCD_PROBLEM_INVALID,
-                        "only %.1f %% of the counts are of genes that model \"%s\" knows: check the "
-                        "gene names (POST /v1/genes), or send \"force\": true",
-                        100 * fraction, call->model->name);
+        scd_problem_set(
+            &call->problem, SCD_PROBLEM_INVALID,
+            "only %.1f %% of the counts are of genes that model \"%s\" knows: check the "
+            "gene names (POST /v1/genes), or send \"force\": true",
+            100 * fraction, call->model->name);
         return false;
     }
     if (fraction < WARN_MAPPED)
@@ -245,8 +246,8 @@ bool scd_embed_prepare(scd_embed_call *call)
     scd_embed_fields fields;
     if (scd_embed_fields_decode(&call->request, &fields, &call->problem))
         return false;
-    call->model = scd_models_choose(call->d->engine, call->request.model, &call->model_index,
-                                    &call->problem);
+    call->model =
+        scd_models_choose(call->d->engine, call->request.model, &call->model_index, &call->problem);
     if (!call->model)
         return false;
     call->encoding = fields.encoding;

@@ -165,9 +165,9 @@ void scd_exchange_set_header(scd_exchange *x, const char *name, const char *valu
 static enum MHD_Result send_answer(scd_exchange *x)
 {
     struct MHD_Response *r =
-        x->answer ? MHD_create_response_from_buffer(x->answer_bytes, x->answer,
-                                                    MHD_RESPMEM_MUST_FREE)
-                  : MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT);
+        x->answer
+            ? MHD_create_response_from_buffer(x->answer_bytes, x->answer, MHD_RESPMEM_MUST_FREE)
+            : MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT);
     if (!r)
         return MHD_NO;
     x->answer = NULL;
@@ -215,8 +215,7 @@ static bool take_piece(scd_exchange *x, const char *piece, size_t n)
 {
     int64_t elapsed_s = (scd_now_ns() - x->arrived_ns) / SCD_NS_PER_S;
     size_t have = x->body.n_bytes + x->discarded_bytes + n;
-    if (elapsed_s > BODY_GRACE_S &&
-        have / SLOWEST_BYTES_PER_S < (size_t)(elapsed_s - BODY_GRACE_S))
+    if (elapsed_s > BODY_GRACE_S && have / SLOWEST_BYTES_PER_S < (size_t)(elapsed_s - BODY_GRACE_S))
         return false;
     if (!x->body_too_large && !scd_buf_append(&x->body, piece, n)) {
         x->body_too_large = true;
@@ -254,9 +253,9 @@ static void decompress(scd_exchange *x)
     scd_code code = scd_gunzip(x->body.data, x->body.n_bytes, &plain, &err);
     if (code) {
         scd_buf_release(&plain);
-        scd_reply_problem(x, code == SCD_E_INVALID ? SCD_PROBLEM_BAD_REQUEST
-                                                   : scd_problem_of_code(code),
-                          "%s", err.message);
+        scd_reply_problem(
+            x, code == SCD_E_INVALID ? SCD_PROBLEM_BAD_REQUEST : scd_problem_of_code(code), "%s",
+            err.message);
         return;
     }
     scd_buf_release(&x->body);
@@ -270,8 +269,8 @@ scd_code scd_exchange_suspend(scd_exchange *x, int64_t deadline_ns, scd_exchange
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    scd_code code = scd_watch_add(x->http->o.watch, x->id, info ? info->connect_fd : -1,
-                                  deadline_ns, err);
+    scd_code code =
+        scd_watch_add(x->http->o.watch, x->id, info ? info->connect_fd : -1, deadline_ns, err);
     if (code)
         return code;
     x->resumed = resumed;

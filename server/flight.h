@@ -24,7 +24,7 @@ typedef struct scd_unit scd_unit;
 typedef struct scd_waiter {
     struct scd_waiter *next; /* of the unit */
     scd_ticket *ticket;
-    scd_unit *unit;          /* NULL once answered */
+    scd_unit *unit; /* NULL once answered */
     scd_order *order;
 } scd_waiter;
 
@@ -33,10 +33,10 @@ struct scd_unit {
     scd_unit *next, *prev; /* in its owner's queue */
     scd_digest key;
     scd_unit_state state;
-    scd_ticket *owner;     /* NULL unless queued */
+    scd_ticket *owner; /* NULL unless queued */
     scd_waiter *waiters;
     size_t model, rows;
-    scd_cell cell;         /* arrays behind the struct, in the same allocation */
+    scd_cell cell; /* arrays behind the struct, in the same allocation */
 };
 
 typedef enum scd_class { SCD_INTERACTIVE, SCD_BULK, SCD_N_CLASSES } scd_class;
@@ -48,10 +48,10 @@ struct scd_ticket {
     uint64_t serial;
     size_t model;
     scd_class rank;
-    scd_unit *first, *last; /* queued units in order */
-    scd_waiter *waiters;    /* (n_waiters) one per order */
+    scd_unit *first, *last;   /* queued units in order */
+    scd_waiter *waiters;      /* (n_waiters) one per order */
     size_t n_waiters, n_left; /* orders without an answer */
-    bool submitting; /* submit still holds it: it cannot end yet */
+    bool submitting;          /* submit still holds it: it cannot end yet */
     scd_ticket_done *done;
     void *arg;
     int64_t submitted_ns, started_ns; /* started: 0 until its first unit runs */
@@ -65,7 +65,7 @@ typedef struct scd_flight {
     scd_ticket **tickets; /* (SCD_FLIGHT_BUCKETS) by serial */
     size_t n_tickets;
     scd_ticket *ring[SCD_N_CLASSES]; /* whose turn it is */
-    size_t bulk_credit;   /* rows that bulk may take before interactive work */
+    size_t bulk_credit;              /* rows that bulk may take before interactive work */
 } scd_flight;
 
 scd_code scd_flight_init(scd_flight *flight, scd_error *err);

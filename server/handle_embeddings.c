@@ -115,8 +115,8 @@ static bool suspend(scd_embed_call *call, int64_t deadline_ns)
 }
 
 /* Was this very body answered before, all from the cache? */
-static bool answer_from_memo(scd_daemon *d, scd_exchange *x, scd_embed_call *call,
-                             const char *body, size_t n)
+static bool answer_from_memo(scd_daemon *d, scd_exchange *x, scd_embed_call *call, const char *body,
+                             size_t n)
 {
     if (!d->config->cache_mb || n > MAX_MEMO_BODY_BYTES)
         return false;

@@ -69,8 +69,7 @@ static scd_code bind_socket(scd_http *h, scd_error *err)
         return code;
     int one = 1;
     h->listen_fd = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (h->listen_fd < 0 ||
-        setsockopt(h->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
+    if (h->listen_fd < 0 || setsockopt(h->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
         bind(h->listen_fd, (struct sockaddr *)&a, n) || listen(h->listen_fd, BACKLOG))
         return scd_fail(err, SCD_E_IO, "cannot listen on %s: %s", h->o.listen, strerror(errno));
     n = sizeof a;
@@ -88,7 +87,8 @@ static scd_code bind_socket(scd_http *h, scd_error *err)
     return SCD_OK;
 }
 
-/* ---- libmicrohttpd's callbacks ---------------------------------------------------------------- */
+/* ---- libmicrohttpd's callbacks ----------------------------------------------------------------
+ */
 
 static enum MHD_Result on_access(void *cls, struct MHD_Connection *connection, const char *url,
                                  const char *method, const char *version, const char *upload,

@@ -63,11 +63,11 @@ size_t scd_exchange_max_body(const scd_exchange *x);
 
 /* What the layers above keep with an exchange; http does not look at it. */
 typedef struct scd_exchange_note {
-    size_t route;     /* index into routes.def, or one past the end */
-    const char *key;  /* name of the API key, NULL: none */
-    size_t cells;     /* for the log */
+    size_t route;        /* index into routes.def, or one past the end */
+    const char *key;     /* name of the API key, NULL: none */
+    size_t cells;        /* for the log */
     const char *problem; /* name of the problem answered, NULL: none */
-    void *task;       /* of the handler, while suspended */
+    void *task;          /* of the handler, while suspended */
 } scd_exchange_note;
 scd_exchange_note *scd_exchange_get_note(scd_exchange *x);
 

@@ -64,7 +64,8 @@ static const route *find_route(scd_exchange *x)
     }
     if (*allow) {
         scd_exchange_set_header(x, "Allow", allow);
-        scd_reply_problem(x, SCD_PROBLEM_METHOD, "%.16s is not served here, only %s", method, allow);
+        scd_reply_problem(x, SCD_PROBLEM_METHOD, "%.16s is not served here, only %s", method,
+                          allow);
     } else {
         scd_reply_problem(x, SCD_PROBLEM_NOT_FOUND,
                           "nothing is served at \"%.200s\": GET /openapi.json lists every route",

@@ -14,7 +14,8 @@ void scd_router_handle(void *daemon, scd_exchange *x);
 void scd_router_finished(void *daemon, scd_exchange *x);
 
 /* The handlers, one handle_*.c per family. */
-#define SCD_ROUTE(method, path, name, access) void scd_handle_##name(scd_daemon *d, scd_exchange *x);
+#define SCD_ROUTE(method, path, name, access)                                                      \
+    void scd_handle_##name(scd_daemon *d, scd_exchange *x);
 #include "api/routes.def"
 #undef SCD_ROUTE
 

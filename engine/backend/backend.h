@@ -26,7 +26,11 @@
 #define SCD_BACKEND_ABI 1u
 
 typedef enum scd_dtype { SCD_F32, SCD_F16, SCD_BF16 } scd_dtype;
-typedef enum scd_precision { SCD_PRECISION_AUTO, SCD_PRECISION_FP32, SCD_PRECISION_BF16 } scd_precision;
+typedef enum scd_precision {
+    SCD_PRECISION_AUTO,
+    SCD_PRECISION_FP32,
+    SCD_PRECISION_BF16
+} scd_precision;
 
 static inline size_t scd_dtype_bytes(scd_dtype t)
 {
@@ -61,12 +65,12 @@ typedef struct scd_tensor {
 /* A packed batch; every array lives on the device. */
 typedef struct scd_batch_rows {
     size_t n_cells, n_tokens, n_rows;
-    const uint32_t *cu_rows; /* (C + 1) first row of each cell, then R */
+    const uint32_t *cu_rows;      /* (C + 1) first row of each cell, then R */
     const uint32_t *host_cu_rows; /* the same on the host */
-    const int32_t *ids;      /* (R) gene id; -1 in [LAT] rows */
-    const float *values;     /* (R) */
-    const uint8_t *hidden;   /* (R) SCD_HIDE_* bits; 0: seen */
-    const uint32_t *pos;     /* (R) position in the cell: 0 for [LAT], token i has i + 1 */
+    const int32_t *ids;           /* (R) gene id; -1 in [LAT] rows */
+    const float *values;          /* (R) */
+    const uint8_t *hidden;        /* (R) SCD_HIDE_* bits; 0: seen */
+    const uint32_t *pos;          /* (R) position in the cell: 0 for [LAT], token i has i + 1 */
 } scd_batch_rows;
 
 enum { SCD_HIDE_GENE = 1, SCD_HIDE_VALUE = 2 }; /* GENE implies VALUE */
@@ -75,21 +79,21 @@ enum { SCD_HIDE_GENE = 1, SCD_HIDE_VALUE = 2 }; /* GENE implies VALUE */
  *   clean[i] = E[id] + W2 relu(w0 x + b0) + b2;  z = MLP(mean of pooled clean);
  *   h[LAT row] = z;  h[token row] = input_proj(masked clean). */
 typedef struct scd_embed_args {
-    const void *gene_embedding;     /* device: from table_load, (V, d) */
+    const void *gene_embedding; /* device: from table_load, (V, d) */
     scd_dtype gene_embedding_dtype;
     size_t d, hidden_dim, vocab;
-    const float *value_w0, *value_b0; /* device (d) */
-    const scd_matrix *value_w2;       /* d x d */
-    const float *value_b2;            /* device (d) */
-    const float *value_mask, *gene_mask; /* device (d) */
-    const scd_matrix *input_proj;     /* H x d */
-    const scd_matrix *latent_w0;      /* H x d */
+    const float *value_w0, *value_b0;                       /* device (d) */
+    const scd_matrix *value_w2;                             /* d x d */
+    const float *value_b2;                                  /* device (d) */
+    const float *value_mask, *gene_mask;                    /* device (d) */
+    const scd_matrix *input_proj;                           /* H x d */
+    const scd_matrix *latent_w0;                            /* H x d */
     const float *latent_b0, *latent_norm_w, *latent_norm_b; /* device (H) */
-    const scd_matrix *latent_w3;      /* H x H */
-    const float *latent_b3;           /* device (H) */
-    int visible_pooling;              /* pool only rows with hidden == 0 (else every token) */
-    float *clean;                     /* device (R, d) scratch; [LAT] rows unused */
-    float *h;                         /* device (R, H) out */
+    const scd_matrix *latent_w3;                            /* H x H */
+    const float *latent_b3;                                 /* device (H) */
+    int visible_pooling; /* pool only rows with hidden == 0 (else every token) */
+    float *clean;        /* device (R, d) scratch; [LAT] rows unused */
+    float *h;            /* device (R, H) out */
 } scd_embed_args;
 
 enum { SCD_PART_Q = 1, SCD_PART_K = 2, SCD_PART_V = 4 };
@@ -97,13 +101,13 @@ enum { SCD_PART_Q = 1, SCD_PART_K = 2, SCD_PART_V = 4 };
 /* n = RMSNorm(h, norm); q, k, v = n Wq^T, n Wk^T, n Wv^T; RoPE (rotate-half) on q and k. */
 typedef struct scd_qkv_args {
     size_t rows, hidden_dim, n_heads;
-    const float *h;       /* device (rows, H) */
-    const float *norm;    /* device (H) */
+    const float *h;         /* device (rows, H) */
+    const float *norm;      /* device (H) */
     const scd_matrix *wqkv; /* parts q, k, v stacked: 3H x H */
-    const uint32_t *pos;  /* device (rows); NULL: all 0 */
-    unsigned parts;       /* SCD_PART_*: what to compute */
-    void *q, *k, *v;      /* device (rows, H) act; NULL where not asked for */
-    double rope_theta;    /* ROPE_THETA of the model; 0: 10000 */
+    const uint32_t *pos;    /* device (rows); NULL: all 0 */
+    unsigned parts;         /* SCD_PART_*: what to compute */
+    void *q, *k, *v;        /* device (rows, H) act; NULL where not asked for */
+    double rope_theta;      /* ROPE_THETA of the model; 0: 10000 */
 } scd_qkv_args;
 
 /* Full bidirectional attention within each cell; q rows of cell c: cu_q[c] .. cu_q[c+1]. */
@@ -118,27 +122,27 @@ typedef struct scd_attention_args {
 /* h += o_proj(att); n = RMSNorm(h, norm2); h += down(silu(gate n) * up n). */
 typedef struct scd_block_out_args {
     size_t rows, hidden_dim, ffn_dim;
-    float *h;                 /* device (rows, H) in and out */
-    const void *att;          /* device (rows, H) act */
-    const scd_matrix *wo;     /* H x H */
-    const float *norm2;       /* device (H) */
+    float *h;                   /* device (rows, H) in and out */
+    const void *att;            /* device (rows, H) act */
+    const scd_matrix *wo;       /* H x H */
+    const float *norm2;         /* device (H) */
     const scd_matrix *wgate_up; /* parts gate, up stacked: 2F x H */
-    const scd_matrix *wdown;  /* H x F */
+    const scd_matrix *wdown;    /* H x F */
 } scd_block_out_args;
 
 /* y = x W^T + b, optionally ReLU; the general product for heads. */
 typedef struct scd_linear_args {
     size_t rows, in_dim, out_dim;
-    const float *x;       /* device (rows, in) */
-    const scd_matrix *w;  /* out x in, one part */
-    const float *bias;    /* device (out), may be NULL */
+    const float *x;      /* device (rows, in) */
+    const scd_matrix *w; /* out x in, one part */
+    const float *bias;   /* device (out), may be NULL */
     int relu;
-    float *y;             /* device (rows, out) */
+    float *y; /* device (rows, out) */
 } scd_linear_args;
 
 typedef struct scd_backend {
-    uint32_t abi;  /* SCD_BACKEND_ABI */
-    uint32_t size; /* sizeof(scd_backend): both are checked at load */
+    uint32_t abi;     /* SCD_BACKEND_ABI */
+    uint32_t size;    /* sizeof(scd_backend): both are checked at load */
     const char *name; /* "cpu", "cuda" */
 
     scd_code (*open)(const scd_device_options *options, scd_device **out, scd_error *err);
@@ -151,13 +155,15 @@ typedef struct scd_backend {
 
     scd_code (*alloc)(scd_device *device, size_t bytes, void **out, scd_error *err);
     void (*free)(scd_device *device, void *memory);
-    scd_code (*upload)(scd_device *device, void *dst, const void *src, size_t bytes, scd_error *err);
+    scd_code (*upload)(scd_device *device, void *dst, const void *src, size_t bytes,
+                       scd_error *err);
     scd_code (*download)(scd_device *device, void *dst, const void *src, size_t bytes,
                          scd_error *err);
 
     /* A look-up table in its file type. On the CPU this borrows tensor->data, which must outlive
      * the device; elsewhere it is copied. */
-    scd_code (*table_load)(scd_device *device, const scd_tensor *tensor, void **out, scd_error *err);
+    scd_code (*table_load)(scd_device *device, const scd_tensor *tensor, void **out,
+                           scd_error *err);
 
     /* Stack n_parts (1..3) tensors of equal cols by rows and pack them for products. */
     scd_code (*matrix_pack)(scd_device *device, const scd_tensor *parts, size_t n_parts,

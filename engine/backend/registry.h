@@ -9,7 +9,11 @@
 
 #include "engine/backend/backend.h"
 
-typedef enum scd_device_choice { SCD_DEVICE_AUTO, SCD_DEVICE_CPU, SCD_DEVICE_CUDA } scd_device_choice;
+typedef enum scd_device_choice {
+    SCD_DEVICE_AUTO,
+    SCD_DEVICE_CPU,
+    SCD_DEVICE_CUDA
+} scd_device_choice;
 
 /* SCD_E_DEVICE: asked for CUDA and there is none; the message says what was looked for. `why`
  * (n bytes) gets one line for the log: what was found and why it was chosen. */

@@ -9,8 +9,8 @@
 
 #define SCD_NEVER INT64_MAX /* a deadline that does not come */
 
-int64_t scd_now_ns(void);      /* CLOCK_MONOTONIC */
-int64_t scd_wall_ms(void);     /* milliseconds since 1970 UTC */
+int64_t scd_now_ns(void);                           /* CLOCK_MONOTONIC */
+int64_t scd_wall_ms(void);                          /* milliseconds since 1970 UTC */
 struct timespec scd_timespec(int64_t monotonic_ns); /* for pthread_cond_timedwait */
 
 #define SCD_NS_PER_MS INT64_C(1000000)

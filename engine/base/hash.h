@@ -33,7 +33,7 @@ scd_code scd_hasher_add_file(scd_hasher *hasher, int fd, const char *name, scd_e
 
 scd_digest scd_digest_of(const void *bytes, size_t n);
 void scd_digest_hex(const scd_digest *digest, char out[SCD_DIGEST_HEX]);
-bool scd_digest_parse(const char *hex, scd_digest *out); /* false: not 64 hex digits */
+bool scd_digest_parse(const char *hex, scd_digest *out);         /* false: not 64 hex digits */
 bool scd_digest_equal(const scd_digest *a, const scd_digest *b); /* constant time */
 
 #endif

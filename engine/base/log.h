@@ -9,7 +9,12 @@
 
 #include <stdbool.h>
 
-typedef enum scd_log_level { SCD_LOG_DEBUG, SCD_LOG_INFO, SCD_LOG_WARN, SCD_LOG_ERROR } scd_log_level;
+typedef enum scd_log_level {
+    SCD_LOG_DEBUG,
+    SCD_LOG_INFO,
+    SCD_LOG_WARN,
+    SCD_LOG_ERROR
+} scd_log_level;
 
 void scd_log_setup(scd_log_level level, bool json);
 

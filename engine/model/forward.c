@@ -37,7 +37,7 @@ struct scd_forward {
     scd_matrix *value_w2, *input_proj, *latent_w0, *latent_w3;
     void *gene_embedding; /* device table (V, d) in its file type */
     scd_dtype gene_embedding_dtype;
-    float *vectors;       /* device: every vector tensor, one after the other */
+    float *vectors;                   /* device: every vector tensor, one after the other */
     size_t vectors_used, vectors_cap; /* floats */
     float *value_w0, *value_b0, *value_b2, *value_mask, *gene_mask;
     float *latent_b0, *latent_norm_w, *latent_norm_b, *latent_b3, *final_norm;
@@ -46,7 +46,7 @@ struct scd_forward {
     size_t staging_bytes;
     staging host, dev;
 
-    void *activations;    /* device */
+    void *activations; /* device */
     float *clean, *h, *h_lat, *embeddings;
     void *q, *k, *v, *att;
 };
@@ -118,8 +118,8 @@ static scd_code load_layer(scd_forward *f, size_t i, scd_error *err)
                    {layer_name(n[2], i, "attn.v_proj.weight"), h}};
     scd_code code = load_matrix(f, qkv, 3, h, &l->qkv, err);
     if (!code)
-        code = load_matrix(f, &(part){layer_name(n[0], i, "attn.o_proj.weight"), h}, 1, h, &l->o,
-                           err);
+        code =
+            load_matrix(f, &(part){layer_name(n[0], i, "attn.o_proj.weight"), h}, 1, h, &l->o, err);
     part gate_up[2] = {{layer_name(n[1], i, "mlp.gate_proj.weight"), ffn},
                        {layer_name(n[2], i, "mlp.up_proj.weight"), ffn}};
     if (!code)
@@ -380,7 +380,8 @@ static scd_code run_layer(scd_forward *f, const layer *l, const scd_batch_rows *
                         .v = f->v};
     scd_code code = f->be->qkv(f->device, &qkv, err);
     if (!code && lat_only)
-        code = f->be->gather_rows(f->device, f->h, batch->cu_rows, batch->n_cells, h, f->h_lat, err);
+        code =
+            f->be->gather_rows(f->device, f->h, batch->cu_rows, batch->n_cells, h, f->h_lat, err);
     if (!code && lat_only) {
         scd_qkv_args q = qkv;
         q.rows = batch->n_cells;

@@ -27,7 +27,8 @@ size_t scd_model_n_params(const scd_model *model);
 /* Waits for the digest thread the first time. SCD_E_IO when a file could not be read. */
 scd_code scd_model_digest(scd_model *model, scd_digest *out, scd_error *err);
 
-/* The list of tensors a config asks for: calls each(arg, entry) in file order, stops at an error. */
+/* The list of tensors a config asks for: calls each(arg, entry) in file order, stops at an error.
+ */
 typedef scd_code scd_model_tensor_visit(void *arg, const scd_tensor_entry *entry, scd_error *err);
 scd_code scd_model_each_tensor(const scd_model_config *config, scd_model_tensor_visit *each,
                                void *arg, scd_error *err);
