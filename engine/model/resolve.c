@@ -198,14 +198,49 @@ resolve_further(const scd_vocab *vocab, const char *text, size_t n, const scd_na
     return name ? name->token : -1;
 }
 
+/* ENSG00000187608.15, as whole files name their genes: the exact look-up would miss for sure, since
+ * ids are kept without version, unless some symbol looks like that. The length to look up first. */
+static inline size_t versioned_stem(const scd_vocab *vocab, const char *text, size_t n)
+{
+    if (n < 8 || memcmp(text, "ENS", 3) || vocab->versioned_symbols ||
+        (text[n - 2] != '.' && text[n - 3] != '.'))
+        return n;
+    return scd_ensembl_stem(text, n);
+}
+
 int32_t scd_vocab_resolve(const scd_vocab *vocab, const char *text, size_t n, scd_rung *rung)
 {
-    const scd_name *name = scd_names_find(vocab, text, n);
+    const scd_name *name;
+    size_t stem = versioned_stem(vocab, text, n);
+    if (stem < n && (name = find_exact(vocab, text, stem))) {
+        *rung = SCD_RUNG_VERSIONED;
+        return name->token;
+    }
+    name = scd_names_find(vocab, text, n);
     if (name && name->rung <= SCD_RUNG_ENSEMBL) {
         *rung = (scd_rung)name->rung;
         return name->token;
     }
     return resolve_further(vocab, text, n, name, rung);
+}
+
+void scd_vocab_resolve_all(const scd_vocab *vocab, const char *const *texts, const size_t *lengths,
+                           size_t n, int32_t *tokens, scd_rung *rungs)
+{
+    enum { AHEAD = 32 }; /* look-ups in flight; each block first touches its slots, then records */
+    for (size_t first = 0; first < n; first += AHEAD) {
+        size_t stop = n - first < AHEAD ? n : first + AHEAD;
+        const scd_name_slot *slots[AHEAD];
+        for (size_t i = first; i < stop; i++) {
+            size_t stem = versioned_stem(vocab, texts[i], lengths[i]);
+            slots[i - first] = &vocab->slots[hash_name(texts[i], stem) & vocab->mask];
+            __builtin_prefetch(slots[i - first]);
+        }
+        for (size_t i = first; i < stop; i++)
+            __builtin_prefetch(vocab->pool + slots[i - first]->at);
+        for (size_t i = first; i < stop; i++)
+            tokens[i] = scd_vocab_resolve(vocab, texts[i], lengths[i], &rungs[i]);
+    }
 }
 
 const char *scd_rung_name(scd_rung rung)

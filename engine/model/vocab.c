@@ -114,6 +114,8 @@ static scd_code add_symbol(parser *p, scd_tsv_field symbol, int32_t id)
         return REFUSE(p, "symbol %.*s is already a name of token %d", shown(symbol.n), symbol.text,
                       other->token);
     p->vocab->symbol_at[id] = scd_names_add(p->vocab, symbol.text, symbol.n, id, SCD_RUNG_SYMBOL);
+    if (scd_ensembl_stem(symbol.text, symbol.n) < symbol.n)
+        p->vocab->versioned_symbols = true;
     bool capital = true;
     for (size_t i = 0; i < symbol.n; i++)
         capital = capital && !(symbol.text[i] >= 'a' && symbol.text[i] <= 'z');

@@ -40,6 +40,9 @@ bool scd_vocab_is_human(const scd_vocab *vocab); /* most Ensembl ids ENSG, or sy
 
 /* The token of a name, -1 when unknown or ambiguous; *rung says how (or why not). */
 int32_t scd_vocab_resolve(const scd_vocab *vocab, const char *name, size_t n, scd_rung *rung);
+/* The same for n names at once; look-ups overlap, which hides most of the memory's latency. */
+void scd_vocab_resolve_all(const scd_vocab *vocab, const char *const *names, const size_t *lengths,
+                           size_t n, int32_t *tokens, scd_rung *rungs);
 
 /* Are these names mouse identifiers: ENSMUSG ids, or Title-case symbols of which most would be
  * known in capitals? n_unknown of them did not resolve. */

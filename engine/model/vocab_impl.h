@@ -28,6 +28,7 @@ typedef struct scd_name_slot {
 struct scd_vocab {
     size_t n_ids, n_genes;
     bool has_entropies, human;
+    bool versioned_symbols;           /* some symbol is an Ensembl id with its version */
     uint32_t *symbol_at, *ensembl_at; /* (n_ids) record of the id's name, 0: none */
     float *entropy;                   /* (n_ids) */
     char *pool;

@@ -174,6 +174,16 @@ static void names_resolve_rung_by_rung(void **state)
     scd_vocab_free(v);
 }
 
+static void a_symbol_that_looks_like_a_versioned_id_is_exact(void **state)
+{
+    (void)state;
+    scd_vocab *v = parse(HEADER "5\tENSG00000000009.2\t\t\t\n6\tB\tENSG00000000009\t\t\n");
+    assert_resolves(v, "ENSG00000000009.2", 5, SCD_RUNG_SYMBOL);
+    assert_resolves(v, "ENSG00000000009.3", 6, SCD_RUNG_VERSIONED);
+    assert_resolves(v, "ENSG00000000009.333", 6, SCD_RUNG_VERSIONED);
+    scd_vocab_free(v);
+}
+
 static void composite_names_follow_the_ensembl_id_then_the_symbol(void **state)
 {
     (void)state;
@@ -222,6 +232,31 @@ static void a_large_vocabulary_finds_every_one_of_its_names(void **state)
     }
     scd_vocab_free(v);
     free(tsv);
+}
+
+static void many_names_at_once_resolve_as_they_do_one_by_one(void **state)
+{
+    (void)state;
+    static const char *const some[] = {"ISG15",   "ENSG00000187608.11",   "OLD", "", "UCRP",
+                                       "ENSG1.2", "NOPE_ENSG00000187608", "x"};
+    enum { N = 101, N_SOME = sizeof some / sizeof some[0] };
+    const char *names[N];
+    size_t lengths[N];
+    int32_t tokens[N];
+    scd_rung rungs[N];
+    scd_vocab *v = parse(genes);
+    for (size_t i = 0; i < N; i++) {
+        names[i] = some[i * 5 % N_SOME];
+        lengths[i] = strlen(names[i]);
+    }
+    for (size_t n = 0; n <= N; n++) {
+        memset(tokens, 0x7f, sizeof tokens);
+        scd_vocab_resolve_all(v, names, lengths, n, tokens, rungs);
+        for (size_t i = 0; i < n; i++)
+            assert_resolves(v, names[i], tokens[i], rungs[i]);
+        assert_true(n == N || tokens[n] == 0x7f7f7f7f);
+    }
+    scd_vocab_free(v);
 }
 
 static bool looks_mouse(const scd_vocab *v, const char *name)
@@ -285,8 +320,10 @@ int main(void)
         cmocka_unit_test(names_that_two_genes_claim_are_refused),
         cmocka_unit_test(malformed_rows_are_refused_with_their_line),
         cmocka_unit_test(names_resolve_rung_by_rung),
+        cmocka_unit_test(a_symbol_that_looks_like_a_versioned_id_is_exact),
         cmocka_unit_test(composite_names_follow_the_ensembl_id_then_the_symbol),
         cmocka_unit_test(a_large_vocabulary_finds_every_one_of_its_names),
+        cmocka_unit_test(many_names_at_once_resolve_as_they_do_one_by_one),
         cmocka_unit_test(mouse_names_are_told_from_human_ones),
         cmocka_unit_test(a_mouse_vocabulary_is_not_human),
         cmocka_unit_test(a_failed_allocation_is_reported_and_leaks_nothing),
