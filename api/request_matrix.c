@@ -191,12 +191,12 @@ static bool join_row(scd_decoder *decoder, const scd_matrix_parts *parts, size_t
         .n = last - first, .columns = columns + first, .values = parts->data + first};
     if (parts->has_ids)
         cell->id = parts->ids[row];
-    if (parts->has_totals) {
-        scd_place place = {"/totals", row, NULL, SCD_NO_INDEX};
+    if (parts->has_totals && parts->totals[row] > 0) {
         cell->total = parts->totals[row];
-        if (!(cell->total > 0))
-            scd_fault_set(&fault, SCD_PROBLEM_INVALID, &place,
-                          "the total of a cell must be above 0, not %g", cell->total);
+    } else if (parts->has_totals) {
+        scd_place place = {"/totals", row, NULL, SCD_NO_INDEX};
+        scd_fault_set(&fault, SCD_PROBLEM_INVALID, &place,
+                      "the total of a cell must be above 0, not %g", parts->totals[row]);
     }
     scd_place place = matrix_place("indptr", row + 1);
     if (cell->n > max)
