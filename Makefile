@@ -68,6 +68,7 @@ OPS_SUPPORT := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildc
 TESTS := $(UNIT) $(OPS)
 OPS_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
 FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
+BENCH_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
 BENCHES := $(basename $(notdir $(wildcard tests/bench/bench_*.c)))
 
 ENGINE_LAYERS := $(filter engine denoise model cpu backend base,$(LAYERS))
@@ -139,7 +140,7 @@ $(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(ARCHIVES)
 	$(TEST_LINK)
 $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(ARCHIVES)
 	$(TEST_LINK)
-$(B)/bench/%: $(B)/obj/tests/bench/%.o $(OPS_SHARED) $(ARCHIVES)
+$(B)/bench/%: $(B)/obj/tests/bench/%.o $(BENCH_SHARED) $(ARCHIVES)
 	$(TEST_LINK)
 
 .PHONY: run-test test test-programs
