@@ -44,7 +44,7 @@ static bool read_body(scd_decoder *decoder, parts *p, scd_genes_request *out)
 {
     scd_scan *scan = &decoder->scan;
     scd_text key;
-    if (!scd_scan_enter(scan, '{'))
+    if (!scd_read_start(decoder))
         return false;
     for (size_t i = 0; scd_scan_member(scan, i, decoder->arena, &key); i++) {
         scd_fault fault;

@@ -210,8 +210,7 @@ static size_t read_escape(scd_scan *scan, const char *at, uint32_t *code)
     int32_t unit = hex4(at + 2, scan->end);
     if (unit < 0)
         return fail(scan, at + 2, "four hex digits after \\u");
-    if (unit == 0)
-        return fail(scan, at, "no \\u0000 in a string");
+    scan->met_nul |= unit == 0;
     *code = (uint32_t)unit;
     if (unit < 0xD800 || unit > 0xDFFF)
         return 6;
@@ -338,17 +337,6 @@ static const char *read_exponent(scd_scan *scan, const char *at, int64_t *expone
     return at;
 }
 
-static bool check_value(scd_scan *scan, const char *first, const char *last, double value)
-{
-    size_t n = (size_t)(last - first);
-    if (n > scan->longest_number)
-        scan->longest_number = n;
-    if (!isfinite(value))
-        return fail(scan, first, "a number that a double can hold (up to 1.8e308)");
-    scan->at = last;
-    return true;
-}
-
 bool scd_scan_number(scd_scan *scan, double *out)
 {
     skip_space(scan);
@@ -384,7 +372,11 @@ bool scd_scan_number(scd_scan *scan, double *out)
                        ? scd_decimal_to_double(w, exponent, digits, (size_t)(at - digits))
                        : scd_text_to_double(digits, (size_t)(at - digits));
     *out = negative ? -value : value;
-    return check_value(scan, first, at, value);
+    if ((size_t)(at - first) > scan->longest_number)
+        scan->longest_number = (size_t)(at - first);
+    scan->met_infinity |= !isfinite(value);
+    scan->at = at;
+    return true;
 }
 
 /* ---- the rest ---------------------------------------------------------------------------------*/

@@ -1,8 +1,8 @@
 /* json_scan.h - a strict JSON reader that walks over the body once and builds no tree.
  *
- * RFC 8259 to the letter, and its bounds on top: nesting, number length, doubles only, no U+0000 in
- * strings (none of the names and ids that we read can hold one). Every read is checked against the
- * end of the body. Strings without escapes are returned as pointers into the body.
+ * RFC 8259 to the letter, and bounds on nesting and on the length of a number. Every read is
+ * checked against the end of the body. Strings without escapes are returned as pointers into the
+ * body.
  *
  * The first thing wrong is remembered with its place; from then on every function returns false, so
  * that a caller may look once at the end.
@@ -31,7 +31,10 @@ typedef enum scd_scan_type {
 typedef struct scd_scan {
     const char *begin, *at, *end;
     size_t depth, max_depth;
-    size_t longest_number; /* bytes, of those read so far */
+    /* Of what was read since the caller cleared them: what other readers of JSON cannot take. */
+    size_t longest_number; /* bytes */
+    bool met_infinity;     /* a number past the range of a double */
+    bool met_nul;          /* \u0000 in a string */
     const char *error;     /* what was expected; NULL: nothing is wrong so far */
     const char *error_at;
     bool no_memory;  /* it was the heap that gave out, ... */
@@ -53,7 +56,7 @@ bool scd_scan_element(scd_scan *scan, size_t i);
 
 /* Values; the caller has peeked at the type. */
 bool scd_scan_string(scd_scan *scan, scd_arena *arena, scd_text *out);
-bool scd_scan_number(scd_scan *scan, double *out); /* correctly rounded */
+bool scd_scan_number(scd_scan *scan, double *out); /* correctly rounded; may be infinite */
 bool scd_scan_bool(scd_scan *scan, bool *out);
 bool scd_scan_skip(scd_scan *scan, scd_text *raw); /* any value; raw (may be NULL): its bytes */
 bool scd_scan_end(scd_scan *scan);                 /* only white space is left */
@@ -69,9 +72,10 @@ bool scd_scan_vec_reserve(scd_scan_vec *vec, size_t i, size_t size);
 void scd_scan_vec_release(scd_scan_vec *vec);
 
 typedef struct scd_scan_array {
-    size_t n;               /* elements of the array; those below vec->max are stored */
-    size_t bad;             /* the first that is not what was asked for; SIZE_MAX: none */
-    scd_scan_type bad_type; /* what it is; SCD_SCAN_STRING among names: too long */
+    size_t n;   /* elements of the array; those below vec->max are stored */
+    size_t bad; /* the first that is not what was asked for; SIZE_MAX: none */
+    scd_scan_type
+        bad_type; /* what it is; the wanted type itself: too long a name, no finite number */
 } scd_scan_array;
 
 /* A whole array of numbers into vec (double), or of strings (scd_text). The array must be next.

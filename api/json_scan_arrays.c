@@ -11,6 +11,7 @@
 #include "api/float_text.h"
 #include "engine/base/mem.h"
 
+#include <math.h>
 #include <stdlib.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -49,12 +50,17 @@ static size_t room_from(const scd_scan_vec *vec, size_t i)
     return i < end ? end - i : 0;
 }
 
+static void note_bad(scd_scan_type type, size_t i, scd_scan_array *out)
+{
+    if (out->bad != SIZE_MAX)
+        return;
+    out->bad = i;
+    out->bad_type = type;
+}
+
 static bool skip_bad(scd_scan *scan, scd_scan_type type, size_t i, scd_scan_array *out)
 {
-    if (out->bad == SIZE_MAX) {
-        out->bad = i;
-        out->bad_type = type;
-    }
+    note_bad(type, i, out);
     return scd_scan_skip(scan, NULL);
 }
 
@@ -154,6 +160,8 @@ bool scd_scan_numbers(scd_scan *scan, scd_scan_vec *vec, scd_scan_array *out)
         bool is_number = type == SCD_SCAN_NUMBER;
         if (!(is_number ? scd_scan_number(scan, &value) : skip_bad(scan, type, i, out)))
             return false;
+        if (!isfinite(value))
+            note_bad(SCD_SCAN_NUMBER, i, out);
         if (i >= vec->max)
             continue;
         if (!scd_scan_vec_reserve(vec, i, sizeof value))
@@ -181,10 +189,8 @@ bool scd_scan_names(scd_scan *scan, scd_arena *arena, size_t max_name_bytes, scd
         bool is_string = type == SCD_SCAN_STRING;
         if (!(is_string ? scd_scan_string(scan, arena, &name) : skip_bad(scan, type, i, out)))
             return false;
-        if (name.n > max_name_bytes && out->bad == SIZE_MAX) {
-            out->bad = i;
-            out->bad_type = SCD_SCAN_STRING;
-        }
+        if (name.n > max_name_bytes)
+            note_bad(SCD_SCAN_STRING, i, out);
         if (i >= vec->max)
             continue;
         if (!scd_scan_vec_reserve(vec, i, sizeof name))

@@ -127,7 +127,8 @@ void scd_problem_add(scd_problem *problem, const char *pointer, const char *fmt,
     format(entry->detail, sizeof entry->detail, fmt, args);
     va_end(args);
     if (!problem->detail[0])
-        memcpy(problem->detail, entry->detail, sizeof entry->detail);
+        snprintf(problem->detail, sizeof problem->detail, "%s%s%s", entry->pointer,
+                 entry->pointer[0] ? ": " : "", entry->detail);
 }
 
 void scd_problem_write(const scd_problem *problem, const char *instance, scd_buf *out)

@@ -12,20 +12,20 @@
 
 typedef enum scd_problem_kind {
     SCD_PROBLEM_NONE,
-    SCD_PROBLEM_MALFORMED_JSON,    /* 400: also invalid UTF-8, nested past the limit */
-    SCD_PROBLEM_BAD_REQUEST,       /* 400: headers, gzip stream, query */
-    SCD_PROBLEM_UNAUTHORIZED,      /* 401 */
-    SCD_PROBLEM_FORBIDDEN,         /* 403 */
-    SCD_PROBLEM_NOT_FOUND,         /* 404 */
-    SCD_PROBLEM_METHOD,            /* 405 */
-    SCD_PROBLEM_LENGTH_REQUIRED,   /* 411 */
-    SCD_PROBLEM_TOO_LARGE,         /* 413 */
-    SCD_PROBLEM_MEDIA_TYPE,        /* 415 */
-    SCD_PROBLEM_INVALID,           /* 422 */
-    SCD_PROBLEM_OVERLOADED,        /* 429, with Retry-After */
-    SCD_PROBLEM_INTERNAL,          /* 500 */
-    SCD_PROBLEM_UNAVAILABLE,       /* 503 */
-    SCD_PROBLEM_DEADLINE,          /* 504 */
+    SCD_PROBLEM_MALFORMED_JSON,  /* 400: also invalid UTF-8, nested past the limit */
+    SCD_PROBLEM_BAD_REQUEST,     /* 400: headers, gzip stream, query */
+    SCD_PROBLEM_UNAUTHORIZED,    /* 401 */
+    SCD_PROBLEM_FORBIDDEN,       /* 403 */
+    SCD_PROBLEM_NOT_FOUND,       /* 404 */
+    SCD_PROBLEM_METHOD,          /* 405 */
+    SCD_PROBLEM_LENGTH_REQUIRED, /* 411 */
+    SCD_PROBLEM_TOO_LARGE,       /* 413 */
+    SCD_PROBLEM_MEDIA_TYPE,      /* 415 */
+    SCD_PROBLEM_INVALID,         /* 422 */
+    SCD_PROBLEM_OVERLOADED,      /* 429, with Retry-After */
+    SCD_PROBLEM_INTERNAL,        /* 500 */
+    SCD_PROBLEM_UNAVAILABLE,     /* 503 */
+    SCD_PROBLEM_DEADLINE,        /* 504 */
     SCD_N_PROBLEMS
 } scd_problem_kind;
 
@@ -57,7 +57,7 @@ scd_problem_kind scd_problem_set(scd_problem *problem, scd_problem_kind kind, co
  * the log; the client is told that it is ours). */
 scd_problem_kind scd_problem_from_error(scd_problem *problem, const scd_error *err);
 /* One more entry of "errors"; beyond the maximum it is only counted. The first sets kind INVALID
- * and copies its detail where the problem has none. */
+ * and gives "pointer: detail" where the problem has no detail. */
 void scd_problem_add(scd_problem *problem, const char *pointer, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -106,12 +106,23 @@ static bool read_external_ids(top *t, const scd_place *place, scd_fault *fault)
     return true;
 }
 
+/* JSON that cJSON cannot keep as it is, of what was read since these were cleared; NULL: it can. */
+static const char *unfit_for_cjson(const scd_scan *scan)
+{
+    enum { CJSON_NUMBER_BYTES = 63 };
+    return scan->longest_number > CJSON_NUMBER_BYTES ? "numbers may have at most 63 characters here"
+           : scan->met_infinity ? "numbers must be finite (a double holds up to 1.8e308)"
+           : scan->met_nul      ? "strings may not contain \\u0000 here"
+                                : NULL;
+}
+
 /* A member that we do not know: one more field of the task, as cJSON. */
 static bool read_task_member(top *t, const scd_place *place, scd_fault *fault)
 {
     scd_scan *scan = &t->decoder.scan;
     scd_text raw;
     scan->longest_number = 0;
+    scan->met_infinity = scan->met_nul = false;
     if (!scd_scan_skip(scan, &raw))
         return false;
     t->n_task_bytes += raw.n;
@@ -121,8 +132,9 @@ static bool read_task_member(top *t, const scd_place *place, scd_fault *fault)
                       SCD_REQUEST_MAX_TASK_BYTES);
         return true;
     }
-    if (scan->longest_number > 63) { /* what cJSON can take */
-        scd_fault_set(fault, SCD_PROBLEM_INVALID, place, "numbers may have 63 characters here");
+    const char *why_not = unfit_for_cjson(scan);
+    if (why_not) {
+        scd_fault_set(fault, SCD_PROBLEM_INVALID, place, "%s", why_not);
         return true;
     }
     if (cJSON_GetObjectItemCaseSensitive(t->out->task, place->member)) {
@@ -203,6 +215,8 @@ static bool read_member(top *t, scd_text key, size_t i)
         memcpy(name, key.data, key.n);
         name[key.n] = '\0';
         place.member = name;
+        if (strlen(name) != key.n)
+            scd_fault_set(&fault, SCD_PROBLEM_INVALID, &place, "names may not contain \\u0000");
         ok = read_task_member(t, &place, &fault);
     }
     if (ok)
@@ -210,12 +224,12 @@ static bool read_member(top *t, scd_text key, size_t i)
     return ok;
 }
 
-/* The whole body; false when the scanner has stopped. */
+/* The whole body; false when the scanner has stopped, or the body is no object. */
 static bool read_body(top *t)
 {
     scd_scan *scan = &t->decoder.scan;
     scd_text key;
-    if (!scd_scan_enter(scan, '{'))
+    if (!scd_read_start(&t->decoder))
         return false;
     for (size_t i = 0; scd_scan_member(scan, i, t->decoder.arena, &key); i++)
         if (!read_member(t, key, i))

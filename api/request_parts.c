@@ -1,6 +1,7 @@
 /* request_parts.c - see request_parts.h. */
 #include "api/request_parts.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +24,8 @@ void scd_decoder_release(scd_decoder *decoder)
 scd_problem_kind scd_decoder_stopped(scd_decoder *decoder)
 {
     const scd_scan *scan = &decoder->scan;
+    if (!scan->error)
+        return decoder->problem->kind;
     if (scan->over_arena)
         return scd_problem_set(decoder->problem, SCD_PROBLEM_TOO_LARGE,
                                "The body needs more memory than one request may have (%zu MiB). "
@@ -109,10 +112,8 @@ void scd_problem_add_fault(scd_problem *problem, const scd_fault *fault)
         problem->kind = SCD_PROBLEM_TOO_LARGE;
 }
 
-/* True when a value of this type is next; otherwise it is skipped and noted. *ok tells whether
- * reading can go on. */
-static bool expect(scd_decoder *decoder, scd_scan_type wanted, const scd_place *place,
-                   scd_fault *fault, bool *ok)
+bool scd_read_expect(scd_decoder *decoder, scd_scan_type wanted, const scd_place *place,
+                     scd_fault *fault, bool *ok)
 {
     scd_scan_type type = scd_scan_peek(&decoder->scan);
     *ok = true;
@@ -126,13 +127,28 @@ static bool expect(scd_decoder *decoder, scd_scan_type wanted, const scd_place *
     return false;
 }
 
+bool scd_read_start(scd_decoder *decoder)
+{
+    static const scd_place whole = {"", SCD_NO_INDEX, NULL, SCD_NO_INDEX};
+    scd_fault fault = {0};
+    bool ok;
+    if (scd_read_expect(decoder, SCD_SCAN_OBJECT, &whole, &fault, &ok))
+        return scd_scan_enter(&decoder->scan, '{');
+    if (ok && scd_scan_end(&decoder->scan))
+        scd_problem_add(decoder->problem, "", "the body %s", fault.detail);
+    return false;
+}
+
+static const char not_finite[] =
+    "is too large: a number must be finite (a double holds up to 1.8e308)";
+
 /* ---- single values ----------------------------------------------------------------------------*/
 
 bool scd_read_text(scd_decoder *decoder, const scd_place *place, size_t max_bytes, scd_text *out,
                    scd_fault *fault)
 {
     bool ok;
-    if (!expect(decoder, SCD_SCAN_STRING, place, fault, &ok))
+    if (!scd_read_expect(decoder, SCD_SCAN_STRING, place, fault, &ok))
         return ok;
     scd_text text;
     if (!scd_scan_string(&decoder->scan, decoder->arena, &text))
@@ -148,19 +164,26 @@ bool scd_read_text(scd_decoder *decoder, const scd_place *place, size_t max_byte
 bool scd_read_number(scd_decoder *decoder, const scd_place *place, double *out, scd_fault *fault)
 {
     bool ok;
-    if (!expect(decoder, SCD_SCAN_NUMBER, place, fault, &ok))
+    double value;
+    if (!scd_read_expect(decoder, SCD_SCAN_NUMBER, place, fault, &ok))
         return ok;
-    return scd_scan_number(&decoder->scan, out);
+    if (!scd_scan_number(&decoder->scan, &value))
+        return false;
+    if (isfinite(value))
+        *out = value;
+    else
+        scd_fault_set(fault, SCD_PROBLEM_INVALID, place, "%s", not_finite);
+    return true;
 }
 
 bool scd_read_total(scd_decoder *decoder, const scd_place *place, double *out, scd_fault *fault)
 {
-    double total = 1;
+    double total = NAN; /* stays so when there is no number */
     if (!scd_read_number(decoder, place, &total, fault))
         return false;
     if (total > 0)
         *out = total;
-    else
+    else if (total <= 0)
         scd_fault_set(fault, SCD_PROBLEM_INVALID, place,
                       "the total of a cell must be above 0, not %g: leave it out to take the sum "
                       "of the values",
@@ -171,7 +194,7 @@ bool scd_read_total(scd_decoder *decoder, const scd_place *place, double *out, s
 bool scd_read_bool(scd_decoder *decoder, const scd_place *place, bool *out, scd_fault *fault)
 {
     bool ok;
-    if (!expect(decoder, SCD_SCAN_BOOL, place, fault, &ok))
+    if (!scd_read_expect(decoder, SCD_SCAN_BOOL, place, fault, &ok))
         return ok;
     return scd_scan_bool(&decoder->scan, out);
 }
@@ -199,7 +222,9 @@ static void judge_array(const scd_place *place, const scd_scan_array *array, scd
     scd_place at = *place;
     if (array->bad != SIZE_MAX) {
         at.element = array->bad;
-        if (array->bad_type == wanted)
+        if (array->bad_type == wanted && wanted == SCD_SCAN_NUMBER)
+            scd_fault_set(fault, SCD_PROBLEM_INVALID, &at, "%s", not_finite);
+        else if (array->bad_type == wanted)
             scd_fault_set(fault, SCD_PROBLEM_INVALID, &at,
                           "is a name of more than the %zu bytes that are accepted", max_name_bytes);
         else
@@ -227,7 +252,7 @@ static bool read_array(scd_decoder *decoder, const scd_place *place, size_t max,
     bool ok, is_names = wanted == SCD_SCAN_STRING;
     *out = NULL;
     *n = 0;
-    if (!expect(decoder, SCD_SCAN_ARRAY, place, fault, &ok))
+    if (!scd_read_expect(decoder, SCD_SCAN_ARRAY, place, fault, &ok))
         return ok;
     size_t size = is_names ? sizeof(scd_text) : sizeof(double);
     size_t max_name_bytes = decoder->limits->max_name_bytes;

@@ -41,7 +41,7 @@ void scd_decoder_init(scd_decoder *decoder, const char *body, size_t n,
                       const scd_request_limits *limits, scd_arena *arena, scd_problem *problem);
 void scd_decoder_release(scd_decoder *decoder);
 
-/* Fill *problem from what stopped the scanner. */
+/* Fill *problem from what stopped the scanner, if anything did. */
 scd_problem_kind scd_decoder_stopped(scd_decoder *decoder);
 
 /* From the arena; NULL: the scanner has stopped. */
@@ -55,6 +55,14 @@ void scd_fault_unknown_member(scd_fault *fault, const scd_place *place, scd_text
                               const char *known);
 /* A fault of the request as a whole: one more error of the problem. */
 void scd_problem_add_fault(scd_problem *problem, const scd_fault *fault);
+
+/* True when a value of this type is next; otherwise it is skipped and noted. *ok tells whether
+ * reading can go on. */
+bool scd_read_expect(scd_decoder *decoder, scd_scan_type wanted, const scd_place *place,
+                     scd_fault *fault, bool *ok);
+
+/* The outermost object: false when the body is another value, or malformed (the scanner knows). */
+bool scd_read_start(scd_decoder *decoder);
 
 /* Typed reads. After a fault *out is untouched, but for the arrays: empty. */
 bool scd_read_text(scd_decoder *decoder, const scd_place *place, size_t max_bytes, scd_text *out,

@@ -67,6 +67,8 @@ static void every_kind_of_value_is_accepted(void **state)
         "\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\"",
         "\"\x7F\"",
         "1e-999",
+       
+        "\"\\u0000\"",
         "[[[[[[[[]]]]]]]]",
     };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
@@ -104,8 +106,6 @@ static void everything_else_is_refused_and_says_what_was_expected(void **state)
         {"nan", "expected a value"},
         {"Infinity", "no Infinity"},
         {"-Infinity", "no Infinity"},
-        {"1e999", "a double can hold"},
-        {"-1e999", "a double can hold"},
         {"0x10", "nothing after the end"},
         {"1 2", "nothing after the end"},
         {"{} x", "nothing after the end"},
@@ -123,7 +123,6 @@ static void everything_else_is_refused_and_says_what_was_expected(void **state)
         {"\"\\u12g4\"", "four hex digits"},
         {"\"\\u12", "four hex digits"},
         {"\"\\", "the rest of an escape"},
-        {"\"\\u0000\"", "no \\u0000"},
         {"\"\\uD800\"", "pair of surrogates"},
         {"\"\\uD800\\u0041\"", "pair of surrogates"},
         {"\"\\uDC00\"", "pair of surrogates"},
@@ -429,7 +428,7 @@ static void long_arrays_refuse_what_short_ones_refuse(void **state)
 {
     (void)state;
     static const char *const bad[] = {
-        "01",  "1.",   ".5",  "-",   "1.2.3", "1e",  "+1",   "0x1", "1 1", "--1",      "1e999",
+        "01",  "1.",   ".5",  "-",   "1.2.3", "1e",  "+1",   "0x1", "1 1", "--1",     
         "NaN", "1,,1", "-.5", "1_0", "00",    "-01", "1.e5", "",    "\"a", "\"\x01\"", "\"\xFF\""};
     char text[400];
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -449,6 +448,22 @@ static void long_arrays_refuse_what_short_ones_refuse(void **state)
         assert_true(scan.error_at - text >= 61); /* everything before it is fine */
         scd_scan_vec_release(&numbers);
     }
+}
+
+static void numbers_past_the_range_of_a_double_are_reported_as_infinite(void **state)
+{
+    (void)state;
+    static const char body[] = "[1, -1e999, 2]";
+    scd_scan scan;
+    scd_scan_vec numbers = {.max = 4};
+    scd_scan_array array;
+    scd_scan_init(&scan, body, strlen(body), DEPTH);
+    assert_true(scd_scan_numbers(&scan, &numbers, &array) && scd_scan_end(&scan));
+    assert_true(scan.met_infinity && !scan.met_nul);
+    assert_int_equal(array.n, 3);
+    assert_int_equal(array.bad, 1);
+    assert_int_equal(array.bad_type, SCD_SCAN_NUMBER);
+    scd_scan_vec_release(&numbers);
 }
 
 static void a_valid_body_cut_anywhere_is_refused(void **state)
@@ -479,6 +494,7 @@ int main(void)
         cmocka_unit_test(arrays_of_numbers_are_what_strtod_reads_from_the_same_text),
         cmocka_unit_test(arrays_of_names_are_read_whatever_their_length_and_spelling),
         cmocka_unit_test(long_arrays_refuse_what_short_ones_refuse),
+        cmocka_unit_test(numbers_past_the_range_of_a_double_are_reported_as_infinite),
         cmocka_unit_test(a_valid_body_cut_anywhere_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

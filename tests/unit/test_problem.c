@@ -78,10 +78,10 @@ static void the_first_error_gives_a_problem_its_kind_and_detail(void **state)
     scd_problem_add(&problem, "/a", "first");
     scd_problem_add(&problem, "/b", "second");
     assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
-    assert_string_equal(problem.detail, "first");
+    assert_string_equal(problem.detail, "/a: first");
     scd_problem_set(&problem, SCD_PROBLEM_TOO_LARGE, "%s", "");
     assert_int_equal(problem.n_errors, 0);
-    scd_problem_add(&problem, "/c", "third");
+    scd_problem_add(&problem, "", "third");
     assert_int_equal(problem.kind, SCD_PROBLEM_TOO_LARGE);
     assert_string_equal(problem.detail, "third");
 }
@@ -93,7 +93,8 @@ static void more_errors_than_fit_are_counted_and_said(void **state)
     for (int i = 0; i < 40; i++)
         scd_problem_add(&problem, "/x", "error %d", i);
     cJSON *json = written(&problem, NULL);
-    assert_string_equal(text_of(json, "detail"), "error 0 (the first 16 of 40 errors are listed)");
+    assert_string_equal(text_of(json, "detail"),
+                        "/x: error 0 (the first 16 of 40 errors are listed)");
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "errors")), 16);
     assert_null(cJSON_GetObjectItem(json, "instance"));
     cJSON_Delete(json);

@@ -146,11 +146,11 @@ static void malformed_json_names_the_place(void **state)
 {
     (void)state;
     static const char *const bad[][2] = {
-        {"", "expected '{'"},
-        {"[]", "expected '{', found '['"},
+        {"", "expected a value"},
+        {"[] x", "nothing after the end"},
+        {"null]", "nothing after the end"},
         {"{\"cells\":[{\"genes\":[\"A\"],\"values\":[NaN]}]}", "no NaN"},
         {"{\"cells\":[{\"genes\":[\"A\"],\"values\":[-Infinity]}]}", "no Infinity"},
-        {"{\"cells\":[{\"genes\":[\"A\"],\"values\":[1e999]}]}", "a double can hold"},
         {"{\"cells\":[\n{\"genes\":[\"A\",],\"values\":[1]}]}", "line 2, column 15"},
         {"{\"cells\":[" CELL "]} x", "nothing after the end"},
         {"{\"cells\":[" CELL "],}", "trailing comma"},
@@ -185,6 +185,39 @@ static void wrong_common_members_are_refused_with_their_pointer(void **state)
     assert_invalid("{\"force\":true,\"force\":true,\"cells\":[" CELL "]}", "/force", "twice");
     assert_invalid("{\"cells\":[" CELL "],\"c\\u0065lls\":[]}", "/cells", "twice");
     assert_invalid("{\"a/b\":1,\"a/b\":2,\"cells\":[" CELL "]}", "/a~1b", "twice");
+}
+
+static void a_body_that_is_no_object_is_refused_as_such(void **state)
+{
+    (void)state;
+    assert_invalid("[]", "", "the body must be an object, not an array");
+    assert_invalid(" 5 ", "", "not a number");
+    assert_invalid("\"text\"", "", "not a string");
+    assert_invalid("null", "", "not null");
+}
+
+static void numbers_past_the_range_of_a_double_are_refused_with_their_pointer(void **state)
+{
+    (void)state;
+    assert_invalid("{\"cells\":[{\"genes\":[\"A\"],\"values\":[1e999]}]}", "/cells/0/values/0",
+                   "must be finite");
+    assert_invalid("{\"cells\":[{\"total\":-1e999,\"genes\":[\"A\"],\"values\":[1]}]}",
+                   "/cells/0/total", "must be finite");
+    assert_invalid("{\"timeout_ms\":1e999,\"cells\":[" CELL "]}", "/timeout_ms", "must be finite");
+    assert_invalid("{\"x\":{\"y\":[1e999]},\"cells\":[" CELL "]}", "/x", "must be finite");
+}
+
+static void a_nul_in_a_name_does_not_cut_it(void **state)
+{
+    (void)state;
+    fixture f;
+    assert_int_equal(decode(&f, "{\"cells\":[{\"genes\":[\"A\\u0000x\"],\"values\":[1]}]}"),
+                     SCD_PROBLEM_NONE);
+    assert_int_equal(f.request.cells[0].genes[0].n, 3);
+    assert_memory_equal(f.request.cells[0].genes[0].data, "A\0x", 3);
+    finish(&f);
+    assert_invalid("{\"x\":\"a\\u0000b\",\"cells\":[" CELL "]}", "/x", "may not contain");
+    assert_invalid("{\"x\\u0000y\":1,\"cells\":[" CELL "]}", "/x", "may not contain");
 }
 
 static void both_forms_half_a_form_and_no_cells_are_refused(void **state)
@@ -534,6 +567,9 @@ int main(void)
         cmocka_unit_test(common_members_are_understood_and_the_rest_goes_to_the_task),
         cmocka_unit_test(malformed_json_names_the_place),
         cmocka_unit_test(wrong_common_members_are_refused_with_their_pointer),
+        cmocka_unit_test(a_body_that_is_no_object_is_refused_as_such),
+        cmocka_unit_test(numbers_past_the_range_of_a_double_are_refused_with_their_pointer),
+        cmocka_unit_test(a_nul_in_a_name_does_not_cut_it),
         cmocka_unit_test(both_forms_half_a_form_and_no_cells_are_refused),
         cmocka_unit_test(wrong_cells_are_refused_with_their_pointer),
         cmocka_unit_test(the_second_of_two_equal_ids_is_the_one_reported),
