@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -40,7 +41,7 @@ class Skip(Exception):
 def program(variable, default):
     command = shlex.split(os.environ.get(variable, os.path.join(TOP, default)))
     if shutil.which(command[0]) is None:
-        raise Skip(f"{command[0]} is not built")
+        sys.exit(f"{command[0]} is not there: build it first (make)")
     return command
 
 
@@ -238,10 +239,14 @@ class Daemon:
     def wait_ready(self):
         end = time.monotonic() + START_S
         while time.monotonic() < end:
-            if self.get("/readyz").status == 200:
-                return
+            try:
+                if self.get("/readyz").status == 200:
+                    return
+            except ConnectionError:
+                if self.process.poll() is not None:
+                    break
             time.sleep(0.005)
-        raise AssertionError(f"not ready:\n{self.log()}")
+        raise AssertionError(f"not ready, exit {self.process.poll()}:\n{self.log()}")
 
     def log(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as f:

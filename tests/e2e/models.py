@@ -17,9 +17,10 @@ ODD = {"SCGPT_DIM": 40, "HIDDEN_DIM": 48, "N_LAYERS": 3, "N_HEADS": 3, "D_HID": 
 def config_for(n_genes, **sizes):
     """config.json of a vocabulary with n_genes genes: 0 pad, 1 mask, genes, then three specials."""
     vocab = 2 + n_genes + 3
+    rope_len = max(vocab, sizes.get("MAX_GENE_LEN", 64)) + 1  # a position for every token
     return {**ODD, "DROPOUT": 0.1, "VOCAB_SIZE": vocab, "PAD_TOKEN_ID": 0, "MASK_TOKEN_ID": 1,
             "PAD_FILL_GENE_ID": vocab - 3, "BOS_GENE_ID": vocab - 2, "EOS_GENE_ID": vocab - 1,
-            "MAX_GENE_LEN": 64, "ROPE_THETA": 10000, "ROPE_MAX_LEN": vocab + 1, **sizes}
+            "MAX_GENE_LEN": 64, "ROPE_THETA": 10000, "ROPE_MAX_LEN": rope_len, **sizes}
 
 
 def tensor_shapes(c):

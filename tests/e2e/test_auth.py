@@ -6,7 +6,7 @@ import harness
 from harness import Daemon, check_problem, refused
 
 TOKEN = "correct-horse-battery-staple"
-OTHER = "another token"
+OTHER = "dGhlIG90aGVy+/=="
 
 
 def keys_file(content=None):

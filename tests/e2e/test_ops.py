@@ -87,7 +87,8 @@ def test_the_metrics_have_their_names_and_types():
             "scdiva_rejected_total": "counter", "scdiva_model_info": "gauge"}
     assert want.items() <= types.items(), {k: types.get(k) for k in want}
     for name in types:
-        assert f"# HELP {name} " in text and name.startswith("scdiva_"), name
+        assert f"# HELP {name} " in text, name
+        assert name.startswith(("scdiva_", "process_")), name  # process_*: Prometheus's own custom
 
 
 def test_requests_are_counted_by_route_and_code():
@@ -247,7 +248,7 @@ def test_genes_resolve_by_the_first_rung_that_knows_them():
     for item, (name, (token, rung)) in zip(items, RUNGS.items()):
         assert genes.resolve(name) == (token, rung), f"the reference: {genes.resolve(name)}"
         assert item["rung"] == rung, f"{name}: {item}"
-        assert item.get("token_id") == token, f"{name}: {item}"
+        assert item.get("token") == token, f"{name}: {item}"
 
 
 def test_the_openapi_document_is_served_and_every_path_in_it_answers():
