@@ -40,22 +40,26 @@ typedef struct name_counts {
     size_t names, mouse;
 } name_counts;
 
-static int32_t resolve(const scd_embed_call *call, scd_text name, name_counts *counts)
+/* Tokens of n names, in the arena given; NULL: out of memory. */
+static int32_t *resolve_all(const scd_embed_call *call, const scd_text *names, size_t n,
+                            scd_arena *arena, name_counts *counts)
 {
-    scd_rung rung;
-    int32_t token = scd_vocab_resolve(call->model->vocab, name.data, name.n, &rung);
-    counts->names++;
-    if (token < 0 && scd_vocab_looks_mouse(call->model->vocab, name.data, name.n))
-        counts->mouse++;
-    return token;
-}
-
-static int32_t *resolve_all(scd_embed_call *call, const scd_text *names, size_t n,
-                            name_counts *counts)
-{
-    int32_t *tokens = scd_arena_alloc(&call->arena, n, sizeof *tokens);
-    for (size_t i = 0; tokens && i < n; i++)
-        tokens[i] = resolve(call, names[i], counts);
+    const scd_vocab *vocab = call->model->vocab;
+    const char **texts = scd_arena_alloc(arena, n, sizeof *texts);
+    size_t *lengths = scd_arena_alloc(arena, n, sizeof *lengths);
+    int32_t *tokens = scd_arena_alloc(arena, n, sizeof *tokens);
+    scd_rung *rungs = scd_arena_alloc(arena, n, sizeof *rungs);
+    if (!texts || !lengths || !tokens || !rungs)
+        return NULL;
+    for (size_t i = 0; i < n; i++) {
+        texts[i] = names[i].data;
+        lengths[i] = names[i].n;
+    }
+    scd_vocab_resolve_all(vocab, texts, lengths, n, tokens, rungs);
+    counts->names += n;
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 && scd_vocab_looks_mouse(vocab, names[i].data, names[i].n))
+            counts->mouse++;
     return tokens;
 }
 
@@ -112,10 +116,11 @@ static bool serialize_cell(scd_embed_call *call, size_t c, const int32_t *shared
     }
     scd_arena scratch = {0}; /* tokens are needed only while this cell is serialized */
     scd_arena_init(&scratch, call->arena.max_bytes);
-    int32_t *tokens = scd_arena_alloc(&scratch, in->n, sizeof *tokens);
+    int32_t *tokens = shared ? scd_arena_alloc(&scratch, in->n, sizeof *tokens)
+                             : resolve_all(call, in->genes, in->n, &scratch, counts);
     bool ok = tokens != NULL;
-    for (size_t i = 0; ok && i < in->n; i++)
-        tokens[i] = shared ? shared[in->columns[i]] : resolve(call, in->genes[i], counts);
+    for (size_t i = 0; ok && shared && i < in->n; i++)
+        tokens[i] = shared[in->columns[i]];
     scd_code code = SCD_OK;
     if (ok) {
         scd_cell_values values = {in->n, tokens, in->values, in->total};
@@ -178,7 +183,7 @@ static bool serialize_all(scd_embed_call *call)
     call->cells = scd_arena_zalloc(&call->arena, r->n_cells, sizeof *call->cells);
     const int32_t *shared = NULL;
     if (r->is_matrix)
-        shared = resolve_all(call, r->shared_genes, r->n_shared_genes, &counts);
+        shared = resolve_all(call, r->shared_genes, r->n_shared_genes, &call->arena, &counts);
     if (!call->cells || (r->is_matrix && !shared))
         return out_of_memory(call);
     if (r->is_matrix && refuse_mouse(call, &counts))
