@@ -1,6 +1,7 @@
 /* kernels_body.h - the kernels that go along a row, over vec.h. Included once by each
  * kernels_<isa>.c; see kernels.h for the contracts. */
 #include <math.h>
+#include <stdbool.h>
 
 /* 1 / sqrt(mean h^2 + eps) */
 SCD_INLINE float inverse_rms(const float *h, size_t n)

@@ -56,12 +56,12 @@ SCD_INLINE vf vexp2(vf x)
 {
     x = vmax(x, vset(-160.0f));
     vf n = vround(x), f = vsub(x, n);
-    vf p = vset(1.54035304e-4f);
-    p = vfma(p, f, vset(1.33335581e-3f));
-    p = vfma(p, f, vset(9.61812911e-3f));
-    p = vfma(p, f, vset(5.55041087e-2f));
-    p = vfma(p, f, vset(2.40226507e-1f));
-    p = vfma(p, f, vset(6.93147181e-1f));
+    vf p = vset(1.534581202e-4f);
+    p = vfma(p, f, vset(1.339993122e-3f));
+    p = vfma(p, f, vset(9.618488957e-3f));
+    p = vfma(p, f, vset(5.550328777e-2f));
+    p = vfma(p, f, vset(2.402264689e-1f));
+    p = vfma(p, f, vset(6.931472057e-1f));
     p = vfma(p, f, vset(1.0f));
     return vscale2(p, n);
 }

@@ -88,6 +88,34 @@ SCD_INLINE float vhmax(vf v)
     b = _mm_max_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
 }
+/* lanes from n on become `fill` */
+SCD_INLINE vf vkeep_n(vf v, size_t n, float fill)
+{
+    return n >= VW ? v : _mm256_blendv_ps(vset(fill), v, _mm256_castsi256_ps(vmask(n)));
+}
+SCD_INLINE int vany_above(vf v, float limit)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, vset(limit), _CMP_GT_OQ)) != 0;
+}
+/* t[i] lane j <-> t[j] lane i */
+SCD_INLINE void vtranspose(vf t[VW])
+{
+    vf u[VW];
+    SCD_UNROLL
+    for (size_t i = 0; i < VW; i += 4) { /* 4 x 4 blocks within 128-bit lanes */
+        vf a = _mm256_unpacklo_ps(t[i], t[i + 1]), b = _mm256_unpackhi_ps(t[i], t[i + 1]);
+        vf c = _mm256_unpacklo_ps(t[i + 2], t[i + 3]), d = _mm256_unpackhi_ps(t[i + 2], t[i + 3]);
+        u[i] = _mm256_shuffle_ps(a, c, 0x44);
+        u[i + 1] = _mm256_shuffle_ps(a, c, 0xee);
+        u[i + 2] = _mm256_shuffle_ps(b, d, 0x44);
+        u[i + 3] = _mm256_shuffle_ps(b, d, 0xee);
+    }
+    SCD_UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+}
 SCD_INLINE vf vload_bf16_n(const uint16_t *p, size_t n)
 {
     uint16_t h[8] = {0};
@@ -100,6 +128,10 @@ SCD_INLINE vf vload_f16_n(const uint16_t *p, size_t n)
     uint16_t h[8] = {0};
     memcpy(h, p, (n < VW ? n : VW) * sizeof *h);
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)h));
+}
+SCD_INLINE vf vload_act(const act *p)
+{
+    return vload(p);
 }
 SCD_INLINE void vstore_act(act *p, vf v)
 {

@@ -23,7 +23,7 @@ SCD_INLINE vf vload(const float *p)
 }
 SCD_INLINE vf vload_n(const float *p, size_t n)
 {
-    return _mm512_maskz_loadu_ps(vmask(n), p);
+    return n >= VW ? vload(p) : _mm512_maskz_loadu_ps(vmask(n), p);
 }
 SCD_INLINE void vstore(float *p, vf v)
 {
@@ -31,7 +31,10 @@ SCD_INLINE void vstore(float *p, vf v)
 }
 SCD_INLINE void vstore_n(float *p, vf v, size_t n)
 {
-    _mm512_mask_storeu_ps(p, vmask(n), v);
+    if (n >= VW)
+        vstore(p, v);
+    else
+        _mm512_mask_storeu_ps(p, vmask(n), v);
 }
 SCD_INLINE vf vadd(vf a, vf b)
 {
@@ -95,18 +98,63 @@ SCD_INLINE float vhmax(vf v)
     return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
 }
 
+/* lanes from n on become `fill` */
+SCD_INLINE vf vkeep_n(vf v, size_t n, float fill)
+{
+    return _mm512_mask_mov_ps(vset(fill), vmask(n), v);
+}
+SCD_INLINE int vany_above(vf v, float limit)
+{
+    return _mm512_cmp_ps_mask(v, vset(limit), _CMP_GT_OQ) != 0;
+}
+/* t[i] lane j <-> t[j] lane i */
+SCD_INLINE void vtranspose(vf t[VW])
+{
+    vf u[VW];
+    SCD_UNROLL
+    for (size_t i = 0; i < VW; i += 4) { /* 4 x 4 blocks within 128-bit lanes */
+        vf a = _mm512_unpacklo_ps(t[i], t[i + 1]), b = _mm512_unpackhi_ps(t[i], t[i + 1]);
+        vf c = _mm512_unpacklo_ps(t[i + 2], t[i + 3]), d = _mm512_unpackhi_ps(t[i + 2], t[i + 3]);
+        u[i] = _mm512_shuffle_ps(a, c, 0x44);
+        u[i + 1] = _mm512_shuffle_ps(a, c, 0xee);
+        u[i + 2] = _mm512_shuffle_ps(b, d, 0x44);
+        u[i + 3] = _mm512_shuffle_ps(b, d, 0xee);
+    }
+    SCD_UNROLL
+    for (size_t i = 0; i < 4; i++) { /* u[i + 4 r] lane c holds columns 4 c + i of rows 4 r .. */
+        vf a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88);
+        vf b = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88);
+        vf c = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
+        vf d = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
+        t[i] = _mm512_shuffle_f32x4(a, b, 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(c, d, 0x88);
+        t[i + 8] = _mm512_shuffle_f32x4(a, b, 0xdd);
+        t[i + 12] = _mm512_shuffle_f32x4(c, d, 0xdd);
+    }
+}
+
+/* n half-precision numbers, zeros after them */
+SCD_INLINE __m256i vload_half_n(const uint16_t *p, size_t n)
+{
+    return n >= VW ? _mm256_loadu_si256((const __m256i *)p)
+                   : _mm256_maskz_loadu_epi16(vmask(n), p);
+}
 SCD_INLINE vf vload_bf16_n(const uint16_t *p, size_t n)
 {
-    __m256i h = _mm256_maskz_loadu_epi16(vmask(n), p);
+    __m256i h = vload_half_n(p, n);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 SCD_INLINE vf vload_f16_n(const uint16_t *p, size_t n)
 {
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vmask(n), p));
+    return _mm512_cvtph_ps(vload_half_n(p, n));
 }
 
 #ifdef __AVX512BF16__
 typedef uint16_t act;
+SCD_INLINE vf vload_act(const act *p)
+{
+    return vload_bf16_n(p, VW);
+}
 /* to nearest even */
 SCD_INLINE void vstore_act(act *p, vf v)
 {
@@ -114,10 +162,17 @@ SCD_INLINE void vstore_act(act *p, vf v)
 }
 SCD_INLINE void vstore_act_n(act *p, vf v, size_t n)
 {
-    _mm256_mask_storeu_epi16(p, vmask(n), (__m256i)_mm512_cvtneps_pbh(v));
+    if (n >= VW) /* masked stores of 16-bit elements are slow, even where the mask is full */
+        vstore_act(p, v);
+    else
+        _mm256_mask_storeu_epi16(p, vmask(n), (__m256i)_mm512_cvtneps_pbh(v));
 }
 #else
 typedef float act;
+SCD_INLINE vf vload_act(const act *p)
+{
+    return vload(p);
+}
 SCD_INLINE void vstore_act(act *p, vf v)
 {
     vstore(p, v);

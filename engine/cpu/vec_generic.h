@@ -87,6 +87,26 @@ SCD_INLINE float vhmax(vf v)
     float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
     return a > b ? a : b;
 }
+/* lanes from n on become `fill` */
+SCD_INLINE vf vkeep_n(vf v, size_t n, float fill)
+{
+    for (size_t i = n; i < VW; i++)
+        v[i] = fill;
+    return v;
+}
+SCD_INLINE int vany_above(vf v, float limit)
+{
+    return v[0] > limit || v[1] > limit || v[2] > limit || v[3] > limit;
+}
+/* t[i] lane j <-> t[j] lane i */
+SCD_INLINE void vtranspose(vf t[VW])
+{
+    vf a = t[0], b = t[1], c = t[2], d = t[3];
+    t[0] = (vf){a[0], b[0], c[0], d[0]};
+    t[1] = (vf){a[1], b[1], c[1], d[1]};
+    t[2] = (vf){a[2], b[2], c[2], d[2]};
+    t[3] = (vf){a[3], b[3], c[3], d[3]};
+}
 SCD_INLINE vf vload_bf16_n(const uint16_t *p, size_t n)
 {
     vi bits = {0};
@@ -100,6 +120,10 @@ SCD_INLINE vf vload_f16_n(const uint16_t *p, size_t n)
     for (size_t i = 0; i < n && i < VW; i++)
         v[i] = scd_half_to_float(p[i]);
     return v;
+}
+SCD_INLINE vf vload_act(const act *p)
+{
+    return vload(p);
 }
 SCD_INLINE void vstore_act(act *p, vf v)
 {
