@@ -50,8 +50,8 @@ static struct scd_arena_block *grow(scd_arena *arena, size_t need)
 void *scd_arena_alloc(scd_arena *arena, size_t count, size_t size)
 {
     size_t bytes;
-    if (!scd_size_mul(count, size, &bytes) || bytes > SIZE_MAX - ALIGN)
-        return NULL;
+    if (!scd_size_mul(count, size, &bytes) || bytes > SIZE_MAX - ALIGN - sizeof *arena->head)
+        return NULL; /* no room to round up, or for the head of a block */
     bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
     if (bytes > arena->max_bytes - arena->used_bytes)
         return NULL;
