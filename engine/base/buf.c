@@ -11,7 +11,8 @@
 
 void scd_buf_init(scd_buf *buf, size_t max_bytes)
 {
-    *buf = (scd_buf){.max_bytes = max_bytes};
+    /* One less than everything: the NUL has room too. */
+    *buf = (scd_buf){.max_bytes = max_bytes < SIZE_MAX ? max_bytes : SIZE_MAX - 1};
 }
 
 void scd_buf_release(scd_buf *buf)
@@ -84,6 +85,8 @@ bool scd_buf_printf(scd_buf *buf, const char *fmt, ...)
     va_copy(again, args);
     int n = vsnprintf(NULL, 0, fmt, args);
     va_end(args);
+    if (n < 0) /* a character that the locale does not have */
+        buf->failed = true;
     char *at = n < 0 ? NULL : scd_buf_reserve(buf, (size_t)n);
     if (at) {
         vsnprintf(at, (size_t)n + 1, fmt, again);

@@ -11,7 +11,7 @@
 #include <stddef.h>
 
 typedef struct scd_buf {
-    char *data; /* NUL after data[n_bytes - 1]; NULL while empty */
+    char *data; /* NUL after data[n_bytes - 1]; NULL before the first append */
     size_t n_bytes, cap_bytes, max_bytes;
     bool failed; /* out of memory, or over max_bytes */
 } scd_buf;
@@ -29,7 +29,7 @@ bool scd_buf_puts(scd_buf *buf, const char *text);
 bool scd_buf_putc(scd_buf *buf, char c);
 bool scd_buf_printf(scd_buf *buf, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* The bytes, free() them; the buffer is empty afterwards. NULL when it is empty. */
+/* The bytes, free() them; the buffer is as new afterwards. NULL when data was. */
 char *scd_buf_take(scd_buf *buf);
 
 #endif
