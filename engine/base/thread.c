@@ -72,6 +72,7 @@ bool scd_gate_wait(scd_gate *gate, int64_t deadline_ns)
         pthread_cond_wait(&gate->cond, &gate->mutex);
         return true;
     }
-    struct timespec at = scd_timespec(deadline_ns);
+    /* A negative time is EINVAL, which would look like being woken, again and again. */
+    struct timespec at = scd_timespec(deadline_ns > 0 ? deadline_ns : 0);
     return pthread_cond_timedwait(&gate->cond, &gate->mutex, &at) != ETIMEDOUT;
 }
