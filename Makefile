@@ -77,12 +77,13 @@ ENGINE_ARCHIVES := $(foreach l,$(ENGINE_LAYERS),$(call archive,$l))
 
 # ---- packages ------------------------------------------------------------------------------------
 # $(call install,PACKAGES): nothing when all are there; as root apt-get, else the line to type.
+APT := apt-get -qq -o APT::Sandbox::User=root
 install = missing=; for p in $1; do \
   [ "$$(dpkg-query -W -f='$${Status}' $$p 2>/dev/null)" = "install ok installed" ] || missing="$$missing $$p"; done; \
   if [ -z "$$missing" ]; then :; \
   elif ! command -v apt-get >/dev/null; then echo "not a Debian system: needed are$$missing or their like" >&2; \
-  elif [ "$$(id -u)" = 0 ]; then echo "installing$$missing" >&2; apt-get update -qq && \
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+  elif [ "$$(id -u)" = 0 ]; then echo "installing$$missing" >&2; $(APT) update && \
+    DEBIAN_FRONTEND=noninteractive $(APT) install -y --no-install-recommends $$missing >/dev/null; \
   else echo "packages are missing; install them with:" >&2; echo "    sudo apt-get install$$missing" >&2; exit 1; fi
 
 DEPS := $(B)/deps
@@ -110,7 +111,7 @@ $(B)/scdiva-train: $(TRAIN_OBJ) $(ENGINE_ARCHIVES)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(TRAIN_OBJ) -Wl,--start-group $(ENGINE_ARCHIVES) -Wl,--end-group $(LIBS_engine)
 
 define layer_rules
-$(call archive,$1): $(call layer_obj,$1)
+$(call archive,$1): $(call layer_obj,$1) | $(DEPS)
 	$(Q)mkdir -p $$(@D)
 	$(Q)rm -f $$@ && ar rcs $$@ $$^
 endef
