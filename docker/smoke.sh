@@ -1,13 +1,13 @@
 #!/bin/bash
 # smoke.sh - does the image work? Needs root and Debian's debootstrap, but no container engine.
 #
-# Carries out docker/Dockerfile line by line (FROM, WORKDIR, RUN, COPY, ENV, USER, ...) in roots made
+# Carries out docker/Dockerfile line by line (FROM, WORKDIR, RUN, COPY, ENV, USER...) in roots made
 # by debootstrap, one per stage, then runs the last one the way compose.yaml does: the image's user,
 # no capabilities, no new privileges, root file system read-only, /data and /tmp writable, a network
 # of its own. It is not a container engine: layers, cgroups, seccomp and user namespaces are not
 # tested, and `debian:bookworm-slim` is debootstrap's minbase of bookworm.
 #
-#     docker/smoke.sh [WORKDIR]    WORKDIR is kept and its base system used again; default: a new one
+#     docker/smoke.sh [WORKDIR]    WORKDIR is kept, its base system used again; default: a new one
 # shellcheck disable=SC2086,SC2016 # instructions are split into words on purpose
 set -euo pipefail
 
@@ -152,7 +152,8 @@ stop() {
 post() { # expected status, curl options...: the answer in $work/answer.json
     local want=$1 got
     shift
-    got=$(curl -s -o "$work/answer.json" -w '%{http_code}' "$@" -H 'Content-Type: application/json' \
+    got=$(curl -s -o "$work/answer.json" -w '%{http_code}' "$@" \
+        -H 'Content-Type: application/json' \
         -d '{"cells": [{"id": "c1", "genes": ["CD3D", "LYZ"], "values": [2, 5]}], "force": true}' \
         "$url/v1/embeddings")
     [ "$got" = "$want" ] || fail "status $got, expected $want: $(head -c 500 "$work/answer.json")"
@@ -213,7 +214,9 @@ check_image() {
 
 mount_kernel_again() { # the stage's own mounts lie below the read-only bind mount now
     mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
-    mountpoint -q "$root/dev" || { mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"; }
+    mountpoint -q "$root/dev" && return
+    mount --rbind /dev "$root/dev"
+    mount --make-rslave "$root/dev"
 }
 
 if [ "${1-}" != --inside ]; then
@@ -240,7 +243,8 @@ if [ "$2" = build ]; then
     mkdir -p "$work/model"
     cp "$top/tests/fixtures/pbmc68k_genes.tsv" "$root/tmp/genes.tsv"
     enter 0:0 scdiva-train init --out /tmp/model --genes /tmp/genes.tsv --hidden 64 --dim 64 \
-        --layers 2 --heads 2 --ffn 128 --seed 1 >"$work/model.log" 2>&1 || fail "$(cat "$work/model.log")"
+        --layers 2 --heads 2 --ffn 128 --seed 1 >"$work/model.log" 2>&1 ||
+        fail "$(cat "$work/model.log")"
     cp -r "$root/tmp/model/." "$work/model/"
     chmod -R a+rX "$work/model"
     rm -rf "$root/tmp/model" "$root/tmp/genes.tsv"

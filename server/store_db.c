@@ -11,6 +11,7 @@
 #include "server/store_sqlite.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -219,6 +220,10 @@ scd_code scd_db_open(const char *path, scd_db **out, scd_error *err)
         free(db);
         return scd_fail(err, SCD_E_NOMEM, "out of memory for the cache database");
     }
+    /* Results describe people's cells: nobody else reads them. SQLite would make it 0644. */
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        close(fd);
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     int rc = sqlite3_open_v2(path, &db->handle, flags, NULL);
     scd_code code = rc ? scd_sqlite_fail(db->handle, rc, "open", err) : SCD_OK;

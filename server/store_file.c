@@ -18,12 +18,12 @@
 
 #define FIRST_PAUSE_NS (250 * SCD_NS_PER_MS)
 #define LAST_PAUSE_NS (60 * SCD_NS_PER_S)
-#define STEP_NS (20 * SCD_NS_PER_MS)    /* of eviction, between two commits */
-#define NOTE_NS (60 * SCD_NS_PER_S)     /* between two log lines of one kind */
-#define RECHECK_NS (60 * SCD_NS_PER_S)  /* between two checks */
-#define READERS_NS (2 * SCD_NS_PER_S)   /* waiting for readers before files are moved */
-#define REBUILD_NS (10 * SCD_NS_PER_S)  /* two rebuilds within this: pause first */
-#define CHECK_BYTES (UINT64_C(1) << 30) /* larger files are checked after a crash only */
+#define STEP_NS (20 * SCD_NS_PER_MS)      /* of eviction, between two commits */
+#define NOTE_NS (60 * SCD_NS_PER_S)       /* between two log lines of one kind */
+#define RECHECK_NS (60 * SCD_NS_PER_S)    /* between two checks */
+#define READERS_NS (2 * SCD_NS_PER_S)     /* waiting for readers before files are moved */
+#define REBUILD_NS (10 * SCD_NS_PER_S)    /* two rebuilds within this: pause first */
+#define CHECK_BYTES (UINT64_C(256) << 20) /* larger files are checked after a crash only */
 
 enum { EVICT_ROWS = 128, SHRINK_PAGES = 64 };
 

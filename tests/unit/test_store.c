@@ -171,6 +171,21 @@ static void a_missing_directory_is_made_with_its_parents(void **state)
     }
 }
 
+static void nobody_else_can_read_the_files(void **state)
+{
+    fixture *f = *state;
+    static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
+    assert_int_equal(chmod(f->dir, 0755), 0);
+    fixture_open(f, 16 * MB);
+    fixture_put(f, 1, N);
+    assert_true(fixture_flush(f));
+    for (size_t i = 0; i < 4; i++) {
+        struct stat st;
+        assert_int_equal(stat(fixture_path(f, suffixes[i]), &st), 0);
+        assert_int_equal(st.st_mode & 0777, 0600);
+    }
+}
+
 static void a_directory_that_cannot_be_is_an_error(void **state)
 {
     fixture *f = *state;
@@ -402,6 +417,7 @@ int main(void)
         STORE_TEST(without_a_directory_there_is_only_memory),
         STORE_TEST(a_bound_of_zero_means_no_cache_and_no_files),
         STORE_TEST(a_missing_directory_is_made_with_its_parents),
+        STORE_TEST(nobody_else_can_read_the_files),
         STORE_TEST(a_directory_that_cannot_be_is_an_error),
         STORE_TEST(another_value_under_a_key_replaces_the_first),
         STORE_TEST(the_oldest_go_first_and_the_file_keeps_to_its_bound),

@@ -2,6 +2,7 @@
  * afterwards is right, and the file is never damaged by it. */
 #include "tests/unit/store_fixture.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -25,24 +26,29 @@ static void write_until_killed(const fixture *f, uint32_t from)
     }
 }
 
+/* A child writes for up to 15 ms, then it is killed. */
+static void write_and_kill(const fixture *f, uint32_t from, uint32_t random)
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child)
+        write_until_killed(f, from);
+    struct timespec nap = {.tv_nsec = random % 15000000};
+    nanosleep(&nap, NULL);
+    kill(child, SIGKILL);
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status));
+}
+
 static void kill_9_leaves_only_right_entries(void **state)
 {
     fixture *f = *state;
     int hits = 0;
     for (uint32_t round = 0; round < ROUNDS; round++) {
         uint32_t from = round * 100, random[4];
-        pid_t child = fork();
-        assert_true(child >= 0);
-        if (!child)
-            write_until_killed(f, from);
         scd_rng_block(11, 1, round, random);
-        struct timespec nap = {.tv_nsec = random[0] % 15000000}; /* up to 15 ms */
-        nanosleep(&nap, NULL);
-        kill(child, SIGKILL);
-        int status = 0;
-        assert_int_equal(waitpid(child, &status, 0), child);
-        assert_true(WIFSIGNALED(status));
-
+        write_and_kill(f, from, random[0]);
         fixture_open(f, 3 * MB);
         hits += fixture_hits(f, from, from + 300, N);
         assert_true(fixture_flush(f)); /* the check of the whole file is behind it */
@@ -55,8 +61,48 @@ static void kill_9_leaves_only_right_entries(void **state)
     assert_string_equal(f->log, "");
 }
 
+/* Up to n bytes of noise somewhere in the file, where there is one. */
+static void damage(const fixture *f, const char *suffix, const uint32_t random[4], size_t n)
+{
+    unsigned char noise[4096];
+    uint64_t size = file_bytes(f, suffix);
+    int fd = open(fixture_path(f, suffix), O_WRONLY);
+    if (fd >= 0 && size) {
+        value_of(random[0], noise, sizeof noise);
+        n = 1 + random[1] % n;
+        assert_int_equal(pwrite(fd, noise, n, (off_t)(random[2] % size)), n);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+static void noise_in_the_files_of_a_killed_one_is_never_served(void **state)
+{
+    fixture *f = *state;
+    int hits = 0;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        uint32_t random[4];
+        scd_rng_block(12, 1, round, random);
+        write_and_kill(f, 0, random[3]);
+        static const char *const suffixes[] = {"", "-wal", "-shm"};
+        damage(f, suffixes[round % 3], random, 4096);
+        fixture_open(f, 3 * MB);
+        hits += fixture_hits(f, 0, 300, N); /* compares every hit with the truth */
+        fixture_flush(f);
+        hits += fixture_hits(f, 0, 300, N);
+        fixture_put(f, 99999, N);
+        assert_int_equal(fixture_get(f, 99999, N), 1);
+        fixture_close(f);
+        f->log[0] = '\0';
+    }
+    assert_true(hits > ROUNDS);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {STORE_TEST(kill_9_leaves_only_right_entries)};
+    const struct CMUnitTest tests[] = {
+        STORE_TEST(kill_9_leaves_only_right_entries),
+        STORE_TEST(noise_in_the_files_of_a_killed_one_is_never_served),
+    };
     return cmocka_run_group_tests_name("store_kill", tests, NULL, NULL);
 }
