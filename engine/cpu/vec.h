@@ -50,7 +50,7 @@ SCD_INLINE float scd_half_to_float(uint16_t h)
 #endif
 
 /* 2^x for x <= 127; 0 below -126 (AVX-512: gradual). Relative error below 2e-7 (measured against
- * float64 over [-126, 127] by tests/ops/test_kernels.c). The polynomial is the minimax one of degree
+ * float64 over [-126, 127] by tests/ops/test_cpu_kernels.c). The polynomial is the minimax one of degree
  * 6 for 2^f, f in [-0.5, 0.5]. */
 SCD_INLINE vf vexp2(vf x)
 {

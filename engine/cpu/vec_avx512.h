@@ -7,7 +7,8 @@ enum { VW = 16 };
 
 SCD_INLINE __mmask16 vmask(size_t n)
 {
-    return n >= VW ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+    unsigned mask = n >= VW ? 0xffffu : (1u << n) - 1;
+    return (__mmask16)mask;
 }
 SCD_INLINE vf vzero(void)
 {

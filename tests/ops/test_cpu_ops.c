@@ -142,7 +142,8 @@ static void attention_case(fixture *f, const uint32_t *lengths, size_t n_cells, 
 
 static void check_attention(fixture *f)
 {
-    const uint32_t mixed[] = {1, 2, 255, 256, 257, 33}, tiny[] = {1}, full[] = {1201};
+    const uint32_t mixed[] = {1, 2, 64, 129, 31, 33}, long_ones[] = {513, 512}, tiny[] = {1};
+    const uint32_t full[] = {1201};
     const size_t dims[] = {16, 24, 26, 64, 100, 128};
     for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
         attention_case(f, mixed, 6, 2, dims[i], false, 1);
@@ -150,6 +151,7 @@ static void check_attention(fixture *f)
         attention_case(f, tiny, 1, 1, dims[i], false, 1);
     }
     attention_case(f, full, 1, 1, 64, false, 1);
+    attention_case(f, long_ones, 2, 1, 32, false, 1); /* at and beyond a chunk of keys */
     attention_case(f, mixed, 6, 2, 64, false, 12); /* scores in the thousands: one key wins */
 }
 
@@ -184,7 +186,7 @@ static void check_block_out(fixture *f)
 {
     block_out_case(f, 1, 32, 48);
     block_out_case(f, 63, 90, 250);
-    block_out_case(f, 150, 528, 1100);
+    block_out_case(f, 70, 528, 600);
 }
 
 static void block_out_adds_attention_and_gated_mlp_to_the_stream(void **state)
