@@ -109,7 +109,7 @@ static void fail_ticket(scd_batcher *b, scd_ticket *t, scd_code code, const char
     if (t->outcome.code)
         return;
     t->outcome.code = code;
-    snprintf(t->outcome.message, sizeof t->outcome.message, "%s", message);
+    snprintf(t->outcome.message, sizeof t->outcome.message, "%.255s", message);
     abandon(b, t);
     end_if_over(b, t, ended);
 }
