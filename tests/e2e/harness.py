@@ -257,7 +257,10 @@ class Daemon:
     def request(self, method, path, body=None, headers=None, timeout=REQUEST_S):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            connection.request(method, path, body, headers or {})
+            try:
+                connection.request(method, path, body, headers or {})
+            except BrokenPipeError:
+                pass  # refused while we were still sending; the answer says why (as urllib3 does)
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
         finally:

@@ -65,9 +65,7 @@ def test_deep_nesting_is_400_wherever_it_stands():
 
 
 def test_a_nul_inside_a_name_does_not_cut_it():
-    body = {"cells": [cell([1], [A + "\0x"])]}
-    assert daemon().post("/v1/embeddings", body).status in (400, 422)  # not the gene before it
-    good(daemon())
+    refuse({"cells": [cell([1], [A + "\0x"])]})
 
 
 def test_wrong_types_are_422_with_a_pointer():
@@ -166,11 +164,9 @@ def test_values_that_are_no_counts_are_refused_with_their_place():
     refuse_cell(cell([3, -1]), "/values/1", "negative")
     refuse_cell(cell([3, 1.5]), "/values/1", "fraction|whole|integer")
     refuse({"cells": [cell([1, 2]), cell([3, 0.1])]}, "/cells/1/values/1", "log1p_cp10k")
-    for value in (b"1e999", b"-1e999"):  # a grammatical number, yet no double: either answer
-        body = b'{"cells": [{"genes": ["%s"], "values": [%s]}]}' % (A.encode(), value)
-        answer = daemon().post("/v1/embeddings", body)
-        check_problem(answer, answer.status, {400: "malformed-json"}.get(answer.status, "invalid"),
-                      detail="infini|finite|1e999|double")
+    for value in (b"1e999", b"-1e999"):  # grammatical JSON, yet no number that we can hold
+        refuse(b'{"cells": [{"genes": ["%s"], "values": [%s]}]}' % (A.encode(), value),
+               "/cells/0/values/0")
 
 
 def test_values_that_are_no_log1p_are_refused_with_their_place():
