@@ -53,8 +53,10 @@ static scd_code load_models(scd_engine *e, scd_error *err)
         scd_code code = scd_forward_open(e->be, e->device, s->model, e->max_rows, &s->forward, err);
         if (!code)
             code = scd_model_digest(s->model, &s->served.digest, err);
-        if (code)
-            return scd_fail_within(err, "model \"%s\"", scd_model_name(s->model));
+        if (code) {
+            scd_fail_within(err, "model \"%s\"", scd_model_name(s->model));
+            return code;
+        }
         scd_digest_hex(&s->served.digest, s->served.digest_hex);
         s->served.name = scd_model_name(s->model);
         s->served.config = scd_model_get_config(s->model);

@@ -38,7 +38,8 @@ typedef struct scd_error {
 scd_code scd_fail(scd_error *err, scd_code code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Put "prefix: " before the message that is already in *err; returns err->code. */
+/* Put "prefix: " before the message that is already in *err; returns err->code. Without an err
+ * there is no code to return: where the caller has it, it returns that. */
 scd_code scd_fail_within(scd_error *err, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 

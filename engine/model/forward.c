@@ -189,24 +189,30 @@ static scd_code load_weights(scd_forward *f, scd_error *err)
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-/* The next `bytes` of a block being carved, on a cache line of its own. */
-static void *carve(char **at, size_t bytes)
+/* A block being carved; base NULL: only its size is wanted. */
+typedef struct knife {
+    char *base;
+    size_t at;
+} knife;
+
+/* The next `bytes` of the block, on a cache line of their own. */
+static void *carve(knife *k, size_t bytes)
 {
-    void *here = *at;
-    *at += (bytes + 63) & ~(size_t)63;
+    void *here = k->base ? k->base + k->at : NULL;
+    k->at += (bytes + 63) & ~(size_t)63;
     return here;
 }
 
-static void carve_staging(char *base, size_t rows, staging *s, size_t *total)
+static size_t carve_staging(char *base, size_t rows, staging *s)
 {
-    char *at = base;
-    s->cu_rows = carve(&at, (rows + 1) * sizeof *s->cu_rows);
-    s->cu_lat = carve(&at, (rows + 1) * sizeof *s->cu_lat);
-    s->pos = carve(&at, rows * sizeof *s->pos);
-    s->ids = carve(&at, rows * sizeof *s->ids);
-    s->values = carve(&at, rows * sizeof *s->values);
-    s->hidden = carve(&at, rows * sizeof *s->hidden);
-    *total = (size_t)(at - base);
+    knife k = {base, 0};
+    s->cu_rows = carve(&k, (rows + 1) * sizeof *s->cu_rows);
+    s->cu_lat = carve(&k, (rows + 1) * sizeof *s->cu_lat);
+    s->pos = carve(&k, rows * sizeof *s->pos);
+    s->ids = carve(&k, rows * sizeof *s->ids);
+    s->values = carve(&k, rows * sizeof *s->values);
+    s->hidden = carve(&k, rows * sizeof *s->hidden);
+    return k.at;
 }
 
 /* One table of names and shapes; called with base NULL to learn the size. */
@@ -214,31 +220,31 @@ static size_t carve_activations(scd_forward *f, char *base, size_t act_bytes)
 {
     size_t rows = f->max_rows, d = f->c.d, h = f->c.hidden_dim;
     size_t cells = rows / 2 + 1; /* a cell has at least two rows */
-    char *at = base;
-    f->clean = carve(&at, rows * d * sizeof(float));
-    f->h = carve(&at, rows * h * sizeof(float));
-    f->h_lat = carve(&at, cells * h * sizeof(float));
-    f->embeddings = carve(&at, cells * h * sizeof(float));
-    f->q = carve(&at, rows * h * act_bytes);
-    f->k = carve(&at, rows * h * act_bytes);
-    f->v = carve(&at, rows * h * act_bytes);
-    f->att = carve(&at, rows * h * act_bytes);
-    return (size_t)(at - base);
+    knife k = {base, 0};
+    f->clean = carve(&k, rows * d * sizeof(float));
+    f->h = carve(&k, rows * h * sizeof(float));
+    f->h_lat = carve(&k, cells * h * sizeof(float));
+    f->embeddings = carve(&k, cells * h * sizeof(float));
+    f->q = carve(&k, rows * h * act_bytes);
+    f->k = carve(&k, rows * h * act_bytes);
+    f->v = carve(&k, rows * h * act_bytes);
+    f->att = carve(&k, rows * h * act_bytes);
+    return k.at;
 }
 
 static scd_code allocate(scd_forward *f, scd_error *err)
 {
-    carve_staging(NULL, f->max_rows, &f->host, &f->staging_bytes);
+    f->staging_bytes = carve_staging(NULL, f->max_rows, &f->host);
     f->host_block = scd_calloc(f->staging_bytes, 1);
     if (!f->host_block)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", f->max_rows);
-    carve_staging(f->host_block, f->max_rows, &f->host, &f->staging_bytes);
+    carve_staging(f->host_block, f->max_rows, &f->host);
     for (size_t i = 0; i <= f->max_rows; i++)
         f->host.cu_lat[i] = (uint32_t)i;
     scd_code code = f->be->alloc(f->device, f->staging_bytes, &f->device_block, err);
     if (code)
         return code;
-    carve_staging(f->device_block, f->max_rows, &f->dev, &f->staging_bytes);
+    carve_staging(f->device_block, f->max_rows, &f->dev);
     size_t act_bytes = f->be->info(f->device)->act_bytes;
     size_t bytes = carve_activations(f, NULL, act_bytes);
     code = f->be->alloc(f->device, bytes, &f->activations, err);
@@ -290,6 +296,7 @@ void scd_forward_close(scd_forward *f)
     f->be->matrix_free(f->device, f->latent_w0);
     f->be->matrix_free(f->device, f->latent_w3);
     f->be->free(f->device, f->vectors);
+    f->be->free(f->device, f->gene_embedding);
     free(f->layers);
     free(f);
 }
@@ -304,6 +311,8 @@ static scd_code stage(scd_forward *f, const scd_cell *const *cells, size_t n_cel
     size_t row = 0;
     for (size_t c = 0; c < n_cells; c++) {
         const scd_cell *cell = cells[c];
+        if (!cell->n_tokens) /* carve_activations counts on two rows a cell */
+            return scd_fail(err, SCD_E_INVALID, "cell %zu of the batch has no tokens", c);
         if (cell->n_tokens + 1 > f->max_rows - row)
             return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", f->max_rows);
         s->cu_rows[c] = (uint32_t)row;

@@ -21,7 +21,7 @@ scd_code scd_forward_open(const scd_backend *backend, scd_device *device, const 
 void scd_forward_close(scd_forward *forward);
 
 /* out: (n_cells, HIDDEN_DIM) host floats, the cell embeddings. Cells have at least one token each
- * and together at most max_rows rows (SCD_E_TOO_LARGE). */
+ * (SCD_E_INVALID) and together at most max_rows rows (SCD_E_TOO_LARGE). */
 scd_code scd_forward_embed(scd_forward *forward, const scd_cell *const *cells, size_t n_cells,
                            float *out, scd_error *err);
 
