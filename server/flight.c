@@ -90,6 +90,15 @@ void scd_unit_leave(scd_waiter *w)
     w->unit = NULL;
 }
 
+scd_ticket *scd_unit_heir(const scd_unit *u)
+{
+    scd_ticket *heir = NULL;
+    for (const scd_waiter *w = u->waiters; w; w = w->next) /* the newest first */
+        if (!heir || w->ticket->rank <= heir->rank)
+            heir = w->ticket;
+    return heir;
+}
+
 /* ---- tickets -------------------------------------------------------------------------------- */
 
 void scd_flight_add_ticket(scd_flight *f, scd_ticket *t)
@@ -169,13 +178,14 @@ void scd_flight_unqueue(scd_flight *f, scd_unit *u)
 typedef struct pick {
     scd_unit **out;
     size_t n, max_units, rows, max_rows;
-    size_t model; /* of the first unit */
+    bool one_model; /* chosen by the first unit, or before it */
+    size_t model;
 } pick;
 
 static bool fits(const pick *p, const scd_unit *u)
 {
     return p->n < p->max_units && u->rows <= p->max_rows - p->rows &&
-           (!p->n || u->model == p->model);
+           (!p->one_model || u->model == p->model);
 }
 
 /* One unit from each ticket of the class in turn, while they fit and while *credit (rows; NULL: no
@@ -198,6 +208,7 @@ static void pick_class(scd_flight *f, scd_class rank, pick *p, size_t *credit)
         }
         scd_flight_unqueue(f, u);
         u->state = SCD_UNIT_RUNNING;
+        p->one_model = true;
         p->model = u->model;
         p->out[p->n++] = u;
         p->rows += u->rows;
@@ -209,17 +220,31 @@ static void pick_class(scd_flight *f, scd_class rank, pick *p, size_t *credit)
         f->ring[rank] = first_stuck;
 }
 
+/* While interactive work is there too, bulk work earns a quarter of every batch and takes it when a
+ * whole cell is paid for. A batch has one model: where the two are of different models, bulk would
+ * shut interactive work out by going first, so it pays for a whole batch instead. */
+static void pick_bulk_share(scd_flight *f, pick *p)
+{
+    f->bulk_credit += p->max_rows / 4;
+    if (f->bulk_credit > 2 * p->max_rows)
+        f->bulk_credit = 2 * p->max_rows;
+    size_t model = f->ring[SCD_INTERACTIVE]->first->model;
+    if (f->ring[SCD_BULK]->first->model == model) {
+        p->one_model = true;
+        p->model = model;
+        pick_class(f, SCD_BULK, p, &f->bulk_credit);
+    } else if (f->bulk_credit >= p->max_rows) {
+        f->bulk_credit -= p->max_rows;
+        pick_class(f, SCD_BULK, p, NULL);
+    }
+}
+
 size_t scd_flight_pick(scd_flight *f, size_t max_rows, scd_unit **out, size_t max_units,
                        size_t *rows)
 {
     pick p = {.out = out, .max_units = max_units, .max_rows = max_rows};
-    if (f->ring[SCD_BULK] && f->ring[SCD_INTERACTIVE]) {
-        /* Bulk work earns a quarter of every batch and takes it when a whole cell is paid for. */
-        f->bulk_credit += max_rows / 4;
-        if (f->bulk_credit > 2 * max_rows)
-            f->bulk_credit = 2 * max_rows;
-        pick_class(f, SCD_BULK, &p, &f->bulk_credit);
-    }
+    if (f->ring[SCD_BULK] && f->ring[SCD_INTERACTIVE])
+        pick_bulk_share(f, &p);
     pick_class(f, SCD_INTERACTIVE, &p, NULL);
     pick_class(f, SCD_BULK, &p, NULL);
     *rows = p.rows;

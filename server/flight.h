@@ -83,6 +83,9 @@ scd_ticket *scd_flight_find_ticket(const scd_flight *flight, uint64_t serial);
 
 void scd_unit_wait(scd_unit *unit, scd_waiter *waiter);
 void scd_unit_leave(scd_waiter *waiter);
+/* Whose queue a unit belongs in: the interactive waiter, or else the bulk one, that has waited
+ * longest. NULL: nobody waits. */
+scd_ticket *scd_unit_heir(const scd_unit *unit);
 
 /* Put a unit at the end of the ticket's queue / take it out. */
 void scd_flight_queue(scd_flight *flight, scd_ticket *ticket, scd_unit *unit);
