@@ -18,9 +18,15 @@
 /* Counts up whenever a kernel's bits change: it is part of every cache key. */
 #define SCD_CPU_KERNEL_VERSION 1
 
-/* Rows a tile can have, largest first; products are built for each. */
-enum { SCD_N_TILES = 4, SCD_TILE_ROWS = 64 };
-extern const size_t scd_tile_sizes[SCD_N_TILES];
+/* Rows of a product that oneDNN builds, largest first; a tile is put together from these, so that it
+ * can have any multiple of the least of them, up to the largest. */
+enum { SCD_N_SIZES = 4, SCD_TILE_ROWS = 64, SCD_TILE_STEP = 8 };
+extern const size_t scd_product_sizes[SCD_N_SIZES];
+
+static inline size_t scd_tile_round(size_t rows)
+{
+    return (rows + SCD_TILE_STEP - 1) / SCD_TILE_STEP * SCD_TILE_STEP;
+}
 
 typedef struct scd_dnnl scd_dnnl; /* product_dnnl.c: engine, streams, built products */
 
@@ -76,14 +82,14 @@ struct scd_matrix {
     size_t wide;       /* part_rows rounded up: row length of buffers that take a whole part */
     void *memory;
     scd_panel *panels; /* (n_parts, n_panels) */
-    struct scd_product *built[2][SCD_N_TILES]; /* [full, last panel][tile] */
+    struct scd_product *built[2][SCD_N_SIZES]; /* [full, last panel][size] */
 };
 
 scd_code scd_cpu_matrix_pack(scd_device *device, const scd_tensor *parts, size_t n_parts,
                              scd_matrix **out, scd_error *err);
 void scd_cpu_matrix_free(scd_device *device, scd_matrix *matrix);
 
-/* Rows to provide for m rows of input: products of oneDNN compute whole tiles. */
+/* Rows to provide for m rows of input: products of oneDNN compute whole steps. */
 size_t scd_tile_padded(const scd_device *device, size_t m);
 
 /* The columns [panel * matrix->panel, + panel.n) of a part. */

@@ -20,12 +20,7 @@ static size_t round_up(size_t n, size_t to)
 
 size_t scd_tile_padded(const scd_device *device, size_t m)
 {
-    if (device->kernels->product)
-        return m;
-    size_t i = SCD_N_TILES - 1;
-    while (i > 0 && scd_tile_sizes[i] < m)
-        i--;
-    return scd_tile_sizes[i];
+    return device->kernels->product ? m : scd_tile_round(m);
 }
 
 static scd_code check_parts(const scd_tensor *parts, size_t n_parts, scd_error *err)
@@ -201,11 +196,18 @@ scd_code scd_product_panel(scd_device *device, int thread, const scd_matrix *mat
         device->kernels->product(x, m, matrix->cols, p->weights, p->n, y, p->n);
         return SCD_OK;
     }
-    size_t i = SCD_N_TILES - 1;
-    while (i > 0 && scd_tile_sizes[i] < m)
-        i--;
-    return scd_product_run(device->dnnl, matrix->built[is_last(matrix, panel)][i], thread,
-                           p->handle, x, y, (char *)device->library[thread].memory + BOUNCE_BYTES);
+    struct scd_product *const *built = matrix->built[is_last(matrix, panel)];
+    void *scratch = (char *)device->library[thread].memory + BOUNCE_BYTES;
+    size_t x_row = matrix->cols * device->kernels->act_bytes, rows = scd_tile_round(m);
+    for (size_t i = 0, r = 0; r < rows; r += scd_product_sizes[i]) {
+        while (scd_product_sizes[i] > rows - r)
+            i++;
+        scd_code code = scd_product_run(device->dnnl, built[i], thread, p->handle,
+                                        (const char *)x + r * x_row, y + r * p->n, scratch);
+        if (code)
+            return code;
+    }
+    return SCD_OK;
 }
 
 /* oneDNN's fast products write dense rows only, so panels of a wider part are copied together. */

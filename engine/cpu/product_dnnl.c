@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const size_t scd_tile_sizes[SCD_N_TILES] = {64, 32, 16, 8};
+const size_t scd_product_sizes[SCD_N_SIZES] = {64, 32, 16, 8};
 
 typedef struct thread_args {
     dnnl_memory_t x, y, scratch;
@@ -158,10 +158,10 @@ static scd_code product_new(scd_dnnl *dnnl, scd_product key, const scd_product *
 }
 
 scd_code scd_dnnl_build(scd_dnnl *dnnl, size_t n, size_t k,
-                        scd_product *out[SCD_N_TILES], scd_error *err)
+                        scd_product *out[SCD_N_SIZES], scd_error *err)
 {
-    for (size_t i = 0; i < SCD_N_TILES; i++) {
-        scd_product key = {.m = scd_tile_sizes[i], .n = n, .k = k}, *p = dnnl->products;
+    for (size_t i = 0; i < SCD_N_SIZES; i++) {
+        scd_product key = {.m = scd_product_sizes[i], .n = n, .k = k}, *p = dnnl->products;
         const scd_product *like = NULL; /* all that share weights share their layout */
         for (; p && (p->m != key.m || p->n != n || p->k != k); p = p->next)
             like = p->n == n && p->k == k ? p : like;
@@ -256,7 +256,7 @@ scd_code scd_product_run(scd_dnnl *dnnl, const scd_product *product, int thread,
     return s ? SCD_E_DEVICE : SCD_OK;
 }
 
-bool scd_product_row_exact(scd_dnnl *dnnl, scd_product *const built[SCD_N_TILES],
+bool scd_product_row_exact(scd_dnnl *dnnl, scd_product *const built[SCD_N_SIZES],
                            const void *handle, void *space, void *scratch)
 {
     scd_product *big = built[0];
@@ -280,7 +280,7 @@ bool scd_product_row_exact(scd_dnnl *dnnl, scd_product *const built[SCD_N_TILES]
     bool same = true;
     for (size_t r = 8; r < big->m && same; r++)
         same = !memcmp(y + r * big->n, y + (r * 5 % 8) * big->n, big->n * sizeof *y);
-    for (size_t i = 1; i < SCD_N_TILES && same; i++) {
+    for (size_t i = 1; i < SCD_N_SIZES && same; i++) {
         if (scd_product_run(dnnl, built[i], 0, handle, x, part, scratch))
             return false;
         for (size_t r = 0; r < built[i]->m && same; r++)

@@ -1,9 +1,12 @@
 /* tiles.c - row tiles in shrinking sizes (see cpu.h).
  *
- * A tile takes about half of a thread's share of what is left, at most SCD_TILE_ROWS and at least
- * the smallest tile: large ones read the weights from cache less often, small ones at the end let
- * all threads finish together. Which thread computes which rows has no influence on their bits. */
+ * A batch that gives every thread one tile at most is cut evenly. In a larger one a tile takes about
+ * half of a thread's share of what is left, so that threads end together although none waits for
+ * another: large tiles read the weights from cache less often, small ones at the end fill the gaps.
+ * Which thread computes which rows, and in which company, has no influence on their bits. */
 #include "engine/cpu/cpu.h"
+
+enum { LEAST_ROWS = 16 };
 
 void scd_tiles_init(scd_tiles *tiles, size_t rows, int threads)
 {
@@ -13,14 +16,17 @@ void scd_tiles_init(scd_tiles *tiles, size_t rows, int threads)
     atomic_init(&tiles->failed, SCD_OK);
 }
 
-static size_t tile_for(size_t left, int threads)
+static size_t tile_for(const scd_tiles *tiles, size_t left)
 {
-    size_t share = threads > 1 ? left / (2 * (size_t)threads) : left;
-    for (size_t i = 0; i + 1 < SCD_N_TILES; i++)
-        if (scd_tile_sizes[i] <= share)
-            return scd_tile_sizes[i];
-    size_t smallest = scd_tile_sizes[SCD_N_TILES - 1];
-    return left < smallest ? left : smallest;
+    size_t threads = (size_t)tiles->threads, rows = left / (2 * threads);
+    if (tiles->rows <= threads * SCD_TILE_ROWS)
+        rows = (tiles->rows + threads - 1) / threads;
+    else if (threads == 1 || rows > SCD_TILE_ROWS)
+        rows = SCD_TILE_ROWS;
+    else if (rows < LEAST_ROWS)
+        rows = LEAST_ROWS;
+    rows = scd_tile_round(rows);
+    return rows < left ? rows : left;
 }
 
 bool scd_tiles_take(scd_tiles *tiles, size_t *first, size_t *n)
@@ -31,7 +37,7 @@ bool scd_tiles_take(scd_tiles *tiles, size_t *first, size_t *n)
     do {
         if (at >= tiles->rows)
             return false;
-        *n = tile_for(tiles->rows - at, tiles->threads);
+        *n = tile_for(tiles, tiles->rows - at);
     } while (!atomic_compare_exchange_weak_explicit(&tiles->cursor.next, &at, at + *n,
                                                     memory_order_relaxed, memory_order_relaxed));
     *first = at;
