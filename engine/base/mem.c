@@ -37,9 +37,10 @@ void *scd_malloc(size_t count, size_t size)
 
 void *scd_calloc(size_t count, size_t size)
 {
-    if (must_fail())
+    size_t bytes;
+    if (!scd_size_mul(count, size, &bytes) || must_fail())
         return NULL;
-    return calloc(count ? count : 1, size ? size : 1);
+    return calloc(1, bytes ? bytes : 1);
 }
 
 void *scd_realloc(void *old, size_t count, size_t size)
