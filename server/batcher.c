@@ -471,10 +471,12 @@ void scd_batcher_stop(scd_batcher *b)
     scd_gate_unlock(&b->gate);
     scd_thread_join(&b->thread);
     scd_gate_lock(&b->gate);
+    /* A ticket that is still being submitted stays in the table: its submitter ends it. */
     for (size_t i = 0; b->flight.tickets && i < SCD_FLIGHT_BUCKETS; i++)
-        while (b->flight.tickets[i])
-            fail_ticket(b, b->flight.tickets[i], SCD_E_CANCELED, "the server is shutting down",
-                        &ended);
+        for (scd_ticket *t = b->flight.tickets[i], *next; t; t = next) {
+            next = t->hash_next;
+            fail_ticket(b, t, SCD_E_CANCELED, "the server is shutting down", &ended);
+        }
     scd_gate_unlock(&b->gate);
     finish_all(ended);
 }
