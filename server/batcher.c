@@ -29,9 +29,9 @@ struct scd_batcher {
     bool stopping, draining;
     size_t queued_tokens;       /* admitted and not yet computed */
     double rate_tokens, rate_s; /* decayed sums; their ratio is the rate */
+    size_t max_rows, max_units; /* of a batch; constant */
 
     /* of batch-0 alone */
-    size_t max_rows, max_units;
     scd_unit **picked;      /* (max_units) */
     const scd_cell **cells; /* (max_units) */
     float *results;         /* (max_units, largest HIDDEN_DIM) */
@@ -262,31 +262,43 @@ static bool admit(scd_batcher *b, size_t need, scd_outcome *refusal)
     return refusal->code == SCD_OK;
 }
 
+static void refuse_ticket(scd_batcher *b, scd_ticket *t, const scd_outcome *refusal,
+                          scd_ticket **ended)
+{
+    if (!t->outcome.code)
+        t->outcome.retry_after_s = refusal->retry_after_s;
+    fail_ticket(b, t, refusal->code, refusal->message, ended);
+}
+
 /* Under the lock: hand out what the cache had, queue the rest if there is room for all of it, else
- * refuse all of it. */
+ * refuse the ticket. Others may have joined its look-ups: they are judged by what they wait for. */
 static void settle(scd_batcher *b, submission *s, scd_ticket **ended)
 {
     scd_ticket *t = s->ticket;
-    scd_outcome refusal = {0};
+    scd_outcome refusal;
     size_t dim = model_dim(b, t->model), need = 0;
     for (size_t i = 0; i < s->n_created; i++)
         if (!s->has_value[i] && s->created[i]->waiters)
             need += s->created[i]->cell.n_tokens;
     bool room = !need || admit(b, need, &refusal);
+    if (!room)
+        refuse_ticket(b, t, &refusal, ended);
     for (size_t i = 0; i < s->n_created; i++) {
         scd_unit *u = s->created[i];
+        s->created[i] = NULL;
         if (s->has_value[i]) {
             deliver(b, u, s->found + i * dim, true, ended);
-        } else if (u->waiters && room) {
-            count_queued(b, u->cell.n_tokens, true);
-            scd_flight_queue(&b->flight, u->waiters->ticket, u);
-        } else {
-            /* Others may have joined this look-up: they are refused with us. */
-            for (scd_waiter *w = u->waiters; w; w = w->next)
-                w->ticket->outcome.retry_after_s = refusal.retry_after_s;
-            fail_unit(b, u, refusal.code, refusal.message, ended);
+            continue;
         }
-        s->created[i] = NULL;
+        if (u->waiters && (room || admit(b, u->cell.n_tokens, &refusal))) {
+            count_queued(b, u->cell.n_tokens, true);
+            scd_flight_queue(&b->flight, scd_unit_heir(u), u);
+            continue;
+        }
+        while (u->waiters)
+            refuse_ticket(b, u->waiters->ticket, &refusal, ended);
+        scd_flight_remove(&b->flight, u);
+        free(u);
     }
     t->submitting = false;
     end_if_over(b, t, ended);
