@@ -83,6 +83,16 @@ static void drop_queued(scd_batcher *b, scd_unit *u)
     free(u);
 }
 
+/* A queued unit goes to the queue of its heir, where it is not there already. */
+static void pass_on(scd_batcher *b, scd_unit *u)
+{
+    scd_ticket *heir = scd_unit_heir(u);
+    if (u->owner == heir)
+        return;
+    scd_flight_unqueue(&b->flight, u);
+    scd_flight_queue(&b->flight, heir, u);
+}
+
 /* The ticket waits no more. Its queued units move to others who wait for them, or leave. */
 static void abandon(scd_batcher *b, scd_ticket *t)
 {
@@ -94,12 +104,10 @@ static void abandon(scd_batcher *b, scd_ticket *t)
         scd_unit_leave(w);
         if (u->owner != t)
             continue;
-        if (!u->waiters) {
+        if (u->waiters)
+            pass_on(b, u);
+        else
             drop_queued(b, u);
-            continue;
-        }
-        scd_flight_unqueue(&b->flight, u);
-        scd_flight_queue(&b->flight, u->waiters->ticket, u);
     }
 }
 
@@ -210,6 +218,8 @@ static void enter(scd_batcher *b, submission *s, scd_unit **spare)
             s->created[s->n_created++] = u;
         }
         scd_unit_wait(u, w);
+        if (u->owner) /* a single cell does not wait behind a bulk request that has it too */
+            pass_on(b, u);
     }
 }
 
