@@ -97,14 +97,14 @@ static const char *pick_up_to(fixture *f, size_t max_rows)
     char *at = text;
     f->n_picked = scd_flight_pick(&f->flight, max_rows, f->picked, MAX_UNITS, &f->rows);
     *at = '\0';
-    size_t rows = 0;
+    size_t rows = 0, model = f->n_picked ? f->picked[0]->model : 0;
     for (size_t i = 0; i < f->n_picked; i++) {
         scd_unit *u = f->picked[i];
         uint32_t key;
         memcpy(&key, u->key.bytes, sizeof key);
         assert_int_equal(u->state, SCD_UNIT_RUNNING);
         assert_null(u->owner);
-        assert_int_equal(u->model, f->picked[0]->model);
+        assert_int_equal(u->model, model);
         at += sprintf(at, i ? " %u" : "%u", key);
         rows += u->rows;
         scd_flight_remove(&f->flight, u);
