@@ -98,6 +98,7 @@ scd_code scd_pool_new(int threads, scd_pool **out, scd_error *err)
     if (!pool)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for the thread pool");
     *pool = (scd_pool){.threads = 1};
+    omp_set_num_threads(1); /* weights are packed by the thread that opens, before any run */
     pool->workers = scd_calloc((size_t)threads, sizeof *pool->workers);
     scd_code code = pool->workers ? SCD_OK
                                   : scd_fail(err, SCD_E_NOMEM, "out of memory for the thread pool");
