@@ -17,7 +17,9 @@ scd_code scd_gunzip(const void *bytes, size_t n, scd_buf *out, scd_error *err)
     z.next_in = (Bytef *)(uintptr_t)bytes;
     z.avail_in = (uInt)n;
     scd_code code = SCD_OK;
-    for (int rc = Z_OK; rc != Z_STREAM_END && !code;) {
+    for (int rc = Z_OK; !code && (rc != Z_STREAM_END || z.avail_in);) {
+        if (rc == Z_STREAM_END)
+            inflateReset(&z); /* another member follows: together they are the body */
         size_t room = out->max_bytes - out->n_bytes;
         char *at = scd_buf_reserve(out, room < STEP_BYTES ? room : STEP_BYTES);
         if (!at) {
@@ -30,7 +32,7 @@ scd_code scd_gunzip(const void *bytes, size_t n, scd_buf *out, scd_error *err)
         rc = inflate(&z, Z_NO_FLUSH);
         scd_buf_commit(out, before - z.avail_out);
         if (rc == Z_STREAM_END)
-            break;
+            continue;
         if (rc == Z_OK && z.avail_out == before && !z.avail_in)
             rc = Z_BUF_ERROR;
         if (rc == Z_BUF_ERROR && room == 0)
@@ -40,8 +42,6 @@ scd_code scd_gunzip(const void *bytes, size_t n, scd_buf *out, scd_error *err)
             code = scd_fail(err, SCD_E_INVALID, "the gzip body is %s",
                             rc == Z_BUF_ERROR ? "cut off" : "damaged or not gzip");
     }
-    if (!code && z.avail_in)
-        code = scd_fail(err, SCD_E_INVALID, "%u bytes follow the end of the gzip body", z.avail_in);
     inflateEnd(&z);
     return code;
 }
