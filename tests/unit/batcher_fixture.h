@@ -30,7 +30,7 @@ typedef struct call {
     float out[CALL_ORDERS][CALL_DIM];
     int n_done;
     scd_outcome outcome;
-    scd_batcher *batcher; /* for call_submit_thread */
+    scd_batcher *batcher; /* where a thread of its own submits it */
 } call;
 
 static scd_metrics *metrics;
@@ -83,19 +83,6 @@ static void call_submit(scd_batcher *b, call *c)
     scd_error err = {0};
     if (scd_batcher_submit(b, c->model, c->orders, c->n, c->serial, call_done, c, &err))
         fail_msg("%s", err.message);
-}
-
-static void *call_submit_thread(void *arg)
-{
-    call *c = arg;
-    call_submit(c->batcher, c);
-    return NULL;
-}
-
-static void call_submit_in(pthread_t *thread, scd_batcher *b, call *c)
-{
-    c->batcher = b;
-    assert_int_equal(pthread_create(thread, NULL, call_submit_thread, c), 0);
 }
 
 static int call_n_done(const call *c)

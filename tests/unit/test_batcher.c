@@ -87,6 +87,19 @@ static void end_busy(fixture *f)
     call_free(f->busy);
 }
 
+static void *call_submit_thread(void *arg)
+{
+    call *c = arg;
+    call_submit(c->batcher, c);
+    return NULL;
+}
+
+static void call_submit_in(pthread_t *thread, scd_batcher *b, call *c)
+{
+    c->batcher = b;
+    assert_int_equal(pthread_create(thread, NULL, call_submit_thread, c), 0);
+}
+
 /* ---- results --------------------------------------------------------------------------------- */
 
 static void a_cell_is_computed_stored_and_handed_out_bit_for_bit(void **state)
