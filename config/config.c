@@ -46,6 +46,10 @@ typedef struct loader {
     source set_by[N_OPTIONS];
     source now;
     const char *file; /* being read */
+    FILE *stream;
+    int line;      /* in the file, from 1 */
+    bool in_line;  /* its end was not read yet */
+    int long_line; /* the first that is too long, 0: none */
     scd_error *err;
     bool failed;
 } loader;
@@ -169,18 +173,33 @@ static const option *find_env(const char *name, size_t n)
     return find(key, n);
 }
 
+/* fgets for inih, which would take a line that is longer than its buffer for two. */
+static char *read_line(char *out, int n, void *arg)
+{
+    loader *l = arg;
+    char *got = fgets(out, n, l->stream);
+    if (got && l->in_line && !l->long_line)
+        l->long_line = l->line;
+    if (got && !l->in_line)
+        l->line++;
+    l->in_line = got && !strchr(got, '\n');
+    return got;
+}
+
 static int on_file_pair(void *arg, const char *section, const char *name, const char *value)
 {
     loader *l = arg;
-    if (l->failed)
+    char where[512];
+    if (l->failed || l->long_line)
         return 1;
+    snprintf(where, sizeof where, "%s: line %d", l->file, l->line);
     const option *o = find(name, strlen(name));
     if (*section)
-        scd_fail(l->err, SCD_E_INVALID, "%s: sections are not used here: [%s]", l->file, section);
+        scd_fail(l->err, SCD_E_INVALID, "%s: sections are not used here: [%s]", where, section);
     else if (!o)
         scd_fail(l->err, SCD_E_INVALID, "%s: unknown key \"%s\" (scdivad --print-config lists all)",
-                 l->file, name);
-    else if (!set(l, o, value, l->file))
+                 where, name);
+    else if (!set(l, o, value, where))
         return 1;
     l->failed = true;
     return 0;
@@ -190,11 +209,19 @@ static scd_code read_file(loader *l, const char *path)
 {
     l->now = FROM_FILE;
     l->file = path;
-    int rc = ini_parse(path, on_file_pair, l);
+    l->stream = fopen(path, "re");
+    if (!l->stream)
+        return scd_fail(l->err, SCD_E_IO, "cannot read the configuration file %s: %s", path,
+                        strerror(errno));
+    int rc = ini_parse_stream(read_line, l, on_file_pair, l);
+    bool broken = ferror(l->stream);
+    fclose(l->stream);
     if (l->failed)
         return l->err ? l->err->code : SCD_E_INVALID;
-    if (rc < 0)
+    if (rc < 0 || broken)
         return scd_fail(l->err, SCD_E_IO, "cannot read the configuration file %s", path);
+    if (l->long_line)
+        return scd_fail(l->err, SCD_E_INVALID, "%s: line %d is too long", path, l->long_line);
     if (rc > 0)
         return scd_fail(l->err, SCD_E_INVALID, "%s: line %d is not \"key = value\"", path, rc);
     return SCD_OK;
