@@ -209,6 +209,8 @@ SCD_INLINE void weights_tile(size_t rows, size_t vecs, const attention_space *s,
             acc[r][j] = vzero();
     }
     tile_sum(rows, vecs, q, ldq, k, vecs * VW * PAIR, steps, acc);
+    act *p = s->p + row * KEYS + done;
+    float *totals = s->totals + row * VW, *top = s->top + row, headroom = HEADROOM / s->factor;
     vf factor = vset(s->factor);
     SCD_UNROLL
     for (size_t r = 0; r < rows; r++) {
@@ -218,16 +220,16 @@ SCD_INLINE void weights_tile(size_t rows, size_t vecs, const attention_space *s,
         SCD_UNROLL
         for (size_t j = 1; j < vecs; j++)
             most = vmax(most, acc[r][j]);
-        if (__builtin_expect(vany_above(most, s->top[row + r] + HEADROOM / s->factor), 0))
+        if (__builtin_expect(vany_above(most, top[r] + headroom), 0))
             raise_top(s, row + r, vhmax(most), done);
-        vf shift = vset(-s->top[row + r] * s->factor), total = vload(s->totals + (row + r) * VW);
+        vf shift = vmul(vset(-top[r]), factor), total = vload(totals + r * VW);
         SCD_UNROLL
         for (size_t j = 0; j < vecs; j++) {
             vf e = vweight(vfma(acc[r][j], factor, shift));
             total = vadd(total, e);
-            vstore_act(s->p + (row + r) * KEYS + done + j * VW, e);
+            vstore_act(p + r * KEYS + j * VW, e);
         }
-        vstore(s->totals + (row + r) * VW, total);
+        vstore(totals + r * VW, total);
     }
 }
 

@@ -12,6 +12,7 @@
 #include "engine/cpu/isa.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/pool.h"
+#include "engine/cpu/slab.h"
 
 #include <stdbool.h>
 
@@ -44,6 +45,8 @@ struct scd_device {
     scd_dnnl *dnnl;       /* NULL where kernels->product is there */
     scd_scratch *scratch; /* (threads) for operations */
     scd_scratch *library; /* (threads) for products: one panel's output, then oneDNN's own */
+
+    scd_slab *slabs;      /* weights */
 
     size_t max_rows;      /* from reserve */
     float *rope;          /* (max_rows, rope_dim): cosines, then sines, of each position */
@@ -80,7 +83,7 @@ struct scd_matrix {
     size_t panel;      /* columns of every panel but the last of a part */
     size_t n_panels;   /* of a part */
     size_t wide;       /* part_rows rounded up: row length of buffers that take a whole part */
-    void *memory;
+    scd_slab *slab;    /* where the weights lie */
     scd_panel *panels; /* (n_parts, n_panels) */
     struct scd_product *built[2][SCD_N_SIZES]; /* [full, last panel][size] */
 };

@@ -182,7 +182,10 @@ static scd_code cpu_alloc(scd_device *device, size_t bytes, void **out, scd_erro
 {
     (void)device;
     *out = scd_malloc_aligned(bytes, 1);
-    return *out ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory: %zu bytes", bytes);
+    if (!*out)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory: %zu bytes", bytes);
+    scd_huge_pages(*out, bytes);
+    return SCD_OK;
 }
 
 static void cpu_free(scd_device *device, void *memory)

@@ -94,11 +94,10 @@ static scd_code allocate(scd_device *device, scd_matrix *m, scd_error *err)
     for (size_t i = 0; i < m->n_panels; i++)
         total += panel_bytes(device, m, i);
     m->panels = scd_calloc(m->n_parts * m->n_panels, sizeof *m->panels);
-    m->memory = scd_malloc_aligned(m->n_parts, total);
-    if (!m->panels || !m->memory)
+    char *at = scd_slab_take(&device->slabs, m->n_parts * total, &m->slab);
+    if (!m->panels || !at)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for a matrix of %zu x %zu",
                         m->n_parts * m->part_rows, m->cols);
-    char *at = m->memory;
     for (size_t i = 0; i < m->n_parts * m->n_panels; i++) {
         m->panels[i].weights = at;
         m->panels[i].n = panel_cols(m, i % m->n_panels);
@@ -134,7 +133,8 @@ static scd_code check_exact(scd_device *device, scd_matrix *m, scd_error *err)
     return exact ? SCD_OK
                  : scd_fail(err, SCD_E_DEVICE,
                             "oneDNN's products on this processor depend on a row's place in its "
-                            "batch (%zu x %zu): set SCDIVA_ISA=avx2",
+                            "batch (%zu x %zu): set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 or "
+                            "SCDIVA_ISA=avx2",
                             m->part_rows, m->cols);
 }
 
@@ -142,6 +142,7 @@ scd_code scd_cpu_matrix_pack(scd_device *device, const scd_tensor *parts, size_t
                              scd_matrix **out, scd_error *err)
 {
     *out = NULL;
+    scd_pool_no_openmp();
     scd_code code = check_parts(parts, n_parts, err);
     if (code)
         return code;
@@ -184,7 +185,7 @@ void scd_cpu_matrix_free(scd_device *device, scd_matrix *m)
     for (size_t i = 0; device->dnnl && m->panels && i < m->n_parts * m->n_panels; i++)
         scd_product_unpack(m->panels[i].handle);
     free(m->panels);
-    free(m->memory);
+    scd_slab_give(&device->slabs, m->slab);
     free(m);
 }
 

@@ -76,11 +76,16 @@ static unsigned word_wait(word *w, unsigned old)
     return now;
 }
 
+void scd_pool_no_openmp(void)
+{
+    omp_set_num_threads(1);
+}
+
 static void *worker_main(void *arg)
 {
     worker *me = arg;
     scd_pool *pool = me->pool;
-    omp_set_num_threads(1);
+    scd_pool_no_openmp();
     for (unsigned seen = 0;;) {
         seen = word_wait(&pool->generation, seen);
         if (pool->stop)
@@ -139,7 +144,7 @@ int scd_pool_threads(const scd_pool *pool)
 
 void scd_pool_run(scd_pool *pool, scd_pool_body *body, void *arg)
 {
-    omp_set_num_threads(1); /* the owner may be another thread than last time */
+    scd_pool_no_openmp(); /* the owner may be another thread than last time */
     if (pool->threads > 1) {
         pool->body = body;
         pool->arg = arg;

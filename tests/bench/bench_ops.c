@@ -173,6 +173,16 @@ typedef struct bench {
     scd_linear_args linear;
 } bench;
 
+/* Activations as the daemon has them: of the device, on huge pages. */
+static void *on_device(bench *b, size_t bytes)
+{
+    void *p;
+    scd_error err;
+    must(b->be->alloc(b->device, bytes, &p, &err), &err);
+    memset(p, 0, bytes);
+    return p;
+}
+
 static float *random_floats(size_t n, float spread)
 {
     float *x = need(n * sizeof *x);
@@ -281,9 +291,9 @@ static void make_batch(bench *b)
 static void make_operations(bench *b)
 {
     size_t act = b->be->info(b->device)->act_bytes, rows = b->rows;
-    float *h = random_floats(rows * H, 1), *vector = random_floats(H, 1);
-    void *q = need(rows * H * act), *k = need(rows * H * act), *v = need(rows * H * act);
-    void *att = need(rows * H * act);
+    float *h = on_device(b, rows * H * sizeof *h), *vector = random_floats(H, 1);
+    void *q = on_device(b, rows * H * act), *k = on_device(b, rows * H * act);
+    void *v = on_device(b, rows * H * act), *att = on_device(b, rows * H * act);
     make_batch(b);
     scd_tensor table = {.data = random_floats((size_t)VOCAB * H, 1), .dtype = SCD_F32,
                         .rows = VOCAB, .cols = H};
@@ -297,7 +307,7 @@ static void make_operations(bench *b)
         .gene_mask = vector, .input_proj = random_matrix(b, 1, H, H),
         .latent_w0 = random_matrix(b, 1, H, H), .latent_b0 = vector, .latent_norm_w = vector,
         .latent_norm_b = vector, .latent_w3 = random_matrix(b, 1, H, H), .latent_b3 = vector,
-        .clean = need(rows * H * sizeof(float)), .h = h};
+        .clean = on_device(b, rows * H * sizeof(float)), .h = h};
     b->qkv = (scd_qkv_args){.rows = rows, .hidden_dim = H, .n_heads = HEADS, .h = h, .norm = vector,
                             .wqkv = random_matrix(b, 3, H, H), .pos = b->batch.pos,
                             .parts = SCD_PART_Q | SCD_PART_K | SCD_PART_V, .q = q, .k = k, .v = v};
@@ -314,7 +324,7 @@ static void make_operations(bench *b)
     b->block_out_lat.rows = b->cells;
     b->linear = (scd_linear_args){.rows = rows, .in_dim = H, .out_dim = H, .x = h,
                                   .w = random_matrix(b, 1, H, H), .bias = vector, .relu = 1,
-                                  .y = need(rows * H * sizeof(float))};
+                                  .y = on_device(b, rows * H * sizeof(float))};
     must(b->be->reserve(b->device, rows, H, F, H, &err), &err);
 }
 
