@@ -229,6 +229,37 @@ def test_a_slow_client_is_served_and_holds_nobody_up():
     good(d)
 
 
+def test_clients_that_announce_much_and_send_nothing_lock_nobody_out():
+    with Daemon(harness.small_model()) as d:
+        held = [d.socket() for _ in range(40)]
+        for s in held:
+            s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (64 * MB))
+        time.sleep(0.2)
+        good(d)
+        for s in held:
+            s.close()
+
+
+def test_many_uploads_at_once_do_not_take_all_memory():
+    with Daemon(harness.small_model()) as d:
+        held, piece = [d.socket() for _ in range(30)], b" " * (60 * MB)
+        for s in held:
+            s.settimeout(5 * harness.SLOW)
+            try:
+                s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (64 * MB) + piece)
+            except OSError:
+                pass  # refused, or not read any further: what we want
+        grown = d.status_kb("VmRSS") // 1024
+        assert grown < 1000, f"{grown} MiB for uploads that are not even complete"
+        for s in held:
+            s.close()
+        end = time.monotonic() + 40 * harness.SLOW
+        while d.status_kb("VmRSS") > 200 * 1024:
+            assert time.monotonic() < end, "the memory does not come back"
+            time.sleep(0.1)
+        good(d)
+
+
 def test_a_request_cut_in_the_middle_leaves_nothing_behind():
     d = daemon()
     request = HEAD + b"Content-Length: 100\r\n\r\n" + b'{"cells": [{"genes": ["' + A.encode()

@@ -126,6 +126,24 @@ def test_the_official_size_gives_the_same_bytes_alone_in_a_batch_and_on_one_thre
             {c["id"]: together[c["id"]] for c in cells[2:4]}
 
 
+def test_every_length_gives_the_same_bytes_alone_and_packed_in_both_precisions():
+    lengths = [1, 2, 15, 16, 17, 63, 64, 65, 127, 200, 311, 640, 1199, 1200]
+    cells = [{**harness.slow_cells(1, seed=n, length=n)[0], "id": str(n)} for n in lengths]
+    order = random.Random(3).sample(cells, len(cells))
+    bf16 = ["bf16"] if harness.cpu_has("avx512_bf16") else []
+    for precision in ["fp32"] + bf16:
+        found = []
+        for threads, batches in (("1", [[c] for c in cells]), ("2", [order]),
+                                 ("2", [cells[::-1][:5], cells[:9]])):
+            flags = ("--precision", precision, "--threads", threads, *UNCACHED)
+            with Daemon(harness.slow_model(), flags=flags) as d:
+                got = {}
+                for batch in batches:
+                    got.update(rows(d.embed({"cells": batch, "encoding": "base64"})))
+            found.append(got)
+        assert found[0] == found[1] == found[2], f"{precision} differs"
+
+
 def official_symbols():
     with open(harness.official_model() + "/genes.tsv", encoding="utf-8") as f:
         return [line.split("\t")[1].strip() for line in f.readlines()[1:]]

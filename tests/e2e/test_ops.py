@@ -183,6 +183,14 @@ def test_what_the_client_sent_along_is_echoed():
     assert [i["id"] for i in body["data"]] == harness.demo_body()["ids"][:2], body
 
 
+def test_ids_of_any_text_come_back_as_they_were():
+    ids = ["plain", " space ", "quote\"back\\slash/", "tab\tnew\nline", "ümläut", "日本語",
+           "\U0001f9ec", "\x7f", "\u2028", "a" * 200]
+    cells = [{**c, "id": i} for c, i in zip(harness.demo_cells(len(ids)), ids)]
+    data = daemon().embed(harness.demo_request(cells=cells)).json()["data"]
+    assert [item["id"] for item in data] == ids, data
+
+
 def test_curl_gets_along_with_it():
     fixture = os.path.join(harness.FIXTURES, "pbmc68k_demo.json")
     out = daemon().curl("/v1/embeddings", "-H", "Content-Type: application/json",

@@ -172,12 +172,12 @@ def test_bad_flags_are_named():
         assert pattern in said, f"{flags}: {said!r}"
 
 
-def test_a_file_with_an_unknown_key_is_refused_by_name():
+def test_a_file_with_an_unknown_key_is_refused_with_its_line():
     path = os.path.join(harness.scratch(), "scdivad.conf")
     with open(path, "w", encoding="utf-8") as f:
         f.write("# a comment\nthreads = 1\nno-such-key = 3\n")
     said = refused(("--config", path, "--model", harness.small_model(), *LOOPBACK))
-    assert "no-such-key" in said and "scdivad.conf" in said, said
+    assert "no-such-key" in said and re.search(r"scdivad\.conf\D*3\b", said), said
 
 
 def test_a_flag_beats_the_environment_and_the_environment_beats_the_file():
@@ -238,6 +238,22 @@ def test_a_bind_outside_loopback_without_keys_is_refused_unless_insecure():
         assert "--keys" in said and "--insecure" in said, said
     with Daemon(harness.small_model(), flags=("--listen", "0.0.0.0:0", "--insecure")) as d:
         harness.check_good(d)
+
+
+def test_port_0_prints_the_address_whatever_the_log_level_and_format():
+    for flags in (("--log-level", "error"), ("--log-format", "json"), ("--log-level", "debug")):
+        with Daemon(harness.small_model(), flags=flags) as d:
+            assert d.port > 0
+    line = next(line for line in d.log().splitlines() if "http://" in line)
+    assert f"http://127.0.0.1:{d.port}" in line, line
+
+
+def test_a_log_in_json_is_json_line_by_line():
+    with Daemon(harness.small_model(), flags=("--log-format", "json")) as d:
+        d.post("/v1/embeddings", b"{", {"X-Request-Id": "id-\"quoted\""})
+        harness.check_good(d)
+    for line in d.log().splitlines():
+        assert isinstance(json.loads(line), dict), line
 
 
 def test_a_port_in_use_is_refused():

@@ -91,6 +91,17 @@ def test_after_kill_9_under_load_no_byte_is_wrong():
     crash_rounds(ROUNDS)
 
 
+def test_the_cache_stays_within_its_bound_and_keeps_the_recent():
+    cells, data = make_cells(12_000), harness.scratch()
+    with Daemon(harness.small_model(), data=data, flags=("--cache-mb", "1")) as d:
+        for i in range(0, len(cells), 1000):
+            d.embed(request(cells[i:i + 1000]))
+        recent = d.embed(request(cells[-100:])).json()["usage"]["cached"]
+    size = sum(os.path.getsize(p) for p in glob.glob(os.path.join(data, "*")))
+    assert size < 4 * 1024 * 1024, f"{size} bytes where 1 MiB is allowed"
+    assert recent > 50, f"{recent} of the last 100 cells were kept"
+
+
 # ---- damage --------------------------------------------------------------------------------------
 
 def damaged(change):

@@ -1,0 +1,172 @@
+"""test_hold.py - what requests may hold while they wait, and what becomes of them at the end."""
+import gzip
+import json
+import signal
+import threading
+import time
+
+import harness
+from harness import Daemon, HEAD, check_good, check_problem, receive
+
+MB = 1 << 20
+GENES = harness.demo_body()["genes"]
+
+
+def large_body(n_cells=300, seed=0):
+    """Over 128 KiB, which is what an http thread parses by itself"""
+    cells = [{"genes": GENES[i % 50:i % 50 + 60], "values": [1 + (i + k + seed) % 7 for k in range(60)]}
+             for i in range(n_cells)]
+    body = json.dumps({"cells": cells, "encoding": "base64"}).encode()
+    assert len(body) > 160 * 1024
+    return body
+
+
+def begin(d, body, n):
+    """A connection on which n bytes of the request have been sent"""
+    s = d.socket()
+    s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body[:n])
+    time.sleep(0.1)  # so that its headers have been looked at
+    return s
+
+
+def wait_draining(d):
+    end = time.monotonic() + 10 * harness.SLOW
+    while d.get("/readyz").status != 503:
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+# ---- the end -------------------------------------------------------------------------------------
+
+def test_a_large_request_that_is_still_being_parsed_is_finished_by_the_drain():
+    for _ in range(3):
+        d = Daemon(harness.small_model())
+        try:
+            body = large_body(2000)
+            with begin(d, body, len(body) - 1) as s:
+                s.sendall(body[-1:])
+                time.sleep(0.01)
+                d.process.send_signal(signal.SIGTERM)
+                got = receive(s)
+            assert got.startswith(b"HTTP/1.1 200"), got[:400]
+            assert d.process.wait(harness.STOP_S) == 0, d.log()
+        finally:
+            d.kill()
+
+
+def test_a_body_that_is_whole_only_after_the_drain_began_is_refused():
+    d = Daemon(harness.slow_model(), flags=("--precision", "fp32", "--threads", "1"))
+    try:
+        known = json.dumps({"cells": harness.slow_cells(1)}).encode()
+        d.post("/v1/embeddings", known)
+        done = []
+        work = {"cells": harness.slow_cells(30, seed=3), "encoding": "base64"}
+        client = threading.Thread(target=lambda: done.append(d.post("/v1/embeddings", work)))
+        client.start()
+        d.wait_metric("scdiva_queue_tokens", lambda tokens: tokens > 0)
+        with begin(d, known, len(known) - 1) as s:
+            d.process.send_signal(signal.SIGTERM)
+            wait_draining(d)
+            s.sendall(known[-1:])
+            got = receive(s)
+        assert got.startswith(b"HTTP/1.1 503") and b"unavailable" in got, got[:400]
+        client.join()
+        assert done[0].status == 200, done
+        assert d.process.wait(harness.STOP_S) == 0, d.log()
+    finally:
+        d.kill()
+
+
+def test_large_bodies_that_arrive_while_it_stops_do_it_no_harm():
+    body = large_body()
+    for _ in range(5):
+        d = Daemon(harness.small_model())
+        try:
+            held = [begin(d, body, len(body) - 1) for _ in range(8)]
+            stop = threading.Event()
+
+            def finish():
+                for s in held:
+                    stop.wait(0.0005)
+                    try:
+                        s.sendall(body[-1:])
+                    except OSError:
+                        pass  # it has gone
+            sender = threading.Thread(target=finish)
+            d.process.send_signal(signal.SIGTERM)
+            sender.start()
+            assert d.process.wait(harness.STOP_S) == 0, d.log()
+            sender.join()
+            for s in held:
+                s.close()
+        finally:
+            d.kill()
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+def test_compressed_bodies_count_by_what_they_hold():
+    # Names that repeat: 8 MB of JSON in some kB, and slow enough to parse that they queue up.
+    cell = {"genes": ["NOBODY"] * 100000, "values": [1] * 100000}
+    body = gzip.compress(json.dumps({"cells": [cell] * 6}).encode(), 6)
+    with Daemon(harness.small_model(), flags=("--max-body-mb", "8")) as d:
+        before = d.status_kb("VmRSS")
+        held = []
+        for _ in range(40):
+            s = d.socket()
+            s.sendall(HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+                      + body)
+            held.append(s)
+        statuses = [receive(s)[9:12] for s in held]
+        grown = (d.status_kb("VmHWM") - before) // 1024
+        assert statuses.count(b"429") > 0, statuses
+        assert statuses.count(b"422") > 0, statuses
+        assert grown < 200, f"{grown} MiB where 64 MiB of bodies are allowed"
+        check_good(d)
+
+
+def test_small_requests_are_served_while_uploads_fill_the_room_for_bodies():
+    with Daemon(harness.small_model(), flags=("--max-body-mb", "2")) as d:
+        held = []
+        for _ in range(20):
+            s = d.socket()
+            s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (2 * MB) + b" " * (2 * MB - 100))
+            held.append(s)
+        time.sleep(0.2)
+        check_good(d)
+        for s in held:
+            s.sendall(b" " * 100)
+        answers = [receive(s) for s in held]
+        refused = [a for a in answers if a.startswith(b"HTTP/1.1 429")]
+        assert refused and b"Retry-After: 1" in refused[0] and b"overloaded" in refused[0], answers
+        assert sum(a.startswith(b"HTTP/1.1 400") for a in answers) >= 4, answers
+
+
+# ---- answers -------------------------------------------------------------------------------------
+
+def test_names_that_grow_when_they_are_escaped_still_fit_the_answer():
+    d = harness.shared()
+    name = "\x01" * 250
+    cells = [{"id": "%s%03d" % (name, i), "genes": GENES[:1], "values": [1]} for i in range(300)]
+    data = d.embed({"cells": cells, "encoding": "base64"}).json()["data"]
+    assert data[299]["id"] == name + "299"
+    answer = d.post("/v1/genes", {"genes": ["%s%03d" % (name, i) for i in range(300)]})
+    assert answer.status == 200, answer
+    assert answer.json()["data"][7]["name"] == name + "007"
+
+
+# ---- counting ------------------------------------------------------------------------------------
+
+def test_a_deadline_that_passes_while_a_large_body_is_parsed_counts_once():
+    with Daemon(harness.slow_model(), flags=("--precision", "fp32", "--threads", "1")) as d:
+        cells = harness.slow_cells(20, seed=9)
+        body = {"cells": cells, "timeout_ms": 1}
+        assert len(json.dumps(body)) > 160 * 1024
+        check_problem(d.post("/v1/embeddings", body), 504, "deadline-exceeded")
+        assert d.metric("scdiva_rejected_total", reason="deadline") == 1
+
+
+def test_a_body_that_is_too_large_is_counted_as_rejected():
+    with Daemon(harness.small_model(), flags=("--max-body-mb", "1")) as d:
+        check_problem(d.post("/v1/embeddings", b" " * 2 * MB), 413, "too-large")
+        assert d.metric("scdiva_rejected_total", reason="too_large") == 1
