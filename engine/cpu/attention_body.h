@@ -97,27 +97,28 @@ SCD_INLINE size_t round_up(size_t n, size_t to)
 
 /* One task's scratch, carved. */
 typedef struct attention_space {
-    act *k, *v;    /* packed */
-    act *p;        /* (QUERIES, KEYS) weights of a chunk */
-    float *sums;   /* (QUERIES, padded head_dim) */
-    float *totals; /* (QUERIES, VW) sum of p, lane by lane */
+    act *k, *v;         /* packed */
+    act *p;             /* (QUERIES, KEYS) weights of a chunk */
+    float *sums;        /* (QUERIES, padded head_dim) */
+    float *totals;      /* (QUERIES, VW) sum of p, lane by lane */
     float *top, *alpha; /* (QUERIES) alpha: what the sums so far must be multiplied with */
     size_t padded_dim;
-    float factor;  /* e^(x / sqrt head_dim) = 2^(factor x) */
+    float factor; /* e^(x / sqrt head_dim) = 2^(factor x) */
 } attention_space;
 
 static size_t attention_carve(char *base, size_t n_k, size_t dim, attention_space *s)
 {
     size_t padded = round_up(dim, VW), keys = round_up(n_k, VW), at = 0;
-    const size_t bytes[] = {keys * dim * sizeof(act),         keys * padded * sizeof(act),
-                            QUERIES * KEYS * sizeof(act),     QUERIES * padded * sizeof(float),
-                            QUERIES * VW * sizeof(float),     QUERIES * sizeof(float),
+    const size_t bytes[] = {keys * dim * sizeof(act),     keys * padded * sizeof(act),
+                            QUERIES * KEYS * sizeof(act), QUERIES * padded * sizeof(float),
+                            QUERIES * VW * sizeof(float), QUERIES * sizeof(float),
                             QUERIES * sizeof(float)};
     void *place[7] = {0};
     for (size_t i = 0; i < 7; at += round_up(bytes[i], 64), i++)
         place[i] = base ? base + at : NULL;
-    *s = (attention_space){place[0], place[1], place[2], place[3], place[4], place[5], place[6],
-                           padded, 1.44269504f / sqrtf((float)dim)};
+    *s = (attention_space){place[0], place[1], place[2],
+                           place[3], place[4], place[5],
+                           place[6], padded,   1.44269504f / sqrtf((float)dim)};
     return at;
 }
 
@@ -264,7 +265,8 @@ static void weights_panel(size_t n_rows, const attention_space *s, const act *q,
     }
 }
 
-/* sums = sums * alpha + p v for `rows` rows and `vecs` vectors of the head's columns from `col` on */
+/* sums = sums * alpha + p v for `rows` rows and `vecs` vectors of the head's columns from `col` on
+ */
 SCD_INLINE void values_tile(size_t rows, size_t vecs, const attention_space *s, size_t row,
                             size_t col, const act *v, size_t steps)
 {
@@ -316,8 +318,8 @@ static void attention_block(const scd_attention_task *t, const attention_space *
         for (size_t r = 0; r < n_rows; r++)
             s->alpha[r] = 1;
         for (size_t j = 0; j < n; j += COLS)
-            weights_panel(n_rows, s, q, t->ld, s->k + (at + j) * t->head_dim, t->head_dim / PAIR,
-                          j, n - j < COLS ? n - j : COLS);
+            weights_panel(n_rows, s, q, t->ld, s->k + (at + j) * t->head_dim, t->head_dim / PAIR, j,
+                          n - j < COLS ? n - j : COLS);
         values_chunk(n_rows, s, s->v + at * s->padded_dim, (n + PAIR - 1) / PAIR);
     }
     act *out = (act *)t->out + first * t->ld;
@@ -338,3 +340,11 @@ static void attention(const scd_attention_task *t)
     for (size_t first = 0; first < t->n_q; first += QUERIES)
         attention_block(t, &s, first, t->n_q - first < QUERIES ? t->n_q - first : QUERIES);
 }
+
+/* The entries of scd_kernels that every instruction set fills alike. */
+#define SCD_KERNELS_ENTRIES                                                                        \
+    .act_bytes = sizeof(act), .norm = norm, .norm_f32 = norm_f32, .add_norm = add_norm,            \
+    .add = add, .add_act = add_act, .scale = scale, .store = store, .silu_mul = silu_mul,          \
+    .rope = rope, .bias = bias, .value_in = value_in, .layer_norm_relu = layer_norm_relu,          \
+    .to_f32 = to_f32, .attention_scratch = attention_scratch, .attention = attention,              \
+    .exp_test = exp_test

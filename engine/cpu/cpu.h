@@ -1,8 +1,8 @@
 /* cpu.h - what the files of the CPU backend share: the device, its threads' scratch, its matrices.
  *
  * Layout of the work: an operation is one to three passes of the pool; in a pass threads take row
- * tiles (products) or heads (attention) from a cursor. A row tile stays in one core's cache from the
- * norm before a product to the sum after it.
+ * tiles (products) or heads (attention) from a cursor. A row tile stays in one core's cache from
+ * the norm before a product to the sum after it.
  *
  * Threads: the owner calls the operations; the pool's threads run inside them only. */
 #ifndef SCD_CPU_CPU_H
@@ -19,8 +19,8 @@
 /* Counts up whenever a kernel's bits change: it is part of every cache key. */
 #define SCD_CPU_KERNEL_VERSION 1
 
-/* Rows of a product that oneDNN builds, largest first; a tile is put together from these, so that it
- * can have any multiple of the least of them, up to the largest. */
+/* Rows of a product that oneDNN builds, largest first; a tile is put together from these, so that
+ * it can have any multiple of the least of them, up to the largest. */
 enum { SCD_N_SIZES = 4, SCD_TILE_ROWS = 64, SCD_TILE_STEP = 8 };
 extern const size_t scd_product_sizes[SCD_N_SIZES];
 
@@ -46,15 +46,15 @@ struct scd_device {
     scd_scratch *scratch; /* (threads) for operations */
     scd_scratch *library; /* (threads) for products: one panel's output, then oneDNN's own */
 
-    scd_slab *slabs;      /* weights */
+    scd_slab *slabs; /* weights */
 
-    size_t max_rows;      /* from reserve */
-    float *rope;          /* (max_rows, rope_dim): cosines, then sines, of each position */
-    size_t rope_floats;   /* room at `rope` */
+    size_t max_rows;            /* from reserve */
+    float *rope;                /* (max_rows, rope_dim): cosines, then sines, of each position */
+    size_t rope_floats;         /* room at `rope` */
     size_t rope_dim, rope_rows; /* what is filled in */
     double rope_theta;
 
-    const void **tables;  /* borrowed by table_load */
+    const void **tables; /* borrowed by table_load */
     size_t n_tables;
 };
 
@@ -74,8 +74,8 @@ static inline void *scd_carve(char **at, size_t count, size_t size)
 /* The columns of a part are computed in panels; each has its packed weights. */
 typedef struct scd_panel {
     void *weights;
-    void *handle;  /* oneDNN's view of them */
-    size_t n;      /* columns, padded to a multiple of 16: row length of what it computes */
+    void *handle; /* oneDNN's view of them */
+    size_t n;     /* columns, padded to a multiple of 16: row length of what it computes */
 } scd_panel;
 
 struct scd_matrix {

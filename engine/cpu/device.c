@@ -211,8 +211,7 @@ static scd_code cpu_table_load(scd_device *device, const scd_tensor *tensor, voi
                                scd_error *err)
 {
     *out = NULL;
-    const void **tables =
-        scd_realloc(device->tables, device->n_tables + 1, sizeof *device->tables);
+    const void **tables = scd_realloc(device->tables, device->n_tables + 1, sizeof *device->tables);
     if (!tables)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     device->tables = tables;

@@ -17,8 +17,8 @@ typedef struct scd_attention_task {
     void *out;             /* act */
     size_t ld;             /* elements between rows */
     size_t n_q, n_k;
-    size_t head_dim;       /* even, at most SCD_MAX_HEAD_DIM */
-    void *scratch;         /* attention_scratch(n_k, head_dim) bytes, 64-byte aligned */
+    size_t head_dim; /* even, at most SCD_MAX_HEAD_DIM */
+    void *scratch;   /* attention_scratch(n_k, head_dim) bytes, 64-byte aligned */
 } scd_attention_task;
 
 enum { SCD_MAX_HEAD_DIM = 128 };

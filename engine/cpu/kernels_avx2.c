@@ -11,7 +11,7 @@
 #include "engine/cpu/product_body.h"
 
 const scd_kernels scd_kernels_avx2 = {
-#include "engine/cpu/kernels_table.h"
+    SCD_KERNELS_ENTRIES,
     .product_cols = PRODUCT_COLS,
     .product = product,
 };

@@ -9,6 +9,6 @@
 #include "engine/cpu/attention_body.h"
 
 const scd_kernels scd_kernels_avx512 = {
-#include "engine/cpu/kernels_table.h"
+    SCD_KERNELS_ENTRIES,
 };
 #endif

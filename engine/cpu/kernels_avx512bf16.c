@@ -1,4 +1,4 @@
-/* kernels_avx512bf16.c - the kernels compiled for AVX-512 with bf16 multiplication; see kernels.h. */
+/* kernels_avx512bf16.c - the kernels compiled for AVX-512 with products of bf16; see kernels.h. */
 #include "engine/cpu/kernels.h"
 
 #if defined(__x86_64__)
@@ -9,6 +9,6 @@
 #include "engine/cpu/attention_body.h"
 
 const scd_kernels scd_kernels_avx512bf16 = {
-#include "engine/cpu/kernels_table.h"
+    SCD_KERNELS_ENTRIES,
 };
 #endif

@@ -1,7 +1,9 @@
 /* matrix.c - weights packed for products, and products by tile (see cpu.h).
  *
  * A part's columns (rows of the file's tensor) are cut into panels of PANEL, so that a product's
- * output stays in a core's cache. Packed weights are one allocation per matrix and the only copy. */
+ * output stays in a core's cache. Packed weights are the only copy, and lie in the slabs of the
+ * device.
+ */
 #include "engine/cpu/cpu.h"
 
 #include "engine/base/mem.h"
@@ -78,7 +80,8 @@ static scd_code pack_panel(scd_device *device, scd_matrix *m, const scd_tensor *
 {
     size_t first = i * m->panel, n = panel->n, real = part->rows - first;
     real = real < n ? real : n;
-    device->kernels->to_f32((const char *)part->data + first * m->cols * scd_dtype_bytes(part->dtype),
+    device->kernels->to_f32((const char *)part->data +
+                                first * m->cols * scd_dtype_bytes(part->dtype),
                             part->dtype, real * m->cols, rows);
     memset(rows + real * m->cols, 0, (n - real) * m->cols * sizeof *rows);
     if (device->dnnl)
@@ -109,8 +112,7 @@ static scd_code allocate(scd_device *device, scd_matrix *m, scd_error *err)
 /* Scratch of every thread: a panel's output (see scd_product_part), then what oneDNN asks for. */
 static scd_code want_scratch(scd_device *device, const scd_matrix *m, scd_error *err)
 {
-    scd_code code =
-        scd_scratch_want(device->scratch, device->threads, scd_linear_scratch(m), err);
+    scd_code code = scd_scratch_want(device->scratch, device->threads, scd_linear_scratch(m), err);
     if (!code && device->dnnl)
         code = scd_scratch_want(device->library, device->threads,
                                 BOUNCE_BYTES + scd_dnnl_scratch(device->dnnl), err);

@@ -12,9 +12,9 @@ typedef struct job {
 } job;
 
 typedef struct space {
-    void *x;         /* (tile, H) act: attention's rows padded to a tile, then normed rows */
-    void *mid;       /* (tile, F) act: silu(gate) up */
-    float *y;        /* (tile, H rounded up) */
+    void *x;          /* (tile, H) act: attention's rows padded to a tile, then normed rows */
+    void *mid;        /* (tile, F) act: silu(gate) up */
+    float *y;         /* (tile, H rounded up) */
     float *gate, *up; /* (tile, panel) */
 } space;
 
@@ -83,8 +83,8 @@ static void body(void *arg, int thread)
 {
     job *j = arg;
     space s;
-    carve(j->device->scratch[thread].memory, j->a->hidden_dim, j->a->ffn_dim,
-          j->a->wgate_up->panel, &s);
+    carve(j->device->scratch[thread].memory, j->a->hidden_dim, j->a->ffn_dim, j->a->wgate_up->panel,
+          &s);
     for (size_t first, n; scd_tiles_take(&j->tiles, &first, &n);) {
         scd_code code = tile(j, thread, &s, first, n);
         if (code)

@@ -65,7 +65,8 @@ static void body(void *arg, int thread)
 
 scd_code scd_cpu_linear(scd_device *device, const scd_linear_args *args, scd_error *err)
 {
-    if (args->w->n_parts != 1 || args->w->cols != args->in_dim || args->w->part_rows != args->out_dim)
+    if (args->w->n_parts != 1 || args->w->cols != args->in_dim ||
+        args->w->part_rows != args->out_dim)
         return scd_fail(err, SCD_E_INVALID, "linear: the matrix is %zu x %zu, not %zu x %zu",
                         args->w->n_parts * args->w->part_rows, args->w->cols, args->out_dim,
                         args->in_dim);

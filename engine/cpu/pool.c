@@ -105,8 +105,8 @@ scd_code scd_pool_new(int threads, scd_pool **out, scd_error *err)
     *pool = (scd_pool){.threads = 1};
     omp_set_num_threads(1); /* weights are packed by the thread that opens, before any run */
     pool->workers = scd_calloc((size_t)threads, sizeof *pool->workers);
-    scd_code code = pool->workers ? SCD_OK
-                                  : scd_fail(err, SCD_E_NOMEM, "out of memory for the thread pool");
+    scd_code code =
+        pool->workers ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory for the thread pool");
     for (int i = 1; i < threads && !code; i++) {
         worker *w = &pool->workers[i - 1];
         *w = (worker){.pool = pool, .index = i};

@@ -25,8 +25,8 @@ typedef void scd_pool_body(void *arg, int thread);
 void scd_pool_run(scd_pool *pool, scd_pool_body *body, void *arg);
 
 /* The calling thread wants no OpenMP threads: said before oneDNN builds or runs anything, because
- * what it builds, down to how it cuts sums, depends on the number it finds. scd_pool_run says it for
- * all threads of the pool. */
+ * what it builds, down to how it cuts sums, depends on the number it finds. scd_pool_run says it
+ * for all threads of the pool. */
 void scd_pool_no_openmp(void);
 
 /* Work that threads take piece by piece. */

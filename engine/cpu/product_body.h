@@ -2,8 +2,8 @@
  * the same at every place of a tile. Included by kernels_avx2.c and kernels_generic.c.
  *
  * Register tile: PRODUCT_ROWS rows x 2 vectors. Every element is one chain of multiply-adds along
- * k, cut into blocks of PRODUCT_DEPTH so that a block of weights stays in the first-level cache: its
- * bits depend on its own row and column only. */
+ * k, cut into blocks of PRODUCT_DEPTH so that a block of weights stays in the first-level cache:
+ * its bits depend on its own row and column only. */
 #if defined(__AVX2__)
 enum { PRODUCT_ROWS = 6 }; /* 12 sums of 16 registers */
 #else

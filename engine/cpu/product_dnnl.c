@@ -25,7 +25,7 @@ struct scd_product {
     dnnl_primitive_t primitive;
     dnnl_memory_desc_t weights; /* the same for all m */
     size_t scratch_bytes;
-    bool row_exact; /* has been looked at */
+    bool row_exact;    /* has been looked at */
     thread_args *args; /* (threads) */
 };
 
@@ -101,7 +101,8 @@ void scd_dnnl_close(scd_dnnl *dnnl)
 static dnnl_status_t describe(scd_dnnl *dnnl, scd_product *p, const scd_product *like,
                               dnnl_memory_desc_t *x, dnnl_memory_desc_t *y)
 {
-    dnnl_dims_t xd = {(dnnl_dim_t)p->m, (dnnl_dim_t)p->k}, yd = {(dnnl_dim_t)p->m, (dnnl_dim_t)p->n};
+    dnnl_dims_t xd = {(dnnl_dim_t)p->m, (dnnl_dim_t)p->k},
+                yd = {(dnnl_dim_t)p->m, (dnnl_dim_t)p->n};
     dnnl_dims_t wd = {(dnnl_dim_t)p->k, (dnnl_dim_t)p->n};
     dnnl_memory_desc_t w;
     dnnl_matmul_desc_t op;
@@ -157,8 +158,8 @@ static scd_code product_new(scd_dnnl *dnnl, scd_product key, const scd_product *
     return SCD_OK;
 }
 
-scd_code scd_dnnl_build(scd_dnnl *dnnl, size_t n, size_t k,
-                        scd_product *out[SCD_N_SIZES], scd_error *err)
+scd_code scd_dnnl_build(scd_dnnl *dnnl, size_t n, size_t k, scd_product *out[SCD_N_SIZES],
+                        scd_error *err)
 {
     for (size_t i = 0; i < SCD_N_SIZES; i++) {
         scd_product key = {.m = scd_product_sizes[i], .n = n, .k = k}, *p = dnnl->products;
@@ -234,8 +235,8 @@ void scd_product_unpack(void *handle)
     dnnl_memory_destroy(handle);
 }
 
-scd_code scd_product_run(scd_dnnl *dnnl, const scd_product *product, int thread,
-                         const void *handle, const void *x, float *y, void *scratch)
+scd_code scd_product_run(scd_dnnl *dnnl, const scd_product *product, int thread, const void *handle,
+                         const void *x, float *y, void *scratch)
 {
     thread_args *a = &product->args[thread];
     union {

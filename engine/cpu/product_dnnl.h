@@ -15,8 +15,8 @@ scd_code scd_dnnl_open(int threads, scd_precision precision, scd_dnnl **out, scd
 void scd_dnnl_close(scd_dnnl *dnnl);
 
 /* Built for every size: y (m, n) = x (m, k) W^T, W n x k. */
-scd_code scd_dnnl_build(scd_dnnl *dnnl, size_t n, size_t k,
-                        scd_product *out[SCD_N_SIZES], scd_error *err);
+scd_code scd_dnnl_build(scd_dnnl *dnnl, size_t n, size_t k, scd_product *out[SCD_N_SIZES],
+                        scd_error *err);
 size_t scd_product_weight_bytes(const scd_product *product);
 /* The most scratch that any product built so far needs. */
 size_t scd_dnnl_scratch(const scd_dnnl *dnnl);
@@ -26,8 +26,8 @@ scd_code scd_product_pack(scd_dnnl *dnnl, const scd_product *product, const floa
                           void *weights, void **handle, scd_error *err);
 void scd_product_unpack(void *handle);
 
-scd_code scd_product_run(scd_dnnl *dnnl, const scd_product *product, int thread,
-                         const void *handle, const void *x, float *y, void *scratch);
+scd_code scd_product_run(scd_dnnl *dnnl, const scd_product *product, int thread, const void *handle,
+                         const void *x, float *y, void *scratch);
 
 /* Is a row's result the same in every tile size and place? `weights` packed as above, `space` has
  * room for 64 rows of x and 128 of y. */

@@ -1,9 +1,9 @@
 /* tiles.c - row tiles in shrinking sizes (see cpu.h).
  *
- * A batch that gives every thread one tile at most is cut evenly. In a larger one a tile takes about
- * half of a thread's share of what is left, so that threads end together although none waits for
- * another: large tiles read the weights from cache less often, small ones at the end fill the gaps.
- * Which thread computes which rows, and in which company, has no influence on their bits. */
+ * A batch that gives every thread one tile at most is cut evenly. In a larger one a tile takes
+ * about half of a thread's share of what is left, so that threads end together although none waits
+ * for another: large tiles read the weights from cache less often, small ones at the end fill the
+ * gaps. Which thread computes which rows, and in which company, has no influence on their bits. */
 #include "engine/cpu/cpu.h"
 
 enum { LEAST_ROWS = 16 };

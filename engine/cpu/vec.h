@@ -3,8 +3,8 @@
  * `vf` holds VW floats; AVX-512, AVX2 + FMA, or the compiler's own 16-byte vectors. `act` is the
  * type of activations: bf16 where the file is compiled for it, else float. Sums over lanes take a
  * fixed order. Functions ending in _n touch the first n lanes only, 0 < n; n may exceed VW and then
- * means all of them, so that a loop along a row needs no second body. Loads leave zeros in the other
- * lanes. Pointers need no alignment.
+ * means all of them, so that a loop along a row needs no second body. Loads leave zeros in the
+ * other lanes. Pointers need no alignment.
  *
  * Threads: any; pure functions. */
 #ifndef SCD_CPU_VEC_H
@@ -42,16 +42,16 @@ SCD_INLINE float scd_half_to_float(uint16_t h)
 }
 
 #if defined(__AVX512F__)
-#include "engine/cpu/vec_avx512.h"
+#include "engine/cpu/vec_avx512_body.h"
 #elif defined(__AVX2__)
-#include "engine/cpu/vec_avx2.h"
+#include "engine/cpu/vec_avx2_body.h"
 #else
-#include "engine/cpu/vec_generic.h"
+#include "engine/cpu/vec_generic_body.h"
 #endif
 
 /* 2^x for x <= 127; 0 below -126 (AVX-512: gradual). Relative error below 2e-7 (measured against
- * float64 over [-126, 127] by tests/ops/test_cpu_kernels.c). The polynomial is the minimax one of degree
- * 6 for 2^f, f in [-0.5, 0.5]. */
+ * float64 over [-126, 127] by tests/ops/test_cpu_kernels.c). The polynomial is the minimax one of
+ * degree 6 for 2^f, f in [-0.5, 0.5]. */
 SCD_INLINE vf vexp2(vf x)
 {
     x = vmax(x, vset(-160.0f));

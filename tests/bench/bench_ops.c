@@ -4,20 +4,16 @@
  *     make build/bench/bench_ops && build/bench/bench_ops [--precision fp32|bf16] [--threads N]
  *                                                         [--cells N] [--tokens N]
  *
- * The roof is the best rate of oneDNN's matmul, called plainly with its own threads, over M 64, 300,
- * 1201, N 512, 2048, K 512. Then every operation at the official size, and a whole forward pass as
- * a sum of them. Each figure is the median of several runs with the spread from least to most. */
+ * Prints the roof (roof.h), then every operation at the official size and a whole forward pass made
+ * of them. Each figure is the median of several runs with the spread from least to most. */
 #include "engine/backend/backend.h"
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
-#include "engine/base/rng.h"
+#include "tests/bench/roof.h"
 
-#include <dnnl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-extern void omp_set_num_threads(int n); /* libgomp */
 
 enum { H = 512, F = 2048, HEADS = 8, LAYERS = 12, VOCAB = 41818, RUNS = 7 };
 
@@ -82,81 +78,6 @@ static void print_line(const char *name, timing t, double flop, double roof)
     if (flop > 0 && roof > 0)
         printf(" %5.1f %% of the roof", 100 * flop / t.median_s / roof);
     printf("\n");
-}
-
-/* ---- the roof ---- */
-
-typedef struct product {
-    dnnl_primitive_t primitive;
-    dnnl_stream_t stream;
-    dnnl_exec_arg_t args[3];
-} product;
-
-static void run_product(void *arg)
-{
-    product *p = arg;
-    if (dnnl_primitive_execute(p->primitive, p->stream, 3, p->args) || dnnl_stream_wait(p->stream))
-        die("oneDNN failed");
-}
-
-static double product_rate(dnnl_engine_t engine, dnnl_stream_t stream, bool bf16, dnnl_dim_t m,
-                           dnnl_dim_t n, dnnl_dim_t k)
-{
-    dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;
-    dnnl_dims_t xd = {m, k}, wd = {k, n}, yd = {m, n};
-    dnnl_memory_desc_t x, w, y;
-    dnnl_matmul_desc_t op;
-    dnnl_primitive_desc_t desc;
-    product p = {.stream = stream};
-    if (dnnl_memory_desc_init_by_tag(&x, 2, xd, type, dnnl_ab) ||
-        dnnl_memory_desc_init_by_tag(&w, 2, wd, type, dnnl_format_tag_any) ||
-        dnnl_memory_desc_init_by_tag(&y, 2, yd, type, dnnl_ab) ||
-        dnnl_matmul_desc_init(&op, &x, &w, NULL, &y) ||
-        dnnl_primitive_desc_create(&desc, &op, NULL, engine, NULL) ||
-        dnnl_primitive_create(&p.primitive, desc))
-        die("oneDNN cannot build a product");
-    const dnnl_memory_desc_t *packed = dnnl_primitive_desc_query_md(desc, dnnl_query_weights_md, 0);
-    const dnnl_memory_desc_t *all[3] = {&x, packed, &y};
-    const int name[3] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST};
-    void *memory[3];
-    for (int i = 0; i < 3; i++) {
-        memory[i] = need(dnnl_memory_desc_get_size(all[i]));
-        p.args[i].arg = name[i];
-        if (dnnl_memory_create(&p.args[i].memory, all[i], engine, memory[i]))
-            die("oneDNN cannot take memory");
-    }
-    timing t = measure(run_product, &p);
-    double flop = 2.0 * (double)m * (double)n * (double)k;
-    char title[64];
-    snprintf(title, sizeof title, "oneDNN M %ld N %ld K %ld", (long)m, (long)n, (long)k);
-    print_line(title, t, flop, 0);
-    for (int i = 0; i < 3; i++) {
-        dnnl_memory_destroy(p.args[i].memory);
-        free(memory[i]);
-    }
-    dnnl_primitive_destroy(p.primitive);
-    dnnl_primitive_desc_destroy(desc);
-    return flop / t.median_s;
-}
-
-static double find_roof(bool bf16, int threads)
-{
-    static const dnnl_dim_t ms[] = {64, 300, 1201}, ns[] = {512, 2048};
-    dnnl_engine_t engine;
-    dnnl_stream_t stream;
-    omp_set_num_threads(threads);
-    if (dnnl_engine_create(&engine, dnnl_cpu, 0) ||
-        dnnl_stream_create(&stream, engine, dnnl_stream_in_order))
-        die("oneDNN does not start");
-    double best = 0;
-    for (size_t i = 0; i < 3; i++)
-        for (size_t j = 0; j < 2; j++) {
-            double rate = product_rate(engine, stream, bf16, ms[i], ns[j], 512);
-            best = rate > best ? rate : best;
-        }
-    dnnl_stream_destroy(stream);
-    dnnl_engine_destroy(engine);
-    return best;
 }
 
 /* ---- the operations ---- */
@@ -279,11 +200,22 @@ static void make_batch(bench *b)
         pos[r] = (uint32_t)(r % (b->tokens + 1));
         ids[r] = pos[r] ? (int32_t)(r * 7919 % VOCAB) : -1;
     }
-    b->batch = (scd_batch_rows){.n_cells = b->cells, .n_tokens = rows - b->cells, .n_rows = rows,
-                                .cu_rows = cu, .host_cu_rows = cu, .ids = ids,
-                                .values = random_floats(rows, 2), .hidden = hidden, .pos = pos};
-    b->attention = (scd_attention_args){.n_cells = b->cells, .hidden_dim = H, .n_heads = HEADS,
-                                        .cu_q = cu, .cu_k = cu, .host_cu_q = cu, .host_cu_k = cu};
+    b->batch = (scd_batch_rows){.n_cells = b->cells,
+                                .n_tokens = rows - b->cells,
+                                .n_rows = rows,
+                                .cu_rows = cu,
+                                .host_cu_rows = cu,
+                                .ids = ids,
+                                .values = random_floats(rows, 2),
+                                .hidden = hidden,
+                                .pos = pos};
+    b->attention = (scd_attention_args){.n_cells = b->cells,
+                                        .hidden_dim = H,
+                                        .n_heads = HEADS,
+                                        .cu_q = cu,
+                                        .cu_k = cu,
+                                        .host_cu_q = cu,
+                                        .host_cu_k = cu};
     b->attention_lat = b->attention;
     b->attention_lat.cu_q = b->attention_lat.host_cu_q = lat;
 }
@@ -295,35 +227,64 @@ static void make_operations(bench *b)
     void *q = on_device(b, rows * H * act), *k = on_device(b, rows * H * act);
     void *v = on_device(b, rows * H * act), *att = on_device(b, rows * H * act);
     make_batch(b);
-    scd_tensor table = {.data = random_floats((size_t)VOCAB * H, 1), .dtype = SCD_F32,
-                        .rows = VOCAB, .cols = H};
+    scd_tensor table = {
+        .data = random_floats((size_t)VOCAB * H, 1), .dtype = SCD_F32, .rows = VOCAB, .cols = H};
     void *loaded;
     scd_error err;
     must(b->be->table_load(b->device, &table, &loaded, &err), &err);
-    b->embed = (scd_embed_args){
-        .gene_embedding = loaded, .gene_embedding_dtype = SCD_F32, .d = H, .hidden_dim = H,
-        .vocab = VOCAB, .value_w0 = vector, .value_b0 = vector,
-        .value_w2 = random_matrix(b, 1, H, H), .value_b2 = vector, .value_mask = vector,
-        .gene_mask = vector, .input_proj = random_matrix(b, 1, H, H),
-        .latent_w0 = random_matrix(b, 1, H, H), .latent_b0 = vector, .latent_norm_w = vector,
-        .latent_norm_b = vector, .latent_w3 = random_matrix(b, 1, H, H), .latent_b3 = vector,
-        .clean = on_device(b, rows * H * sizeof(float)), .h = h};
-    b->qkv = (scd_qkv_args){.rows = rows, .hidden_dim = H, .n_heads = HEADS, .h = h, .norm = vector,
-                            .wqkv = random_matrix(b, 3, H, H), .pos = b->batch.pos,
-                            .parts = SCD_PART_Q | SCD_PART_K | SCD_PART_V, .q = q, .k = k, .v = v};
+    b->embed = (scd_embed_args){.gene_embedding = loaded,
+                                .gene_embedding_dtype = SCD_F32,
+                                .d = H,
+                                .hidden_dim = H,
+                                .vocab = VOCAB,
+                                .value_w0 = vector,
+                                .value_b0 = vector,
+                                .value_w2 = random_matrix(b, 1, H, H),
+                                .value_b2 = vector,
+                                .value_mask = vector,
+                                .gene_mask = vector,
+                                .input_proj = random_matrix(b, 1, H, H),
+                                .latent_w0 = random_matrix(b, 1, H, H),
+                                .latent_b0 = vector,
+                                .latent_norm_w = vector,
+                                .latent_norm_b = vector,
+                                .latent_w3 = random_matrix(b, 1, H, H),
+                                .latent_b3 = vector,
+                                .clean = on_device(b, rows * H * sizeof(float)),
+                                .h = h};
+    b->qkv = (scd_qkv_args){.rows = rows,
+                            .hidden_dim = H,
+                            .n_heads = HEADS,
+                            .h = h,
+                            .norm = vector,
+                            .wqkv = random_matrix(b, 3, H, H),
+                            .pos = b->batch.pos,
+                            .parts = SCD_PART_Q | SCD_PART_K | SCD_PART_V,
+                            .q = q,
+                            .k = k,
+                            .v = v};
     b->attention.q = b->attention_lat.q = q;
     b->attention.k = b->attention_lat.k = k;
     b->attention.v = b->attention_lat.v = v;
     b->attention.out = b->attention_lat.out = att;
-    b->block_out = (scd_block_out_args){.rows = rows, .hidden_dim = H, .ffn_dim = F, .h = h,
-                                        .att = att, .norm2 = vector,
+    b->block_out = (scd_block_out_args){.rows = rows,
+                                        .hidden_dim = H,
+                                        .ffn_dim = F,
+                                        .h = h,
+                                        .att = att,
+                                        .norm2 = vector,
                                         .wo = random_matrix(b, 1, H, H),
                                         .wgate_up = random_matrix(b, 2, F, H),
                                         .wdown = random_matrix(b, 1, H, F)};
     b->block_out_lat = b->block_out;
     b->block_out_lat.rows = b->cells;
-    b->linear = (scd_linear_args){.rows = rows, .in_dim = H, .out_dim = H, .x = h,
-                                  .w = random_matrix(b, 1, H, H), .bias = vector, .relu = 1,
+    b->linear = (scd_linear_args){.rows = rows,
+                                  .in_dim = H,
+                                  .out_dim = H,
+                                  .x = h,
+                                  .w = random_matrix(b, 1, H, H),
+                                  .bias = vector,
+                                  .relu = 1,
                                   .y = on_device(b, rows * H * sizeof(float))};
     must(b->be->reserve(b->device, rows, H, F, H, &err), &err);
 }
@@ -351,7 +312,8 @@ int main(int argc, char **argv)
     scd_device_options options = {.precision = SCD_PRECISION_AUTO};
     for (int i = 1; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--precision"))
-            options.precision = strcmp(argv[i + 1], "fp32") ? SCD_PRECISION_BF16 : SCD_PRECISION_FP32;
+            options.precision =
+                strcmp(argv[i + 1], "fp32") ? SCD_PRECISION_BF16 : SCD_PRECISION_FP32;
         else if (!strcmp(argv[i], "--threads"))
             options.threads = atoi(argv[i + 1]);
         else if (!strcmp(argv[i], "--cells"))
@@ -368,7 +330,7 @@ int main(int argc, char **argv)
     int threads = 0;
     sscanf(strrchr(info->name, ',') + 1, "%d", &threads);
     printf("%s\n%s\n%zu cells of %zu tokens\n", info->name, info->identity, b.cells, b.tokens);
-    double roof = find_roof(info->precision == SCD_PRECISION_BF16, threads);
+    double roof = scd_bench_roof(info->precision == SCD_PRECISION_BF16, threads);
     printf("roof: %.1f GFLOP/s\n", roof / 1e9);
     make_operations(&b);
     report(&b, roof);

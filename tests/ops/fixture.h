@@ -38,8 +38,8 @@ typedef struct array {
 } array;
 
 array fixture_random(fixture *f, uint64_t seed, size_t n, double spread);
-void *fixture_block(fixture *f, size_t bytes);          /* filled with 0xff: NaN in every type */
-void *fixture_act(fixture *f, array *a);                /* as act; a->d becomes what act holds */
+void *fixture_block(fixture *f, size_t bytes); /* filled with 0xff: NaN in every type */
+void *fixture_act(fixture *f, array *a);       /* as act; a->d becomes what act holds */
 double *fixture_from_act(fixture *f, const void *act, size_t n);
 double *fixture_from_float(fixture *f, const float *x, size_t n);
 double *fixture_doubles(fixture *f, size_t n);

@@ -51,30 +51,43 @@ static const scd_matrix *matrix(fixture *f, uint64_t seed, size_t parts, size_t 
 static void make_model(fixture *f, model *m, size_t max_rows)
 {
     scd_error err;
-    scd_tensor table = {.data = vector(f, 1, VOCAB * D), .dtype = SCD_F32, .rows = VOCAB, .cols = D};
+    scd_tensor table = {
+        .data = vector(f, 1, VOCAB * D), .dtype = SCD_F32, .rows = VOCAB, .cols = D};
     void *loaded = NULL;
     assert_int_equal(f->be->table_load(f->device, &table, &loaded, &err), SCD_OK);
-    m->embed = (scd_embed_args){
-        .gene_embedding = loaded, .gene_embedding_dtype = SCD_F32, .d = D, .hidden_dim = H,
-        .vocab = VOCAB, .value_w0 = vector(f, 2, D), .value_b0 = vector(f, 3, D),
-        .value_w2 = matrix(f, 4, 1, D, D), .value_b2 = vector(f, 5, D),
-        .value_mask = vector(f, 6, D), .gene_mask = vector(f, 7, D),
-        .input_proj = matrix(f, 8, 1, H, D), .latent_w0 = matrix(f, 9, 1, H, D),
-        .latent_b0 = vector(f, 10, H), .latent_norm_w = vector(f, 11, H),
-        .latent_norm_b = vector(f, 12, H), .latent_w3 = matrix(f, 13, 1, H, H),
-        .latent_b3 = vector(f, 14, H), .visible_pooling = 1};
+    m->embed = (scd_embed_args){.gene_embedding = loaded,
+                                .gene_embedding_dtype = SCD_F32,
+                                .d = D,
+                                .hidden_dim = H,
+                                .vocab = VOCAB,
+                                .value_w0 = vector(f, 2, D),
+                                .value_b0 = vector(f, 3, D),
+                                .value_w2 = matrix(f, 4, 1, D, D),
+                                .value_b2 = vector(f, 5, D),
+                                .value_mask = vector(f, 6, D),
+                                .gene_mask = vector(f, 7, D),
+                                .input_proj = matrix(f, 8, 1, H, D),
+                                .latent_w0 = matrix(f, 9, 1, H, D),
+                                .latent_b0 = vector(f, 10, H),
+                                .latent_norm_w = vector(f, 11, H),
+                                .latent_norm_b = vector(f, 12, H),
+                                .latent_w3 = matrix(f, 13, 1, H, H),
+                                .latent_b3 = vector(f, 14, H),
+                                .visible_pooling = 1};
     for (uint64_t i = 0; i < LAYERS; i++) {
-        m->qkv[i] = (scd_qkv_args){.hidden_dim = H, .n_heads = HEADS,
+        m->qkv[i] = (scd_qkv_args){.hidden_dim = H,
+                                   .n_heads = HEADS,
                                    .norm = vector(f, 20 + i, H),
                                    .wqkv = matrix(f, 100 + 10 * i, 3, H, H)};
-        m->out[i] = (scd_block_out_args){.hidden_dim = H, .ffn_dim = F,
+        m->out[i] = (scd_block_out_args){.hidden_dim = H,
+                                         .ffn_dim = F,
                                          .norm2 = vector(f, 30 + i, H),
                                          .wo = matrix(f, 40 + i, 1, H, H),
                                          .wgate_up = matrix(f, 200 + 10 * i, 2, F, H),
                                          .wdown = matrix(f, 50 + i, 1, H, F)};
     }
-    m->head = (scd_linear_args){.in_dim = H, .out_dim = OUT, .w = matrix(f, 60, 1, OUT, H),
-                                .bias = vector(f, 61, OUT)};
+    m->head = (scd_linear_args){
+        .in_dim = H, .out_dim = OUT, .w = matrix(f, 60, 1, OUT, H), .bias = vector(f, 61, OUT)};
     assert_int_equal(f->be->reserve(f->device, max_rows, H, F, D, &err), SCD_OK);
 }
 
@@ -99,8 +112,14 @@ static void make_batch(fixture *f, const size_t *which, size_t n, scd_batch_rows
             hidden[cu[c] + i] = (uint8_t)(word[2] % 4 == 0 ? SCD_HIDE_GENE | SCD_HIDE_VALUE : 0);
             pos[cu[c] + i] = i;
         }
-    *b = (scd_batch_rows){.n_cells = n, .n_tokens = rows - n, .n_rows = rows, .cu_rows = cu,
-                          .host_cu_rows = cu, .ids = ids, .values = values, .hidden = hidden,
+    *b = (scd_batch_rows){.n_cells = n,
+                          .n_tokens = rows - n,
+                          .n_rows = rows,
+                          .cu_rows = cu,
+                          .host_cu_rows = cu,
+                          .ids = ids,
+                          .values = values,
+                          .hidden = hidden,
                           .pos = pos};
 }
 
@@ -112,8 +131,12 @@ static void must(scd_code code, const scd_error *err)
 
 static scd_attention_args attention_of(const scd_batch_rows *b, const uint32_t *cu_q)
 {
-    return (scd_attention_args){.n_cells = b->n_cells, .hidden_dim = H, .n_heads = HEADS,
-                                .cu_q = cu_q, .cu_k = b->cu_rows, .host_cu_q = cu_q,
+    return (scd_attention_args){.n_cells = b->n_cells,
+                                .hidden_dim = H,
+                                .n_heads = HEADS,
+                                .cu_q = cu_q,
+                                .cu_k = b->cu_rows,
+                                .host_cu_q = cu_q,
                                 .host_cu_k = b->host_cu_rows};
 }
 
@@ -234,7 +257,8 @@ static void check_isa(size_t config, const result alone[N_CELLS])
     }
 }
 
-static void a_cell_has_the_same_bits_alone_in_any_packing_and_with_any_number_of_threads(void **state)
+static void
+a_cell_has_the_same_bits_alone_in_any_packing_and_with_any_number_of_threads(void **state)
 {
     (void)state;
     size_t tested = 0;
@@ -273,7 +297,11 @@ static void a_product_row_has_the_same_bits_in_every_batch_size(void **state)
         array x = fixture_random(&f, 1, ROWS * IN, 1), w = fixture_random(&f, 2, WIDE * IN, 1);
         float *all = fixture_block(&f, ROWS * WIDE * sizeof *all);
         float *some = fixture_block(&f, ROWS * WIDE * sizeof *some);
-        scd_linear_args a = {.rows = ROWS, .in_dim = IN, .out_dim = WIDE, .x = x.f, .y = all,
+        scd_linear_args a = {.rows = ROWS,
+                             .in_dim = IN,
+                             .out_dim = WIDE,
+                             .x = x.f,
+                             .y = all,
                              .w = fixture_matrix(&f, &w, 1, WIDE, IN)};
         scd_error err;
         must(f.be->linear(f.device, &a, &err), &err);

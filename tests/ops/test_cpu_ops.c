@@ -58,17 +58,25 @@ static void qkv_case(fixture *f, size_t rows, size_t width, size_t heads, int wi
     void *out[3];
     for (size_t i = 0; i < 3; i++)
         out[i] = fixture_block(f, rows * width * f->info->act_bytes);
-    scd_qkv_args args = {.rows = rows, .hidden_dim = width, .n_heads = heads, .h = h.f,
-                         .norm = norm.f, .wqkv = fixture_matrix(f, w, 3, width, width), .pos = pos,
-                         .parts = SCD_PART_Q | SCD_PART_K | SCD_PART_V, .q = out[0], .k = out[1],
-                         .v = out[2], .rope_theta = 500};
+    scd_qkv_args args = {.rows = rows,
+                         .hidden_dim = width,
+                         .n_heads = heads,
+                         .h = h.f,
+                         .norm = norm.f,
+                         .wqkv = fixture_matrix(f, w, 3, width, width),
+                         .pos = pos,
+                         .parts = SCD_PART_Q | SCD_PART_K | SCD_PART_V,
+                         .q = out[0],
+                         .k = out[1],
+                         .v = out[2],
+                         .rope_theta = 500};
     ok(f->be->reserve(f->device, rows, width, width, width, &err), &err);
     ok(f->be->qkv(f->device, &args, &err), &err);
     double *want = fixture_doubles(f, rows * width);
     for (size_t i = 0; i < 3; i++) {
         ref_qkv_part(rows, width, heads, h.d, norm.d, w[i].d, pos, 500, i < 2, want);
-        check_error(f, "qkv", fixture_error(want, fixture_from_act(f, out[i], rows * width),
-                                            rows * width));
+        check_error(f, "qkv",
+                    fixture_error(want, fixture_from_act(f, out[i], rows * width), rows * width));
     }
 }
 
@@ -94,20 +102,26 @@ static void check_qkv_parts(fixture *f)
     for (size_t i = 0; i < 3; i++)
         w[i] = fixture_random(f, 3 + i, WIDTH * WIDTH, 0.1);
     void *k = fixture_block(f, ROWS * WIDTH * 4);
-    scd_qkv_args args = {.rows = ROWS, .hidden_dim = WIDTH, .n_heads = 2, .h = h.f,
-                         .norm = norm.f, .wqkv = fixture_matrix(f, w, 3, WIDTH, WIDTH),
-                         .parts = SCD_PART_K, .k = k};
+    scd_qkv_args args = {.rows = ROWS,
+                         .hidden_dim = WIDTH,
+                         .n_heads = 2,
+                         .h = h.f,
+                         .norm = norm.f,
+                         .wqkv = fixture_matrix(f, w, 3, WIDTH, WIDTH),
+                         .parts = SCD_PART_K,
+                         .k = k};
     ok(f->be->reserve(f->device, ROWS, WIDTH, WIDTH, WIDTH, &err), &err);
     ok(f->be->qkv(f->device, &args, &err), &err);
     double *want = fixture_doubles(f, ROWS * WIDTH);
     ref_qkv_part(ROWS, WIDTH, 2, h.d, norm.d, w[1].d, NULL, 10000, 1, want);
-    check_error(f, "k alone", fixture_error(want, fixture_from_act(f, k, ROWS * WIDTH),
-                                            ROWS * WIDTH));
+    check_error(f, "k alone",
+                fixture_error(want, fixture_from_act(f, k, ROWS * WIDTH), ROWS * WIDTH));
     args.rows = ROWS + 1;
     assert_int_equal(f->be->qkv(f->device, &args, &err), SCD_E_INVALID);
 }
 
-static void parts_not_asked_for_are_not_touched_and_rows_beyond_the_reserve_are_refused(void **state)
+static void
+parts_not_asked_for_are_not_touched_and_rows_beyond_the_reserve_are_refused(void **state)
 {
     (void)state;
     on_every_isa(check_qkv_parts);
@@ -118,7 +132,8 @@ static void attention_case(fixture *f, const uint32_t *lengths, size_t n_cells, 
                            size_t dim, bool one_query, double spread)
 {
     scd_error err;
-    uint32_t *cu_k = fixture_block(f, (n_cells + 1) * 4), *cu_q = fixture_block(f, (n_cells + 1) * 4);
+    uint32_t *cu_k = fixture_block(f, (n_cells + 1) * 4),
+             *cu_q = fixture_block(f, (n_cells + 1) * 4);
     cu_k[0] = cu_q[0] = 0;
     for (size_t c = 0; c < n_cells; c++) {
         cu_k[c + 1] = cu_k[c] + lengths[c];
@@ -127,8 +142,13 @@ static void attention_case(fixture *f, const uint32_t *lengths, size_t n_cells, 
     size_t width = heads * dim, nq = cu_q[n_cells] * width, nk = cu_k[n_cells] * width;
     array q = fixture_random(f, 1, nq, spread), k = fixture_random(f, 2, nk, spread);
     array v = fixture_random(f, 3, nk, 1);
-    scd_attention_args args = {.n_cells = n_cells, .hidden_dim = width, .n_heads = heads,
-                               .cu_q = cu_q, .cu_k = cu_k, .host_cu_q = cu_q, .host_cu_k = cu_k};
+    scd_attention_args args = {.n_cells = n_cells,
+                               .hidden_dim = width,
+                               .n_heads = heads,
+                               .cu_q = cu_q,
+                               .cu_k = cu_k,
+                               .host_cu_q = cu_q,
+                               .host_cu_k = cu_k};
     args.q = fixture_act(f, &q);
     args.k = fixture_act(f, &k);
     args.v = fixture_act(f, &v);
@@ -152,7 +172,7 @@ static void check_attention(fixture *f)
     }
     attention_case(f, full, 1, 1, 64, false, 1);
     attention_case(f, long_ones, 2, 1, 32, false, 1); /* at and beyond a chunk of keys */
-    attention_case(f, mixed, 6, 2, 64, false, 12); /* scores in the thousands: one key wins */
+    attention_case(f, mixed, 6, 2, 64, false, 12);    /* scores in the thousands: one key wins */
 }
 
 static void attention_agrees_for_every_head_size_and_cell_length(void **state)
@@ -170,16 +190,20 @@ static void block_out_case(fixture *f, size_t rows, size_t width, size_t ffn)
     array wgu[2] = {fixture_random(f, 5, ffn * width, 1 / sqrt((double)width)),
                     fixture_random(f, 6, ffn * width, 1 / sqrt((double)width))};
     array wdown = fixture_random(f, 7, width * ffn, 1 / sqrt((double)ffn));
-    scd_block_out_args args = {.rows = rows, .hidden_dim = width, .ffn_dim = ffn, .h = h.f,
-                               .att = fixture_act(f, &att), .norm2 = norm.f,
+    scd_block_out_args args = {.rows = rows,
+                               .hidden_dim = width,
+                               .ffn_dim = ffn,
+                               .h = h.f,
+                               .att = fixture_act(f, &att),
+                               .norm2 = norm.f,
                                .wo = fixture_matrix(f, &wo, 1, width, width),
                                .wgate_up = fixture_matrix(f, wgu, 2, ffn, width),
                                .wdown = fixture_matrix(f, &wdown, 1, width, ffn)};
     ok(f->be->reserve(f->device, rows, width, ffn, width, &err), &err);
     ok(f->be->block_out(f->device, &args, &err), &err);
     ref_block_out(rows, width, ffn, h.d, att.d, wo.d, norm.d, wgu[0].d, wgu[1].d, wdown.d);
-    check_error(f, "block_out", fixture_error(h.d, fixture_from_float(f, h.f, rows * width),
-                                              rows * width));
+    check_error(f, "block_out",
+                fixture_error(h.d, fixture_from_float(f, h.f, rows * width), rows * width));
 }
 
 static void check_block_out(fixture *f)
@@ -199,10 +223,16 @@ static void linear_case(fixture *f, size_t rows, size_t in, size_t out, int relu
 {
     scd_error err;
     array x = fixture_random(f, 1, rows * in, 1);
-    array w = fixture_random(f, 2, out * in, 1 / sqrt((double)in)), b = fixture_random(f, 3, out, 1);
+    array w = fixture_random(f, 2, out * in, 1 / sqrt((double)in)),
+          b = fixture_random(f, 3, out, 1);
     float *y = fixture_block(f, rows * out * sizeof *y);
-    scd_linear_args args = {.rows = rows, .in_dim = in, .out_dim = out, .x = x.f, .relu = relu,
-                            .w = fixture_matrix(f, &w, 1, out, in), .bias = bias ? b.f : NULL,
+    scd_linear_args args = {.rows = rows,
+                            .in_dim = in,
+                            .out_dim = out,
+                            .x = x.f,
+                            .relu = relu,
+                            .w = fixture_matrix(f, &w, 1, out, in),
+                            .bias = bias ? b.f : NULL,
                             .y = y};
     ok(f->be->linear(f->device, &args, &err), &err);
     double *want = fixture_doubles(f, rows * out);
@@ -248,9 +278,15 @@ static void fill_batch(fixture *f, scd_batch_rows *b)
         }
     for (size_t i = 0; i < rows; i++)
         values.f[i] = fabsf(values.f[i]);
-    *b = (scd_batch_rows){.n_cells = CELLS, .n_tokens = rows - CELLS, .n_rows = rows,
-                          .cu_rows = cu, .host_cu_rows = cu, .ids = ids, .values = values.f,
-                          .hidden = hidden, .pos = pos};
+    *b = (scd_batch_rows){.n_cells = CELLS,
+                          .n_tokens = rows - CELLS,
+                          .n_rows = rows,
+                          .cu_rows = cu,
+                          .host_cu_rows = cu,
+                          .ids = ids,
+                          .values = values.f,
+                          .hidden = hidden,
+                          .pos = pos};
 }
 
 static void embed_case(fixture *f, size_t d, size_t width, scd_dtype dtype, int visible)
@@ -280,23 +316,35 @@ static void embed_case(fixture *f, size_t d, size_t width, scd_dtype dtype, int 
     scd_tensor tensor = {.data = table.f, .dtype = dtype, .rows = VOCAB, .cols = d};
     ok(f->be->table_load(f->device, &tensor, &loaded, &err), &err);
     float *h = fixture_block(f, b.n_rows * width * sizeof *h);
-    scd_embed_args a = {.gene_embedding = loaded, .gene_embedding_dtype = dtype, .d = d,
-                        .hidden_dim = width, .vocab = VOCAB, .value_w0 = dv[0].f,
-                        .value_b0 = dv[1].f, .value_w2 = fixture_matrix(f, &w2, 1, d, d),
-                        .value_b2 = dv[2].f, .value_mask = dv[3].f, .gene_mask = dv[4].f,
+    scd_embed_args a = {.gene_embedding = loaded,
+                        .gene_embedding_dtype = dtype,
+                        .d = d,
+                        .hidden_dim = width,
+                        .vocab = VOCAB,
+                        .value_w0 = dv[0].f,
+                        .value_b0 = dv[1].f,
+                        .value_w2 = fixture_matrix(f, &w2, 1, d, d),
+                        .value_b2 = dv[2].f,
+                        .value_mask = dv[3].f,
+                        .gene_mask = dv[4].f,
                         .input_proj = fixture_matrix(f, &ip, 1, width, d),
-                        .latent_w0 = fixture_matrix(f, &l0, 1, width, d), .latent_b0 = hv[0].f,
-                        .latent_norm_w = hv[1].f, .latent_norm_b = hv[2].f,
-                        .latent_w3 = fixture_matrix(f, &l3, 1, width, width), .latent_b3 = hv[3].f,
-                        .visible_pooling = visible, .h = h,
+                        .latent_w0 = fixture_matrix(f, &l0, 1, width, d),
+                        .latent_b0 = hv[0].f,
+                        .latent_norm_w = hv[1].f,
+                        .latent_norm_b = hv[2].f,
+                        .latent_w3 = fixture_matrix(f, &l3, 1, width, width),
+                        .latent_b3 = hv[3].f,
+                        .visible_pooling = visible,
+                        .h = h,
                         .clean = fixture_block(f, b.n_rows * d * sizeof(float))};
     ok(f->be->reserve(f->device, b.n_rows, width, width, d, &err), &err);
     ok(f->be->embed(f->device, &b, &a, &err), &err);
     f->be->free(f->device, loaded);
     double *want = fixture_doubles(f, b.n_rows * width);
-    ref_embed_args r = {CELLS, d, width, b.host_cu_rows, b.ids, b.values, b.hidden, table.d,
-                        dv[0].d, dv[1].d, w2.d, dv[2].d, dv[3].d, dv[4].d, ip.d, l0.d, hv[0].d,
-                        hv[1].d, hv[2].d, l3.d, hv[3].d, visible};
+    ref_embed_args r = {CELLS,    d,       width,   b.host_cu_rows, b.ids,   b.values,
+                        b.hidden, table.d, dv[0].d, dv[1].d,        w2.d,    dv[2].d,
+                        dv[3].d,  dv[4].d, ip.d,    l0.d,           hv[0].d, hv[1].d,
+                        hv[2].d,  l3.d,    hv[3].d, visible};
     ref_embed(&r, want);
     double *got = fixture_from_float(f, h, b.n_rows * width);
     check_error(f, "embed", fixture_error(want, got, b.n_rows * width));
@@ -378,7 +426,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(q_k_and_v_are_the_normed_rows_times_their_weights_with_rope_on_q_and_k),
-        cmocka_unit_test(parts_not_asked_for_are_not_touched_and_rows_beyond_the_reserve_are_refused),
+        cmocka_unit_test(
+            parts_not_asked_for_are_not_touched_and_rows_beyond_the_reserve_are_refused),
         cmocka_unit_test(attention_agrees_for_every_head_size_and_cell_length),
         cmocka_unit_test(block_out_adds_attention_and_gated_mlp_to_the_stream),
         cmocka_unit_test(linear_takes_any_sizes_with_and_without_bias_and_relu),

@@ -1,4 +1,4 @@
-/* vec_generic.h - vec.h in the compiler's own 16-byte vectors: any x86-64, any other machine.
+/* vec_generic_body.h - vec.h in the compiler's own 16-byte vectors: any x86-64, any other machine.
  * Included by vec.h only. */
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));

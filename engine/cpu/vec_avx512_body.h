@@ -1,5 +1,5 @@
-/* vec_avx512.h - vec.h for AVX-512 (F, BW, VL, DQ); with AVX512_BF16 `act` is bf16. Included by
- * vec.h only. */
+/* vec_avx512_body.h - vec.h for AVX-512 (F, BW, VL, DQ); with AVX512_BF16 `act` is bf16. Included
+ * by vec.h only. */
 #include <immintrin.h>
 
 typedef __m512 vf;
@@ -137,8 +137,7 @@ SCD_INLINE void vtranspose(vf t[VW])
 /* n half-precision numbers, zeros after them */
 SCD_INLINE __m256i vload_half_n(const uint16_t *p, size_t n)
 {
-    return n >= VW ? _mm256_loadu_si256((const __m256i *)p)
-                   : _mm256_maskz_loadu_epi16(vmask(n), p);
+    return n >= VW ? _mm256_loadu_si256((const __m256i *)p) : _mm256_maskz_loadu_epi16(vmask(n), p);
 }
 SCD_INLINE vf vload_bf16_n(const uint16_t *p, size_t n)
 {

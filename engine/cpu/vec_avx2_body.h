@@ -1,4 +1,4 @@
-/* vec_avx2.h - vec.h for AVX2 with FMA. Included by vec.h only. */
+/* vec_avx2_body.h - vec.h for AVX2 with FMA. Included by vec.h only. */
 #include <immintrin.h>
 
 typedef __m256 vf;
