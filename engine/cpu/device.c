@@ -3,10 +3,10 @@
  * "Device memory" is host memory here; upload and download copy within it. A table from a file is
  * borrowed, so `free` must know it from memory of `alloc`. */
 #include "engine/base/mem.h"
+#include "engine/cpu/cores.h"
 #include "engine/cpu/cpu.h"
 #include "engine/cpu/product_dnnl.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,16 +31,6 @@ static void cpu_close(scd_device *device)
     scd_dnnl_close(device->dnnl);
     scd_pool_free(device->pool);
     free(device);
-}
-
-/* One per core that this process may use. */
-static int default_threads(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set))
-        return 1;
-    int n = CPU_COUNT(&set);
-    return n < MAX_THREADS ? n : MAX_THREADS;
 }
 
 static const scd_kernels *kernels_for(scd_isa isa)
@@ -109,7 +99,10 @@ static scd_code cpu_open(const scd_device_options *options, scd_device **out, sc
     scd_device *device = scd_calloc(1, sizeof *device);
     if (!device)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
-    device->threads = options->threads ? options->threads : default_threads();
+    int cores = scd_cores();
+    device->threads = options->threads      ? options->threads
+                      : cores < MAX_THREADS ? cores
+                                            : MAX_THREADS;
     device->kernels = kernels_for(isa);
     device->scratch = scd_calloc((size_t)device->threads, sizeof *device->scratch);
     device->library = scd_calloc((size_t)device->threads, sizeof *device->library);

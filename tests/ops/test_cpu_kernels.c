@@ -1,10 +1,12 @@
 /* test_cpu_kernels.c - the exponentials that attention and the gated MLP rest on, against libm in
- * float64, and the thread pool. */
+ * float64, the thread pool and the count of cores. */
+#include "engine/cpu/cores.h"
 #include "engine/cpu/isa.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/pool.h"
 
 #include <math.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -106,11 +108,29 @@ static void a_pool_does_every_task_once_however_often_it_runs(void **state)
     scd_pool_free(NULL);
 }
 
+static void cores_are_those_of_the_affinity_mask(void **state)
+{
+    (void)state;
+    cpu_set_t all, one;
+    assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+    int n = scd_cores();
+    assert_in_range(n, 1, CPU_COUNT(&all));
+    size_t cpu = 0;
+    while (!CPU_ISSET(cpu, &all))
+        cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    assert_int_equal(scd_cores(), 1);
+    assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exponentials_are_right_to_two_units_in_the_last_place),
         cmocka_unit_test(exponentials_far_below_are_zero),
+        cmocka_unit_test(cores_are_those_of_the_affinity_mask),
         cmocka_unit_test(a_pool_does_every_task_once_however_often_it_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
