@@ -150,7 +150,7 @@ run-test: $(B)/tests/$(T) ## build and run one test: make run-test T=test_vocab
 
 test-programs: programs $(TESTS:%=$(B)/tests/%) $(FUZZERS:%=$(B)/fuzz/%)
 
-test: test-programs lint ## run every test (SANITIZE=address or thread for those builds)
+test: test-programs ## run every test (SANITIZE=address or thread for those builds)
 	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))
 
 test-valgrind: test-programs ## the unit tests under valgrind

@@ -1,6 +1,6 @@
 """Run every test program and add the counts up.
 
-Unit and operation tests are cmocka programs, fuzz corpora are replayed, the end-to-end tests are
+Lint is one test, unit and operation tests are cmocka programs, fuzz corpora are replayed, the end-to-end tests are
 tests/e2e/run.py. The last line is `N passed, N failed, N skipped`.
 
     tests/run.py --build build [--sanitizer address|thread] [--valgrind]
@@ -53,7 +53,9 @@ def main():
     if args.sanitizer or args.valgrind:
         env["SCDIVA_TEST_SLOW"] = "1"
 
-    passed = failed = skipped = 0
+    code, output = run([sys.executable, "tests/lint/lint.py"], env)
+    passed, failed, skipped = int(code == 0), int(code != 0), 0
+    print(output, end="", flush=True)
     for path in sorted(glob.glob(os.path.join(args.build, "tests", "test_*"))):
         start = time.monotonic()
         code, output = run((VALGRIND if args.valgrind else []) + [path], env)
