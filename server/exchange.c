@@ -20,6 +20,9 @@
 enum { SLOWEST_BYTES_PER_S = 4096, BODY_GRACE_S = 20 };
 /* Of a body that proves too large on the way, so much is read before we close. */
 enum { MAX_DISCARD_BYTES = 64 << 20 };
+/* Bodies up to this size do not count against the room for all bodies together: the number of
+ * connections bounds them well enough, and large uploads never lock single cells out. */
+enum { SMALL_BODY_BYTES = 128 << 10 };
 
 /* ---- accessors ------------------------------------------------------------------------------ */
 
@@ -119,15 +122,19 @@ scd_exchange *scd_exchange_new(scd_http *http, struct MHD_Connection *connection
     return x;
 }
 
-static void uncount_body(scd_exchange *x)
+/* The exchange holds a body of n bytes now. False: with those of all others that is too much. */
+static bool count_body(scd_exchange *x, size_t n)
 {
-    atomic_fetch_sub(&x->http->bodies_bytes, x->body_bytes_counted);
-    x->body_bytes_counted = 0;
+    size_t counted = n > SMALL_BODY_BYTES ? n : 0, before = x->body_bytes_counted;
+    x->body_bytes_counted = counted;
+    /* Unsigned, so that a smaller count is added as what wraps around to it. */
+    size_t all = atomic_fetch_add(&x->http->bodies_bytes, counted - before) + (counted - before);
+    return counted <= before || all <= x->http->o.max_bodies_bytes;
 }
 
 void scd_exchange_free(scd_exchange *x)
 {
-    uncount_body(x);
+    count_body(x, 0);
     if (x->phase == SCD_PHASE_DONE)
         atomic_fetch_sub(&x->http->answering, 1);
     scd_buf_release(&x->body);
@@ -184,30 +191,35 @@ static enum MHD_Result send_answer(scd_exchange *x)
 
 /* ---- the body ------------------------------------------------------------------------------- */
 
-/* Before any of it is read: is there room for a body of the announced length? */
+static void refuse_body(scd_exchange *x, scd_problem_kind kind)
+{
+    if (kind == SCD_PROBLEM_TOO_LARGE) {
+        scd_reply_problem(x, kind, "the body is over %zu bytes: send fewer cells at a time",
+                          x->http->o.max_body_bytes);
+    } else {
+        scd_exchange_set_header(x, "Retry-After", "1");
+        scd_reply_problem(x, kind, "too many request bodies are being read: try again in 1 s");
+    }
+}
+
+/* Before any of it is read: is there room for a body of the announced length? It counts as it
+ * arrives, for who announces much may send nothing. */
 static void check_length(scd_exchange *x)
 {
     const char *text = scd_exchange_header(x, "Content-Length");
     if (!text)
         return;
-    size_t max = x->http->o.max_body_bytes;
+    size_t max = x->http->o.max_body_bytes, max_all = x->http->o.max_bodies_bytes;
     unsigned long long n = strtoull(text, NULL, 10);
-    if (n > max) {
+    if (n > max)
         scd_reply_problem(x, SCD_PROBLEM_TOO_LARGE,
                           "the body has %llu bytes, at most %zu are taken: send fewer cells at a "
                           "time",
                           n, max);
-        return;
-    }
-    size_t before = atomic_fetch_add(&x->http->bodies_bytes, (size_t)n);
-    x->body_bytes_counted = (size_t)n;
-    if (before + (size_t)n > x->http->o.max_bodies_bytes) {
-        scd_exchange_set_header(x, "Retry-After", "1");
-        scd_reply_problem(x, SCD_PROBLEM_OVERLOADED,
-                          "too many request bodies are being read: try again in 1 s");
-    } else {
-        scd_buf_reserve(&x->body, (size_t)n);
-    }
+    else if (n > SMALL_BODY_BYTES && atomic_load(&x->http->bodies_bytes) + n > max_all)
+        refuse_body(x, SCD_PROBLEM_OVERLOADED);
+    else
+        scd_buf_reserve(&x->body, n < SMALL_BODY_BYTES ? (size_t)n : SMALL_BODY_BYTES);
 }
 
 /* Keep a piece; false: close the connection. */
@@ -217,22 +229,18 @@ static bool take_piece(scd_exchange *x, const char *piece, size_t n)
     size_t have = x->body.n_bytes + x->discarded_bytes + n;
     if (elapsed_s > BODY_GRACE_S && have / SLOWEST_BYTES_PER_S < (size_t)(elapsed_s - BODY_GRACE_S))
         return false;
-    if (!x->body_too_large && !scd_buf_append(&x->body, piece, n)) {
-        x->body_too_large = true;
+    if (!x->body_problem) {
+        if (n > x->body.max_bytes - x->body.n_bytes)
+            x->body_problem = SCD_PROBLEM_TOO_LARGE;
+        else if (!count_body(x, x->body.n_bytes + n) || !scd_buf_append(&x->body, piece, n))
+            x->body_problem = SCD_PROBLEM_OVERLOADED;
+        else
+            return true;
         scd_buf_release(&x->body);
+        count_body(x, 0);
     }
-    if (x->body_too_large) {
-        x->discarded_bytes += n;
-        return x->discarded_bytes <= MAX_DISCARD_BYTES;
-    }
-    if (x->body.n_bytes > x->body_bytes_counted) { /* chunked: counted as it comes */
-        size_t more = x->body.n_bytes - x->body_bytes_counted;
-        size_t before = atomic_fetch_add(&x->http->bodies_bytes, more);
-        x->body_bytes_counted += more;
-        if (before + more > x->http->o.max_bodies_bytes)
-            return false;
-    }
-    return true;
+    x->discarded_bytes += n;
+    return x->discarded_bytes <= MAX_DISCARD_BYTES;
 }
 
 static void decompress(scd_exchange *x)
@@ -260,6 +268,8 @@ static void decompress(scd_exchange *x)
     }
     scd_buf_release(&x->body);
     x->body = plain;
+    if (!count_body(x, plain.n_bytes))
+        refuse_body(x, SCD_PROBLEM_OVERLOADED);
 }
 
 /* ---- holding -------------------------------------------------------------------------------- */
@@ -294,10 +304,8 @@ void scd_exchange_abandon(scd_exchange *x)
 
 static void body_complete(scd_exchange *x)
 {
-    if (x->body_too_large)
-        scd_reply_problem(x, SCD_PROBLEM_TOO_LARGE,
-                          "the body is over %zu bytes: send fewer cells at a time",
-                          x->http->o.max_body_bytes);
+    if (x->body_problem)
+        refuse_body(x, x->body_problem);
     else
         decompress(x);
     if (!x->answered)

@@ -3,6 +3,7 @@
 #ifndef SCD_HTTP_IMPL_H
 #define SCD_HTTP_IMPL_H
 
+#include "api/problem.h"
 #include "server/http.h"
 
 #include <microhttpd.h>
@@ -16,8 +17,8 @@ struct scd_http {
     int listen_fd;
     bool quiesced;
     char url[96];
-    atomic_size_t bodies_bytes;
-    atomic_size_t answering; /* exchanges whose body is here and whose answer is not yet sent */
+    atomic_size_t bodies_bytes; /* of large bodies being held */
+    atomic_size_t answering;    /* exchanges whose body is here and whose answer is not yet sent */
     atomic_uint_fast64_t last_id;
     uint64_t id_seed; /* of the request ids that we make */
 };
@@ -41,7 +42,7 @@ struct scd_exchange {
     int64_t arrived_ns;
     scd_exchange_phase phase;
     bool answered, sent, abandoned;
-    bool body_too_large; /* the rest is read and thrown away, then 413 */
+    scd_problem_kind body_problem; /* not NONE: the rest is read, thrown away, and this answered */
     size_t discarded_bytes;
     scd_exchange_resumed *resumed;
     unsigned status;

@@ -60,7 +60,7 @@ def test_a_body_that_is_whole_only_after_the_drain_began_is_refused():
         known = json.dumps({"cells": harness.slow_cells(1)}).encode()
         d.post("/v1/embeddings", known)
         done = []
-        work = {"cells": harness.slow_cells(30, seed=3), "encoding": "base64"}
+        work = {"cells": harness.slow_cells(8, seed=3), "encoding": "base64"}
         client = threading.Thread(target=lambda: done.append(d.post("/v1/embeddings", work)))
         client.start()
         d.wait_metric("scdiva_queue_tokens", lambda tokens: tokens > 0)
@@ -106,13 +106,13 @@ def test_large_bodies_that_arrive_while_it_stops_do_it_no_harm():
 # ---- memory --------------------------------------------------------------------------------------
 
 def test_compressed_bodies_count_by_what_they_hold():
-    # Names that repeat: 8 MB of JSON in some kB, and slow enough to parse that they queue up.
+    # Names that repeat: 3.6 MB of JSON in some kB, and slow enough to parse that they queue up.
     cell = {"genes": ["NOBODY"] * 100000, "values": [1] * 100000}
-    body = gzip.compress(json.dumps({"cells": [cell] * 6}).encode(), 6)
-    with Daemon(harness.small_model(), flags=("--max-body-mb", "8")) as d:
+    body = gzip.compress(json.dumps({"cells": [cell] * 3}).encode(), 6)
+    with Daemon(harness.small_model(), flags=("--max-body-mb", "4")) as d:
         before = d.status_kb("VmRSS")
         held = []
-        for _ in range(40):
+        for _ in range(30):
             s = d.socket()
             s.sendall(HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
                       + body)
@@ -121,7 +121,8 @@ def test_compressed_bodies_count_by_what_they_hold():
         grown = (d.status_kb("VmHWM") - before) // 1024
         assert statuses.count(b"429") > 0, statuses
         assert statuses.count(b"422") > 0, statuses
-        assert grown < 200, f"{grown} MiB where 64 MiB of bodies are allowed"
+        if harness.SLOW == 1:  # a sanitizer keeps what was freed
+            assert grown < 100, f"{grown} MiB where 32 MiB of bodies are allowed"
         check_good(d)
 
 
@@ -130,8 +131,11 @@ def test_small_requests_are_served_while_uploads_fill_the_room_for_bodies():
         held = []
         for _ in range(20):
             s = d.socket()
-            s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (2 * MB) + b" " * (2 * MB - 100))
+            s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (2 * MB))
             held.append(s)
+        time.sleep(0.2)  # all announced: what comes is counted as it comes
+        for s in held:
+            s.sendall(b" " * (2 * MB - 100))
         time.sleep(0.2)
         check_good(d)
         for s in held:
