@@ -44,8 +44,6 @@ static void on_watch_event(void *arg, uint64_t id, scd_code code)
     scd_daemon *d = arg;
     if (!atomic_load(&d->ready))
         return;
-    if (code == SCD_E_TIMEOUT)
-        scd_metrics_rejected(d->metrics, SCD_REJECTED_DEADLINE);
     scd_batcher_cancel(d->batcher, id, code);
 }
 
@@ -185,8 +183,10 @@ scd_code scd_daemon_start(scd_daemon *d, const scd_config *config, scd_error *er
 void scd_daemon_stop(scd_daemon *d)
 {
     atomic_store(&d->draining, true);
+    int64_t deadline = scd_now_ns() + (int64_t)d->config->drain_s * SCD_NS_PER_S;
+    if (d->http) /* whole requests, also those whose cells the batcher does not know yet */
+        scd_http_wait_idle(d->http, deadline);
     if (d->batcher) {
-        int64_t deadline = scd_now_ns() + (int64_t)d->config->drain_s * SCD_NS_PER_S;
         if (!scd_batcher_drain(d->batcher, deadline))
             SCD_LOG(WARN, "drain", "message", "work in flight was cut off at the deadline");
         scd_batcher_stop(d->batcher);

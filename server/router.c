@@ -89,6 +89,11 @@ static bool authorised(scd_daemon *d, scd_exchange *x)
     return false;
 }
 
+static bool needs_model(const route *r)
+{
+    return r->access == KEYED && r->handle != scd_handle_metrics;
+}
+
 static bool available(scd_daemon *d, scd_exchange *x)
 {
     bool draining = atomic_load(&d->draining);
@@ -126,16 +131,33 @@ void scd_router_begin(void *daemon, scd_exchange *x)
     const route *r = find_route(x);
     if (!r)
         return;
-    bool is_metrics = r->handle == scd_handle_metrics;
-    if (r->access == KEYED && (!authorised(d, x) || (!is_metrics && !available(d, x))))
+    if (r->access == KEYED && !authorised(d, x))
+        return;
+    if (needs_model(r) && !available(d, x))
         return;
     if (!strcmp(r->method, "POST"))
         takes_json(x);
 }
 
+/* The body may have taken its time: what is whole only after the drain began comes too late. Here,
+ * where http counts the exchange as being answered, the question cannot miss the drain's start. */
 void scd_router_handle(void *daemon, scd_exchange *x)
 {
-    routes[scd_exchange_get_note(x)->route].handle(daemon, x);
+    scd_daemon *d = daemon;
+    const route *r = &routes[scd_exchange_get_note(x)->route];
+    if (!needs_model(r) || available(d, x))
+        r->handle(d, x);
+}
+
+/* Each refusal counts once, however it came about. */
+static void count_refusal(scd_daemon *d, unsigned status)
+{
+    if (status == 413)
+        scd_metrics_rejected(d->metrics, SCD_REJECTED_TOO_LARGE);
+    else if (status == 429)
+        scd_metrics_rejected(d->metrics, SCD_REJECTED_QUEUE_FULL);
+    else if (status == 504)
+        scd_metrics_rejected(d->metrics, SCD_REJECTED_DEADLINE);
 }
 
 void scd_router_finished(void *daemon, scd_exchange *x)
@@ -145,6 +167,7 @@ void scd_router_finished(void *daemon, scd_exchange *x)
     double seconds = (double)(scd_now_ns() - scd_exchange_arrived_ns(x)) * 1e-9;
     unsigned status = scd_exchange_status(x);
     scd_metrics_request(d->metrics, note->route, status, seconds);
+    count_refusal(d, status);
     bool quiet = note->route < N_ROUTES && routes[note->route].access == OPEN && status < 400;
     char code[16], ms[32], cells[24];
     snprintf(code, sizeof code, "%u", status);
