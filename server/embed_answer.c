@@ -6,10 +6,11 @@
 #include <math.h>
 #include <stdio.h>
 
-/* An answer's bound: 20 bytes a number and 1 KiB a cell cover every encoding. */
+/* An answer's bound: 20 bytes a number cover every encoding, and 8 KiB a cell its id and, where it
+ * is bad, what is said about it, with every byte escaped as six. */
 static size_t max_answer_bytes(const scd_embed_call *call)
 {
-    size_t per_cell = 1024 + 20 * call->model->config->hidden_dim;
+    size_t per_cell = (8 << 10) + 20 * call->model->config->hidden_dim;
     return (64 << 10) + call->request.n_cells * per_cell + call->request.external_ids.n +
            call->request.sample_id.n;
 }
@@ -94,10 +95,6 @@ static void problem_of_outcome(scd_embed_call *call)
     snprintf(err.message, sizeof err.message, "%s", call->outcome.message);
     scd_problem_from_error(&call->problem, &err);
     call->problem.retry_after_s = call->outcome.retry_after_s;
-    if (call->outcome.code == SCD_E_BUSY)
-        scd_metrics_rejected(call->d->metrics, SCD_REJECTED_QUEUE_FULL);
-    if (call->outcome.code == SCD_E_TOO_LARGE)
-        scd_metrics_rejected(call->d->metrics, SCD_REJECTED_TOO_LARGE);
 }
 
 void scd_embed_answer(scd_embed_call *call)

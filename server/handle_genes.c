@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-enum { ARENA_TIMES_BODY = 24, ARENA_EXTRA_BYTES = 1 << 20, BYTES_PER_GENE = 1024 };
+enum { ARENA_TIMES_BODY = 24, ARENA_EXTRA_BYTES = 1 << 20, BYTES_PER_GENE = 4096 };
 
 typedef struct tally {
     size_t rungs[SCD_N_RUNGS];
