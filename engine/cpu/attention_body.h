@@ -225,10 +225,16 @@ SCD_INLINE void weights_tile(size_t rows, size_t vecs, const attention_space *s,
             raise_top(s, row + r, vhmax(most), done);
         vf shift = vmul(vset(-top[r]), factor), total = vload(totals + r * VW);
         SCD_UNROLL
-        for (size_t j = 0; j < vecs; j++) {
-            vf e = vweight(vfma(acc[r][j], factor, shift));
-            total = vadd(total, e);
-            vstore_act(p + r * KEYS + j * VW, e);
+        for (size_t j = 0; j + 1 < vecs; j += 2) {
+            vf a = vweight(vfma(acc[r][j], factor, shift));
+            vf b = vweight(vfma(acc[r][j + 1], factor, shift));
+            total = vadd(total, vadd(a, b));
+            vstore_act_2(p + r * KEYS + j * VW, a, b);
+        }
+        if (vecs % 2) {
+            vf a = vweight(vfma(acc[r][vecs - 1], factor, shift));
+            total = vadd(total, a);
+            vstore_act(p + r * KEYS + (vecs - 1) * VW, a);
         }
         vstore(totals + r * VW, total);
     }

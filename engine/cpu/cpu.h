@@ -17,7 +17,7 @@
 #include <stdbool.h>
 
 /* Counts up whenever a kernel's bits change: it is part of every cache key. */
-#define SCD_CPU_KERNEL_VERSION 1
+#define SCD_CPU_KERNEL_VERSION 2
 
 /* Rows of a product that oneDNN builds, largest first; a tile is put together from these, so that
  * it can have any multiple of the least of them, up to the largest. */

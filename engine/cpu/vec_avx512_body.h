@@ -160,6 +160,11 @@ SCD_INLINE void vstore_act(act *p, vf v)
 {
     _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(v));
 }
+/* a and b behind one another: one conversion for both is the faster one */
+SCD_INLINE void vstore_act_2(act *p, vf a, vf b)
+{
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
 SCD_INLINE void vstore_act_n(act *p, vf v, size_t n)
 {
     if (n >= VW) /* masked stores of 16-bit elements are slow, even where the mask is full */
@@ -176,6 +181,11 @@ SCD_INLINE vf vload_act(const act *p)
 SCD_INLINE void vstore_act(act *p, vf v)
 {
     vstore(p, v);
+}
+SCD_INLINE void vstore_act_2(act *p, vf a, vf b)
+{
+    vstore(p, a);
+    vstore(p + VW, b);
 }
 SCD_INLINE void vstore_act_n(act *p, vf v, size_t n)
 {

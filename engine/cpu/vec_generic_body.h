@@ -129,6 +129,11 @@ SCD_INLINE void vstore_act(act *p, vf v)
 {
     vstore(p, v);
 }
+SCD_INLINE void vstore_act_2(act *p, vf a, vf b)
+{
+    vstore(p, a);
+    vstore(p + VW, b);
+}
 SCD_INLINE void vstore_act_n(act *p, vf v, size_t n)
 {
     vstore_n(p, v, n);
