@@ -2,15 +2,17 @@
 """end_to_end.py - cells per second through HTTP against the bare engine, in the same run.
 
 HTTP: --clients connections, each sending requests of --batch cells nobody sent before (cache off),
-with the answer as JSON numbers, base64 and .npy. Bare: build/bench_engine where it was built
-(BENCH_ENGINE names another command), whose own report is printed as it is.
+with the answer as JSON numbers, base64 and .npy. Bare: build/bench/bench_engine (BENCH_ENGINE names
+another), whose own report is printed too; it runs before and after, since machines drift.
 """
 import argparse
 import http.client
 import json
 import os
+import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import threading
 import time
@@ -23,7 +25,7 @@ MODES = {"json": ({}, {}), "base64": ({"encoding": "base64"}, {}),
 
 
 def measure(port, bodies, headers, clients):
-    """cells per second of all bodies, sent by so many connections"""
+    """seconds until all bodies, sent by so many connections, are answered"""
     todo, lock, headers = list(bodies), threading.Lock(), {
         "Content-Type": "application/json", **headers}
 
@@ -48,15 +50,18 @@ def measure(port, bodies, headers, clients):
     return time.monotonic() - start
 
 
-def bare_engine():
+def bare_engine(precision):
+    """{genes: cells per second}; empty where it is not built"""
     command = shlex.split(os.environ.get(
-        "BENCH_ENGINE", os.path.join(harness.TOP, "build", "bench_engine")))
+        "BENCH_ENGINE", os.path.join(harness.TOP, "build", "bench", "bench_engine")))
     if not shutil.which(command[0]):
-        row("bare engine", "build/bench_engine is not built")
-        return
-    done = subprocess.run(command + [harness.official_model()], capture_output=True, text=True,
-                          env=harness.clean_environment())
+        row("bare engine", "build/bench/bench_engine is not built")
+        return {}
+    done = subprocess.run(command + [harness.official_model(), "--precision", precision],
+                          capture_output=True, text=True, env=harness.clean_environment())
     print("".join(f"    | {line}\n" for line in (done.stdout + done.stderr).splitlines()), end="")
+    found = re.findall(r"^ *([\d,]+) genes +([\d.]+) cells/s", done.stdout, re.M)
+    return {int(genes.replace(",", "")): float(rate) for genes, rate in found}
 
 
 def main():
@@ -66,10 +71,11 @@ def main():
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--clients", type=int, default=4)
     p.add_argument("--runs", type=int, default=3)
-    p.add_argument("--precision", default="auto")
+    p.add_argument("--precision",
+                   default="bf16" if harness.cpu_has("avx512_bf16") else "fp32")
     a = p.parse_args()
     common.head(f"end to end: {a.clients} clients, {a.batch} cells a request, {a.precision}")
-    bare_engine()
+    before, measured = bare_engine(a.precision), []
     for length in (int(n) for n in a.lengths.split(",")):
         n = a.cells * 1200 // length // a.batch * a.batch
         cells = common.official_cells(n, length)
@@ -79,7 +85,12 @@ def main():
                 bodies = [json.dumps({"cells": cells[i:i + a.batch], **fields}).encode()
                           for i in range(0, n, a.batch)]
                 rates = [n / measure(d.port, bodies, headers, a.clients) for _ in range(a.runs)]
-                row(f"{length} genes, {mode}", spread(rates, " cells/s", 2))
+                measured.append((length, mode, rates))
+    after = bare_engine(a.precision)
+    for length, mode, rates in measured:
+        bare = [b[length] for b in (before, after) if length in b]
+        share = 100 * statistics.median(rates) * len(bare) / sum(bare) if bare else float("nan")
+        row(f"{length} genes, {mode}", f"{spread(rates, ' cells/s', 2)}, {share:.0f} % of bare")
 
 
 if __name__ == "__main__":
