@@ -7,8 +7,8 @@
 #include "engine/base/buf.h"
 #include "engine/base/error.h"
 
-/* Append what n bytes of gzip hold to *out, whose max_bytes is the bound. Members one after the other
- * are one body. SCD_E_INVALID: not gzip, damaged, cut off, or followed by something else.
+/* Append what n bytes of gzip hold to *out, whose max_bytes is the bound. Members one after the
+ * other are one body. SCD_E_INVALID: not gzip, damaged, cut off, or followed by something else.
  * SCD_E_TOO_LARGE: more than the bound. */
 scd_code scd_gunzip(const void *bytes, size_t n, scd_buf *out, scd_error *err);
 

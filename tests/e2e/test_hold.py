@@ -14,8 +14,8 @@ GENES = harness.demo_body()["genes"]
 
 def large_body(n_cells=300, seed=0):
     """Over 128 KiB, which is what an http thread parses by itself"""
-    cells = [{"genes": GENES[i % 50:i % 50 + 60], "values": [1 + (i + k + seed) % 7 for k in range(60)]}
-             for i in range(n_cells)]
+    cells = [{"genes": GENES[i % 50:i % 50 + 60],
+              "values": [1 + (i + k + seed) % 7 for k in range(60)]} for i in range(n_cells)]
     body = json.dumps({"cells": cells, "encoding": "base64"}).encode()
     assert len(body) > 160 * 1024
     return body
