@@ -89,9 +89,14 @@ static scd_code open_http(scd_daemon *d, scd_error *err)
                           .finished = scd_router_finished,
                           .log = log_http};
     scd_code code = scd_http_open(&o, &d->http, err);
-    if (!code)
-        SCD_LOG(INFO, "listening", "url", scd_http_url(d->http), "version", SCD_VERSION);
-    return code;
+    if (code)
+        return code;
+    SCD_LOG(INFO, "listening", "url", scd_http_url(d->http), "version", SCD_VERSION);
+    if (c->log_level > SCD_LOG_INFO) { /* port 0 prints what it picked, however quiet the log is */
+        printf("listening on %s\n", scd_http_url(d->http));
+        fflush(stdout);
+    }
+    return SCD_OK;
 }
 
 static scd_code open_engine(scd_daemon *d, scd_error *err)
