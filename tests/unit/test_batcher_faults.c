@@ -87,7 +87,7 @@ static int set_up(void **state)
     atomic_store(&engine.fail, SCD_OK);
     atomic_store(&n_logged, 0);
     store.n = 0;
-    return scd_batcher_open(&o, (scd_batcher **)state, NULL);
+    return scd_batcher_open(&o, (scd_batcher **)state, NULL) ? -1 : 0;
 }
 
 static int tear_down(void **state)
