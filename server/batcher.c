@@ -83,29 +83,24 @@ static void drop_queued(scd_batcher *b, scd_unit *u)
     free(u);
 }
 
-/* A queued unit goes to the queue of its heir, where it is not there already. */
-static void pass_on(scd_batcher *b, scd_unit *u)
+static void move_queued(scd_batcher *b, scd_unit *u, scd_ticket *to)
 {
-    scd_ticket *heir = scd_unit_heir(u);
-    if (u->owner == heir)
-        return;
     scd_flight_unqueue(&b->flight, u);
-    scd_flight_queue(&b->flight, heir, u);
+    scd_flight_queue(&b->flight, to, u);
 }
 
 /* The ticket waits no more. Its queued units move to others who wait for them, or leave. */
 static void abandon(scd_batcher *b, scd_ticket *t)
 {
-    for (size_t i = 0; i < t->n_waiters; i++) {
-        scd_waiter *w = &t->waiters[i];
-        scd_unit *u = w->unit;
-        if (!u)
-            continue;
-        scd_unit_leave(w);
-        if (u->owner != t)
-            continue;
+    /* Units list their waiters newest first: leaving in that order finds each at once, however
+     * often the ticket asked for one cell. */
+    for (size_t i = t->n_waiters; i-- > 0;)
+        if (t->waiters[i].unit)
+            scd_unit_leave(&t->waiters[i]);
+    while (t->first) {
+        scd_unit *u = t->first;
         if (u->waiters)
-            pass_on(b, u);
+            move_queued(b, u, scd_unit_heir(u));
         else
             drop_queued(b, u);
     }
@@ -218,8 +213,9 @@ static void enter(scd_batcher *b, submission *s, scd_unit **spare)
             s->created[s->n_created++] = u;
         }
         scd_unit_wait(u, w);
-        if (u->owner) /* a single cell does not wait behind a bulk request that has it too */
-            pass_on(b, u);
+        /* A single cell does not wait behind a bulk request that has it too. */
+        if (u->owner && s->ticket->rank < u->owner->rank)
+            move_queued(b, u, s->ticket);
     }
 }
 
