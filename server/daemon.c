@@ -166,7 +166,7 @@ scd_code scd_daemon_start(scd_daemon *d, const scd_config *config, scd_error *er
     if (!code)
         code = scd_metrics_new(routes, n_routes, &d->metrics, err);
     if (!code)
-        code = scd_watch_open(on_watch_event, d, &d->watch, err);
+        code = scd_watch_open(on_watch_event, d, 0, &d->watch, err);
     if (!code)
         code = scd_crew_open(&d->crew, err);
     if (!code)

@@ -134,6 +134,10 @@ static bool count_body(scd_exchange *x, size_t n)
 
 void scd_exchange_free(scd_exchange *x)
 {
+    if (x->phase == SCD_PHASE_HELD) { /* resumed, but the client's end came before the next step */
+        x->phase = SCD_PHASE_DONE;
+        x->resumed(x); /* whoever held it lets go of it */
+    }
     count_body(x, 0);
     if (x->phase == SCD_PHASE_DONE)
         atomic_fetch_sub(&x->http->answering, 1);
@@ -169,8 +173,17 @@ void scd_exchange_set_header(scd_exchange *x, const char *name, const char *valu
     x->n_headers++;
 }
 
+void scd_exchange_finish(scd_exchange *x)
+{
+    if (!x->finished)
+        x->http->o.finished(x->http->o.app, x);
+    x->finished = true;
+}
+
+/* Counted before it is sent, so that who has the answer finds it counted. */
 static enum MHD_Result send_answer(scd_exchange *x)
 {
+    scd_exchange_finish(x);
     struct MHD_Response *r =
         x->answer
             ? MHD_create_response_from_buffer(x->answer_bytes, x->answer, MHD_RESPMEM_MUST_FREE)
@@ -185,7 +198,6 @@ static enum MHD_Result send_answer(scd_exchange *x)
         MHD_add_response_header(r, x->headers[i].name, x->headers[i].value);
     enum MHD_Result ok = MHD_queue_response(x->connection, x->status, r);
     MHD_destroy_response(r);
-    x->sent = ok == MHD_YES;
     return ok;
 }
 

@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static const int64_t LEAVE_DELAY_NS = 50 * SCD_NS_PER_MS;
 enum { IDLE_TIMEOUT_S = 30, CONNECTION_MEMORY_BYTES = 64 << 10, BACKLOG = 1024 };
 
 /* ---- addresses ------------------------------------------------------------------------------ */
@@ -103,16 +104,45 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *connection, c
 static void on_completed(void *cls, struct MHD_Connection *connection, void **slot,
                          enum MHD_RequestTerminationCode why)
 {
-    scd_http *h = cls;
+    (void)cls;
     (void)connection;
+    (void)why;
     scd_exchange *x = *slot;
     if (!x)
         return;
-    if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK && !x->sent)
+    if (!x->finished)
         x->status = 499;
-    h->o.finished(h->o.app, x);
+    scd_exchange_finish(x);
     scd_exchange_free(x);
     *slot = NULL;
+}
+
+/* When the end of a stream arrives together with bytes before it, libmicrohttpd reads the bytes and
+ * is never told of the end: its edge-triggered poll has spoken. Such a client would keep its
+ * connection until the idle timeout. The door sees it leave and, when those bytes have been read,
+ * shuts the reading side, which is an edge of its own. */
+static void on_left(void *arg, uint64_t id, scd_code code)
+{
+    scd_http *h = arg;
+    (void)code;
+    scd_watch_shut(h->door, id);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *connection, void **slot,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    scd_http *h = cls;
+    uint64_t id = (uint64_t)(uintptr_t)*slot;
+    if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
+        scd_watch_remove(h->door, id);
+        return;
+    }
+    id = atomic_fetch_add(&h->last_connection, 1) + 1;
+    *slot = (void *)(uintptr_t)id;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info) /* without it only a leaving client's slot is lost for the idle timeout */
+        scd_watch_add(h->door, id, info->connect_fd, SCD_NEVER, NULL);
 }
 
 static void on_log(void *cls, const char *fmt, va_list args)
@@ -138,6 +168,8 @@ scd_code scd_http_open(const scd_http_options *options, scd_http **out, scd_erro
     if (getrandom(&h->id_seed, sizeof h->id_seed, 0) != sizeof h->id_seed)
         h->id_seed = (uint64_t)getpid();
     scd_code code = bind_socket(h, err);
+    if (!code)
+        code = scd_watch_open(on_left, h, LEAVE_DELAY_NS, &h->door, err);
     if (code) {
         scd_http_close(h);
         return code;
@@ -148,7 +180,8 @@ scd_code scd_http_open(const scd_http_options *options, scd_http **out, scd_erro
         MHD_OPTION_THREAD_POOL_SIZE, (unsigned)h->o.threads, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)h->o.max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY_BYTES,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_END);
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
+        h, MHD_OPTION_END);
     if (!h->mhd) {
         code = scd_fail(err, SCD_E_IO, "cannot start the HTTP server: %s", strerror(errno));
         scd_http_close(h);
@@ -183,6 +216,7 @@ void scd_http_close(scd_http *h)
         return;
     if (h->mhd)
         MHD_stop_daemon(h->mhd); /* closes the socket unless quiesced */
+    scd_watch_close(h->door);
     if (h->listen_fd >= 0 && (!h->mhd || h->quiesced))
         close(h->listen_fd);
     free(h);

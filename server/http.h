@@ -5,7 +5,7 @@
  *   begin     headers are here: route, authorise, bound the body; may answer at once
  *   handle    the body is here (decompressed): answers, or suspends and hands the work elsewhere
  *   resumed   after scd_exchange_resume: answers
- *   finished  the answer was sent, or the client is gone: log and count
+ *   finished  the answer is about to be sent, or the client is gone: log and count, once
  *
  * Threads: accessors and answers from the thread that has the exchange: an http thread in a
  *          callback; after scd_exchange_suspend, whoever was handed it, until it calls

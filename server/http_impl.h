@@ -14,6 +14,8 @@ enum { SCD_MAX_HEADERS = 8, SCD_HEADER_BYTES = 256, SCD_REQUEST_ID_BYTES = 129 }
 struct scd_http {
     scd_http_options o;
     struct MHD_Daemon *mhd;
+    scd_watch *door; /* every connection, while it is open: see on_connection */
+    atomic_uint_fast64_t last_connection;
     int listen_fd;
     bool quiesced;
     char url[96];
@@ -41,7 +43,7 @@ struct scd_exchange {
     size_t body_bytes_counted; /* in http->bodies_bytes */
     int64_t arrived_ns;
     scd_exchange_phase phase;
-    bool answered, sent, abandoned;
+    bool answered, finished, abandoned;
     scd_problem_kind body_problem; /* not NONE: the rest is read, thrown away, and this answered */
     size_t discarded_bytes;
     scd_exchange_resumed *resumed;
@@ -60,6 +62,9 @@ struct scd_exchange {
 scd_exchange *scd_exchange_new(scd_http *http, struct MHD_Connection *connection,
                                const char *method, const char *path);
 void scd_exchange_free(scd_exchange *x);
+
+/* Tell the layers above that it is over, the first time. */
+void scd_exchange_finish(scd_exchange *x);
 
 /* One call of libmicrohttpd's access handler for this exchange. */
 enum MHD_Result scd_exchange_step(scd_exchange *x, const char *upload, size_t *upload_bytes);

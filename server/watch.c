@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { BUCKETS = 1024, MAX_EVENTS = 64 };
@@ -26,6 +27,7 @@ typedef struct entry {
 struct scd_watch {
     scd_watch_event *on_event;
     void *arg;
+    int64_t delay_ns;
     int epoll_fd, wake_fd;
     scd_gate gate;
     scd_thread thread;
@@ -109,7 +111,9 @@ static void *run(void *arg)
         int n = epoll_wait(w->epoll_fd, events, MAX_EVENTS, timeout_ms(until));
         for (int i = 0; i < n; i++) {
             uint64_t id = events[i].data.u64, drain;
-            if (id != WAKE)
+            if (id != WAKE && w->delay_ns)
+                scd_watch_set_deadline(w, id, scd_now_ns() + w->delay_ns);
+            else if (id != WAKE)
                 fire(w, id, SCD_E_CANCELED);
             else if (read(w->wake_fd, &drain, sizeof drain) < 0)
                 continue;
@@ -117,7 +121,8 @@ static void *run(void *arg)
     }
 }
 
-scd_code scd_watch_open(scd_watch_event *on_event, void *arg, scd_watch **out, scd_error *err)
+scd_code scd_watch_open(scd_watch_event *on_event, void *arg, int64_t delay_ns, scd_watch **out,
+                        scd_error *err)
 {
     *out = NULL;
     scd_watch *w = scd_calloc(1, sizeof *w);
@@ -125,6 +130,7 @@ scd_code scd_watch_open(scd_watch_event *on_event, void *arg, scd_watch **out, s
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     w->on_event = on_event;
     w->arg = arg;
+    w->delay_ns = delay_ns;
     w->next_ns = SCD_NEVER;
     w->epoll_fd = w->wake_fd = -1;
     scd_code code = scd_gate_init(&w->gate, err);
@@ -208,6 +214,15 @@ void scd_watch_set_deadline(scd_watch *w, uint64_t id, int64_t deadline_ns)
     scd_gate_unlock(&w->gate);
     if (sooner)
         wake(w);
+}
+
+void scd_watch_shut(scd_watch *w, uint64_t id)
+{
+    scd_gate_lock(&w->gate); /* an entry is removed before its fd is closed: it is ours here */
+    entry *e = *find(w, id);
+    if (e && e->fd >= 0)
+        shutdown(e->fd, SHUT_RD);
+    scd_gate_unlock(&w->gate);
 }
 
 void scd_watch_remove(scd_watch *w, uint64_t id)

@@ -19,11 +19,16 @@ typedef struct scd_watch scd_watch;
 /* code: SCD_E_CANCELED (the client left) or SCD_E_TIMEOUT. May come more than once for one id. */
 typedef void scd_watch_event(void *arg, uint64_t id, scd_code code);
 
-scd_code scd_watch_open(scd_watch_event *on_event, void *arg, scd_watch **out, scd_error *err);
+/* delay_ns: how long after a client left its event comes. */
+scd_code scd_watch_open(scd_watch_event *on_event, void *arg, int64_t delay_ns, scd_watch **out,
+                        scd_error *err);
 void scd_watch_close(scd_watch *watch); /* NULL is fine */
 
 /* Watch `fd` (-1: none) until deadline_ns (SCD_NEVER: none) under a unique id. */
 scd_code scd_watch_add(scd_watch *watch, uint64_t id, int fd, int64_t deadline_ns, scd_error *err);
+/* Shut the reading side of an entry's fd, so that who else polls it reads the end of the stream;
+ * nothing when the entry is gone. */
+void scd_watch_shut(scd_watch *watch, uint64_t id);
 /* Change the deadline of an entry; nothing when it is gone. */
 void scd_watch_set_deadline(scd_watch *watch, uint64_t id, int64_t deadline_ns);
 void scd_watch_remove(scd_watch *watch, uint64_t id);

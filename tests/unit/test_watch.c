@@ -59,7 +59,7 @@ static int set_up(void **state)
         return -1;
     f->ours = pair[0];
     f->theirs = pair[1];
-    return scd_gate_init(&f->gate, NULL) || scd_watch_open(on_event, f, &f->watch, NULL);
+    return scd_gate_init(&f->gate, NULL) || scd_watch_open(on_event, f, 0, &f->watch, NULL);
 }
 
 static int tear_down(void **state)
@@ -135,6 +135,37 @@ static void a_client_that_sends_more_is_still_there(void **state)
     add(f, 7, f->ours, SCD_NEVER);
     assert_int_equal(write(f->theirs, "GET /next", 9), 9);
     assert_int_equal(events_after_a_while(f), 0);
+}
+
+static void with_a_delay_a_client_that_left_is_told_later(void **state)
+{
+    fixture *f = *state;
+    scd_watch *prompt = f->watch;
+    enum { DELAY_MS = 20 };
+    assert_int_equal(scd_watch_open(on_event, f, DELAY_MS * SCD_NS_PER_MS, &f->watch, NULL),
+                     SCD_OK);
+    add(f, 7, f->ours, SCD_NEVER);
+    int64_t left_ns = scd_now_ns();
+    shutdown(f->theirs, SHUT_WR);
+    assert_int_equal(wait_events(f, 1), 1);
+    assert_int_equal(f->events[0].id, 7);
+    assert_true(f->events[0].at_ns >= left_ns + DELAY_MS * SCD_NS_PER_MS);
+    scd_watch_close(f->watch);
+    f->watch = prompt;
+}
+
+static void a_reading_side_that_was_shut_reads_what_was_sent_and_then_the_end(void **state)
+{
+    fixture *f = *state;
+    char got[16];
+    add(f, 7, f->ours, SCD_NEVER);
+    assert_int_equal(write(f->theirs, "half", 4), 4);
+    scd_watch_shut(f->watch, 8); /* not there: nothing */
+    scd_watch_shut(f->watch, 7);
+    assert_int_equal(read(f->ours, got, sizeof got), 4);
+    assert_int_equal(read(f->ours, got, sizeof got), 0);
+    assert_int_equal(send(f->ours, "answer", 6, MSG_NOSIGNAL), 6);
+    assert_int_equal(read(f->theirs, got, sizeof got), 6);
 }
 
 static void a_deadline_passes_at_its_time(void **state)
@@ -245,7 +276,7 @@ static void it_closes_with_entries_left_and_opens_only_with_memory(void **state)
     add(f, 1, f->ours, SCD_NEVER);
     add(f, 2, -1, in_ms(3600 * 1000));
     scd_mem_fail_after(0);
-    assert_int_equal(scd_watch_open(on_event, f, &other, NULL), SCD_E_NOMEM);
+    assert_int_equal(scd_watch_open(on_event, f, 0, &other, NULL), SCD_E_NOMEM);
     scd_mem_fail_after(-1);
     assert_null(other);
     scd_watch_close(NULL);
@@ -302,6 +333,8 @@ int main(void)
         WITH_WATCH(a_client_that_only_half_closes_counts_as_gone),
         WITH_WATCH(a_client_that_left_before_it_was_watched_is_noticed_too),
         WITH_WATCH(a_client_that_sends_more_is_still_there),
+        WITH_WATCH(with_a_delay_a_client_that_left_is_told_later),
+        WITH_WATCH(a_reading_side_that_was_shut_reads_what_was_sent_and_then_the_end),
         WITH_WATCH(a_deadline_passes_at_its_time),
         WITH_WATCH(a_deadline_needs_no_connection_and_may_have_passed),
         WITH_WATCH(deadlines_come_in_the_order_of_their_times),
