@@ -1,7 +1,7 @@
 """Run every test program and add the counts up.
 
-Lint is one test, unit and operation tests are cmocka programs, fuzz corpora are replayed, the end-to-end tests are
-tests/e2e/run.py. The last line is `N passed, N failed, N skipped`.
+Lint is one test, unit and operation tests are cmocka programs, fuzz corpora are replayed, the
+end-to-end tests are tests/e2e/run.py. The last line is `N passed, N failed, N skipped`.
 
     tests/run.py --build build [--sanitizer address|thread] [--valgrind]
 """

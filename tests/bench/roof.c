@@ -12,7 +12,7 @@ extern void omp_set_num_threads(int n); /* libgomp */
 
 enum { RUNS = 31, ARGS = 3 };
 
-static void must(int failed, const char *what)
+static void must(bool failed, const char *what)
 {
     if (!failed)
         return;

@@ -67,7 +67,7 @@ static void every_kind_of_value_is_accepted(void **state)
         "\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\"",
         "\"\x7F\"",
         "1e-999",
-       
+
         "\"\\u0000\"",
         "[[[[[[[[]]]]]]]]",
     };
@@ -428,7 +428,7 @@ static void long_arrays_refuse_what_short_ones_refuse(void **state)
 {
     (void)state;
     static const char *const bad[] = {
-        "01",  "1.",   ".5",  "-",   "1.2.3", "1e",  "+1",   "0x1", "1 1", "--1",     
+        "01",  "1.",   ".5",  "-",   "1.2.3", "1e",  "+1",   "0x1", "1 1", "--1",
         "NaN", "1,,1", "-.5", "1_0", "00",    "-01", "1.e5", "",    "\"a", "\"\x01\"", "\"\xFF\""};
     char text[400];
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
