@@ -11,7 +11,7 @@
 
 enum {
     MIB = 1 << 20,
-    BODIES_TOGETHER = 8, /* times the largest body: what all open requests may hold */
+    BODIES_TOGETHER = 4, /* times the largest body: what all open requests may hold */
     MAX_MEMO_BYTES = 32 * MIB,
     MAX_GENES_PER_CELL = 200000,
     MAX_JSON_DEPTH = 32,

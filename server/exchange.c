@@ -151,11 +151,17 @@ void scd_exchange_free(scd_exchange *x)
 
 void scd_exchange_answer(scd_exchange *x, unsigned status, const char *content_type, scd_buf *body)
 {
-    if (body && body->failed) { /* an answer that did not fit in memory is not sent in part */
+    static const char failed[] =
+        "{\"type\":\"urn:scdiva:problem:internal\",\"title\":\"The server failed\","
+        "\"status\":500,\"detail\":\"the answer did not fit in memory\",\"errors\":[]}";
+    scd_buf substitute;
+    if (body && body->failed) { /* such an answer is not sent in part */
         scd_buf_release(body);
-        body = NULL;
+        scd_buf_init(&substitute, sizeof failed);
+        scd_buf_puts(&substitute, failed);
+        body = &substitute;
         status = 500;
-        content_type = "text/plain";
+        content_type = "application/problem+json";
     }
     x->status = status;
     x->content_type = content_type;

@@ -17,7 +17,7 @@
 #include <string.h>
 
 enum {
-    LARGE_BODY_BYTES = 128 << 10, /* takes about 2 ms to parse and answer */
+    LARGE_BODY_BYTES = 48 << 10, /* two whole cells; more would hold up the thread's others */
     MAX_MEMO_BODY_BYTES = 1 << 20,
     ARENA_TIMES_BODY = 24, /* "A",1, is five bytes and becomes a name, a value and a token */
     ARENA_EXTRA_BYTES = 64 << 20,
