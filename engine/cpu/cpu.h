@@ -61,11 +61,12 @@ struct scd_device {
 /* Each of n blocks has at least `bytes` afterwards. SCD_E_NOMEM. */
 scd_code scd_scratch_want(scd_scratch *blocks, int n, size_t bytes, scd_error *err);
 
-/* Consecutive 64-byte aligned pieces of a scratch block; NULL base: just adds up. */
-static inline void *scd_carve(char **at, size_t count, size_t size)
+/* Consecutive 64-byte aligned pieces of a scratch block, *used bytes into it; with base NULL all
+ * pieces are NULL and only their bytes add up. */
+static inline void *scd_carve(char *base, size_t *used, size_t count, size_t size)
 {
-    void *here = *at;
-    *at += (count * size + 63) & ~(size_t)63;
+    void *here = base ? base + *used : NULL;
+    *used += (count * size + 63) & ~(size_t)63;
     return here;
 }
 

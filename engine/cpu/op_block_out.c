@@ -20,13 +20,13 @@ typedef struct space {
 
 static size_t carve(char *base, size_t hidden_dim, size_t ffn_dim, size_t panel, space *s)
 {
-    char *at = base;
-    s->x = scd_carve(&at, SCD_TILE_ROWS * hidden_dim, sizeof(float));
-    s->mid = scd_carve(&at, SCD_TILE_ROWS * ffn_dim, sizeof(float));
-    s->y = scd_carve(&at, SCD_TILE_ROWS * (hidden_dim + 16), sizeof(float));
-    s->gate = scd_carve(&at, SCD_TILE_ROWS * panel, sizeof(float));
-    s->up = scd_carve(&at, SCD_TILE_ROWS * panel, sizeof(float));
-    return (size_t)(at - base);
+    size_t used = 0;
+    s->x = scd_carve(base, &used, SCD_TILE_ROWS * hidden_dim, sizeof(float));
+    s->mid = scd_carve(base, &used, SCD_TILE_ROWS * ffn_dim, sizeof(float));
+    s->y = scd_carve(base, &used, SCD_TILE_ROWS * (hidden_dim + 16), sizeof(float));
+    s->gate = scd_carve(base, &used, SCD_TILE_ROWS * panel, sizeof(float));
+    s->up = scd_carve(base, &used, SCD_TILE_ROWS * panel, sizeof(float));
+    return used;
 }
 
 size_t scd_block_out_scratch(size_t hidden_dim, size_t ffn_dim)

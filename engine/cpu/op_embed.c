@@ -29,12 +29,12 @@ typedef struct space {
 
 static size_t carve(char *base, size_t d, size_t hidden_dim, space *s)
 {
-    char *at = base;
+    size_t used = 0;
     size_t wide = d > hidden_dim ? d : hidden_dim;
-    s->x = scd_carve(&at, SCD_TILE_ROWS * wide, sizeof(float));
-    s->y = scd_carve(&at, SCD_TILE_ROWS * (wide + 16), sizeof(float));
-    s->row = scd_carve(&at, d, sizeof(float));
-    return (size_t)(at - base);
+    s->x = scd_carve(base, &used, SCD_TILE_ROWS * wide, sizeof(float));
+    s->y = scd_carve(base, &used, SCD_TILE_ROWS * (wide + 16), sizeof(float));
+    s->row = scd_carve(base, &used, d, sizeof(float));
+    return used;
 }
 
 size_t scd_embed_scratch(size_t d, size_t hidden_dim)

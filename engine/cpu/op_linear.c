@@ -19,10 +19,10 @@ typedef struct space {
 
 static size_t carve(char *base, const scd_matrix *m, space *s)
 {
-    char *at = base;
-    s->x = scd_carve(&at, SCD_TILE_ROWS * m->cols, sizeof(float));
-    s->y = scd_carve(&at, SCD_TILE_ROWS * m->panel, sizeof(float));
-    return (size_t)(at - base);
+    size_t used = 0;
+    s->x = scd_carve(base, &used, SCD_TILE_ROWS * m->cols, sizeof(float));
+    s->y = scd_carve(base, &used, SCD_TILE_ROWS * m->panel, sizeof(float));
+    return used;
 }
 
 size_t scd_linear_scratch(const scd_matrix *matrix)

@@ -16,10 +16,10 @@ typedef struct space {
 
 static size_t carve(char *base, size_t hidden_dim, space *s)
 {
-    char *at = base;
-    s->x = scd_carve(&at, SCD_TILE_ROWS * hidden_dim, sizeof(float));
-    s->y = scd_carve(&at, SCD_TILE_ROWS * (hidden_dim + 16), sizeof(float));
-    return (size_t)(at - base);
+    size_t used = 0;
+    s->x = scd_carve(base, &used, SCD_TILE_ROWS * hidden_dim, sizeof(float));
+    s->y = scd_carve(base, &used, SCD_TILE_ROWS * (hidden_dim + 16), sizeof(float));
+    return used;
 }
 
 size_t scd_qkv_scratch(size_t hidden_dim)
