@@ -318,6 +318,11 @@ class Daemon:
         with open(f"/proc/{self.process.pid}/status", encoding="utf-8") as f:
             return int(re.search(rf"^{field}:\s+(\d+)", f.read(), re.M)[1])
 
+    def keeps_freed_memory(self):
+        """The address sanitizer holds it in quarantine, valgrind in its own heap."""
+        with open(f"/proc/{self.process.pid}/maps", encoding="utf-8") as f:
+            return re.search("libasan|valgrind", f.read()) is not None
+
     # -- the end --
 
     def stop(self):
