@@ -433,6 +433,7 @@ static void run_batch(scd_batcher *b, size_t n)
 static void *run_batches(void *arg)
 {
     scd_batcher *b = arg;
+    scd_thread_give_way(); /* to http-N: probes are answered while the cores compute */
     for (;;) {
         scd_gate_lock(&b->gate);
         size_t n = next_batch(b);

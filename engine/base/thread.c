@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 scd_code scd_thread_start(scd_thread *thread, const char *name, void *(*body)(void *), void *arg,
                           scd_error *err)
@@ -29,6 +31,12 @@ void scd_thread_join(scd_thread *thread)
         return;
     pthread_join(thread->id, NULL);
     thread->running = false;
+}
+
+void scd_thread_give_way(void)
+{
+    enum { NICE = 10 };
+    setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* on Linux of one thread */
 }
 
 scd_code scd_gate_init(scd_gate *gate, scd_error *err)

@@ -23,6 +23,10 @@ scd_code scd_thread_start(scd_thread *thread, const char *name, void *(*body)(vo
                           scd_error *err);
 void scd_thread_join(scd_thread *thread); /* nothing when it does not run */
 
+/* The calling thread gives way to the others of the process and the machine (nice 10): for threads
+ * that compute for long while others must answer within milliseconds. Never fails. */
+void scd_thread_give_way(void);
+
 /* A mutex and one condition. */
 typedef struct scd_gate {
     pthread_mutex_t mutex;

@@ -86,6 +86,7 @@ static void *worker_main(void *arg)
     worker *me = arg;
     scd_pool *pool = me->pool;
     scd_pool_no_openmp();
+    scd_thread_give_way();
     for (unsigned seen = 0;;) {
         seen = word_wait(&pool->generation, seen);
         if (pool->stop)
