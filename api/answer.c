@@ -52,10 +52,11 @@ static void begin_item(scd_answer *answer, size_t index, scd_text id)
 {
     scd_buf *out = answer->out;
     key_uint(out, answer->n_items++ ? ",{\"index\":" : "{\"index\":", index);
-    if (id.n) {
-        scd_buf_puts(out, ",\"id\":");
+    scd_buf_puts(out, ",\"id\":");
+    if (id.n)
         scd_json_string(out, id.data, id.n);
-    }
+    else
+        scd_buf_puts(out, "null");
 }
 
 void scd_answer_item_write(scd_answer *answer, const scd_answer_item *item)

@@ -28,7 +28,7 @@ typedef struct scd_answer {
 
 typedef struct scd_answer_item {
     size_t index; /* of the cell in the request */
-    scd_text id;  /* n == 0: left out */
+    scd_text id;  /* n == 0: null */
     size_t tokens, genes_known, genes_unknown, genes_truncated;
     const char *cache;      /* "hit", "miss" or "coalesced" */
     const float *embedding; /* (dim) */

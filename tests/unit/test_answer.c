@@ -54,7 +54,8 @@ static void the_answer_has_its_members_in_a_fixed_order(void **state)
         "{\"object\":\"list\",\"model\":{\"name\":\"ti\\\"ny\",\"digest\":\"00ff\"},\"data\":["
         "{\"index\":0,\"id\":\"c\\\"1\",\"tokens\":7,\"genes_known\":8,\"genes_unknown\":2,"
         "\"genes_truncated\":1,\"cache\":\"miss\",\"embedding\":[1.5,-0.25]},"
-        "{\"index\":1,\"error\":{\"type\":\"urn:scdiva:problem:invalid\",\"detail\":\"3 values\","
+        "{\"index\":1,\"id\":null,\"error\":{\"type\":\"urn:scdiva:problem:invalid\",\"detail\":"
+        "\"3 values\","
         "\"pointer\":\"/cells/1/values\"}}],\"usage\":{\"cells\":1,\"tokens\":7,\"cached\":0},"
         "\"warnings\":[{\"code\":\"genes-unknown\",\"detail\":\"2 of 10\"}],"
         "\"sample_id\":{\"a\":1},\"external_ids\":[1, 2]}");
