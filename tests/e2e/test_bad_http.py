@@ -241,6 +241,8 @@ def test_clients_that_announce_much_and_send_nothing_lock_nobody_out():
 
 
 def test_many_uploads_at_once_do_not_take_all_memory():
+    if harness.SLOW > 1:
+        raise harness.Skip("sanitizers keep what was freed, and the wait for it is long")
     with Daemon(harness.small_model()) as d:
         held, piece = [d.socket() for _ in range(30)], b" " * (60 * MB)
         for s in held:
