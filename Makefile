@@ -13,8 +13,8 @@ MAKEFLAGS += -j$(shell nproc)
 
 # ---- what is installed ---------------------------------------------------------------------------
 PACKAGES := gcc libc6-dev pkg-config libmicrohttpd-dev libdnnl-dev libcjson-dev libsqlite3-dev \
-            libssl-dev zlib1g-dev libinih-dev libcurl4-openssl-dev
-TEST_PACKAGES := $(PACKAGES) libcmocka-dev curl python3 python3-numpy libopenblas0-pthread
+            libssl-dev zlib1g-dev libinih-dev libcurl4-openssl-dev libhdf5-dev
+TEST_PACKAGES := $(PACKAGES) libcmocka-dev curl python3 python3-numpy python3-h5py libopenblas0-pthread
 PYTHON ?= $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
 
 ifeq ($(origin CC),default)
@@ -35,9 +35,12 @@ CPPFLAGS += -D_GNU_SOURCE -I. -DSCD_VERSION='"$(VERSION)"'
 FUZZING ?=
 CFLAGS := -std=c11 $(OPT) -fno-math-errno -ffp-contract=off $(WARN) $(SAN) $(if $(FUZZING),-fsanitize=fuzzer-no-link) -pthread -fPIC
 LDFLAGS := $(SAN) -pthread
+# Debian keeps its serial HDF5 beside the parallel ones.
+HDF5_CFLAGS = $(shell pkg-config --cflags hdf5 2>/dev/null)
+HDF5_LIBS = $(shell pkg-config --libs hdf5 2>/dev/null || echo -lhdf5)
 LIBS_engine := -ldnnl -lgomp -lcjson -lcrypto -lm -ldl
-LIBS_api := $(LIBS_engine) -lz
-LIBS_server := $(LIBS_api) -lmicrohttpd -lsqlite3 -linih
+LIBS_api = $(LIBS_engine) -lz $(HDF5_LIBS)
+LIBS_server = $(LIBS_api) -lmicrohttpd -lsqlite3 -linih
 
 # Files whose name ends in an instruction set are compiled for it and chosen at run time.
 isa_flags = $(if $(findstring _avx512bf16,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c, \
@@ -54,13 +57,13 @@ DIR_engine := engine
 DIR_config := config
 DIR_api := api
 DIR_server := server
-LAYERS ?= server api config engine denoise model cpu backend base
+DIR_train := engine/train
+LAYERS ?= train server api config engine denoise model cpu backend base
 MAINS := server/main.c engine/train/main.c api/cli/main.c
 
 layer_src = $(filter-out $(MAINS),$(wildcard $(DIR_$1)/*.c))
 layer_obj = $(patsubst %.c,$(B)/obj/%.o,$(call layer_src,$1))
 archive = $(B)/lib/lib$1.a
-TRAIN_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard engine/train/*.c))
 UNIT := $(basename $(notdir $(wildcard tests/unit/test_*.c)))
 OPS := $(basename $(notdir $(wildcard tests/ops/test_*.c)))
 # What the operation tests share: the float64 reference and the fixture.
@@ -71,9 +74,9 @@ FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
 BENCH_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
 BENCHES := $(basename $(notdir $(wildcard tests/bench/bench_*.c)))
 
-ENGINE_LAYERS := $(filter engine denoise model cpu backend base,$(LAYERS))
 ARCHIVES := $(foreach l,$(LAYERS),$(call archive,$l))
-ENGINE_ARCHIVES := $(foreach l,$(ENGINE_LAYERS),$(call archive,$l))
+DAEMON_ARCHIVES := $(foreach l,$(filter-out train,$(LAYERS)),$(call archive,$l))
+TRAIN_ARCHIVES := $(foreach l,$(filter-out server config,$(LAYERS)),$(call archive,$l))
 
 # ---- packages ------------------------------------------------------------------------------------
 # $(call install,PACKAGES): nothing when all are there; as root apt-get, else the line to type.
@@ -102,13 +105,13 @@ all: programs ## build everything into build/ (installs missing packages when ru
 
 programs: $(B)/scdivad $(B)/scdiva-train
 
-$(B)/scdivad: $(B)/obj/server/main.o $(ARCHIVES)
+$(B)/scdivad: $(B)/obj/server/main.o $(DAEMON_ARCHIVES)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(ARCHIVES) -Wl,--end-group $(LIBS_server)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(DAEMON_ARCHIVES) -Wl,--end-group $(LIBS_server)
 
-$(B)/scdiva-train: $(TRAIN_OBJ) $(ENGINE_ARCHIVES)
+$(B)/scdiva-train: $(B)/obj/engine/train/main.o $(TRAIN_ARCHIVES)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $(TRAIN_OBJ) -Wl,--start-group $(ENGINE_ARCHIVES) -Wl,--end-group $(LIBS_engine)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TRAIN_ARCHIVES) -Wl,--end-group $(LIBS_api)
 
 define layer_rules
 $(call archive,$1): $(call layer_obj,$1) | $(DEPS)
@@ -125,6 +128,7 @@ $(shell mkdir -p $(B))
 $(file >$(STAMP),$(FLAGS_NOW))
 endif
 
+$(B)/obj/api/h5ad%.o: CPPFLAGS += $(HDF5_CFLAGS)
 $(B)/obj/%.o: %.c $(STAMP) | $(DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call isa_flags,$(notdir $<)) -MMD -MP -c -o $@ $<

@@ -37,7 +37,8 @@ BELOW = {
 HOMES = {
     "microhttpd.h": ["server/http.c", "server/exchange.c", "server/http_impl.h"],
     "sqlite3.h": ["server/store", "server/job"],
-    "cjson/": ["api/", "engine/model/config.c", "engine/model/safetensors"],
+    "cjson/": ["api/", "engine/model/config.c", "engine/model/safetensors", "engine/denoise/head",
+               "engine/train/"],
     "hdf5": ["api/"],
     "oneapi/": ["engine/cpu/"],
     "dnnl": ["engine/cpu/"],
