@@ -1,0 +1,51 @@
+/* head.h - a trained annotation head: heads/NAME/head.json and head.safetensors (SPEC section 3).
+ *
+ *   head.json {"task": "annotation", "format": 1,
+ *              "labels": [{"label": "B", "ontology_id": "CL:0000236"}, ...],   ontology_id optional
+ *              "temperature": 1.31, "threshold": 0.45,
+ *              "model_digest": "hex of the model it was trained on",
+ *              ... anything else (evaluation, recipe) is for people}
+ *   head.safetensors   mlp.0.weight (K, H), mlp.0.bias (K), mlp.2.weight (C, K), mlp.2.bias (C):
+ *              logits = W2 relu(W0 e + b0) + b2 of the cell embedding e; and backbone tensors under
+ *              the model's names where fine-tuning changed them.
+ *
+ * probability = softmax(logits / temperature); below `threshold` the answer is "unknown".
+ *
+ * Threads: any after open. Owns: mapping and strings, until close. */
+#ifndef SCD_DENOISE_HEAD_H
+#define SCD_DENOISE_HEAD_H
+
+#include "engine/base/hash.h"
+#include "engine/model/model.h"
+
+typedef struct scd_head scd_head;
+
+typedef struct scd_head_label {
+    const char *label;
+    const char *ontology_id; /* NULL: none given */
+} scd_head_label;
+
+typedef struct scd_head_info {
+    const char *name; /* the directory's last component */
+    const char *task; /* "annotation" */
+    size_t n_labels, mlp_dim;
+    const scd_head_label *labels; /* (n_labels) in the order of the logits */
+    double temperature, threshold;
+    bool has_backbone; /* it carries backbone tensors: embeddings are not the model's own */
+    scd_digest digest; /* SHA-256 over head.json and head.safetensors, in this order */
+    char digest_hex[SCD_DIGEST_HEX];
+    char model_digest_hex[SCD_DIGEST_HEX];
+} scd_head_info;
+
+/* SCD_E_IO, SCD_E_CORRUPT or SCD_E_INVALID name the file, and tensor and shapes or the key. Shapes
+ * of backbone tensors are checked against the model's config; unknown tensors are refused. */
+scd_code scd_head_open(const char *dir, const scd_model_config *config, scd_head **out,
+                       scd_error *err);
+void scd_head_close(scd_head *head);
+const scd_head_info *scd_head_get_info(const scd_head *head);
+const scd_safetensors *scd_head_tensors(const scd_head *head);
+
+/* logits (n_labels) -> probabilities in place: softmax(logits / temperature), in float64. */
+void scd_head_probabilities(const scd_head *head, const float *logits, double *out);
+
+#endif
