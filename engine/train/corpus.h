@@ -19,7 +19,6 @@ typedef struct scd_corpus_options {
     const char *matrix;      /* NULL: by evidence, for each file */
     const char *gene_column; /* NULL: likewise */
     const char *exclude;     /* a file of barcodes to leave out, one a line: "barcode", or
-    const char *exclude;     /* a file of barcodes to leave out, one a line: "barcode", or "file<TAB>
                                 barcode" with the file's name without directory; or NULL */
 
 /* SCD_E_INVALID names file and column: not h5ad, no counts, scaled values. */
