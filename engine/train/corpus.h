@@ -18,8 +18,9 @@ typedef struct scd_corpus_options {
     size_t n_paths;
     const char *matrix;      /* NULL: by evidence, for each file */
     const char *gene_column; /* NULL: likewise */
-    const char *exclude;     /* a file of barcodes to leave out, one a line: "barcode", or
-                                barcode" with the file's name without directory; or NULL */
+    const char *exclude;     /* barcodes to leave out, one a line: "barcode", or "file<TAB>barcode"
+                                with the file's name without directory; or NULL */
+} scd_corpus_options;
 
 /* SCD_E_INVALID names file and column: not h5ad, no counts, scaled values. */
 scd_code scd_corpus_open(const scd_corpus_options *options, scd_corpus **out, scd_error *err);
