@@ -45,9 +45,11 @@ def main():
     env = dict(os.environ)
     env["UBSAN_OPTIONS"] = "print_stacktrace=1"
     # libgomp's own threads never run here, but oneDNN's code generator confuses both tools.
-    env["TSAN_OPTIONS"] = "suppressions=tests/tsan.supp:second_deadlock_stack=1"
+    env["TSAN_OPTIONS"] = "suppressions=%s:second_deadlock_stack=1" % os.path.abspath(
+        "tests/tsan.supp")
     env["ASAN_OPTIONS"] = "detect_leaks=1"
-    env["LSAN_OPTIONS"] = "suppressions=tests/lsan.supp:print_suppressions=0"
+    env["LSAN_OPTIONS"] = "suppressions=%s:print_suppressions=0" % os.path.abspath(
+        "tests/lsan.supp")
     env["SCDIVAD"] = os.path.abspath(os.path.join(args.build, "scdivad"))
     env["SCDIVA_TRAIN"] = os.path.abspath(os.path.join(args.build, "scdiva-train"))
     if args.sanitizer or args.valgrind:

@@ -26,7 +26,8 @@ def test_while_draining_readyz_is_503_and_work_in_flight_is_finished():
     d = Daemon(harness.slow_model(), flags=("--precision", "fp32", "--threads", "1"))
     try:
         results, statuses, refusals = [], set(), []
-        body = {"cells": harness.slow_cells(20), "encoding": "base64"}
+        cells = harness.slow_cells(max(20 // harness.SLOW, 2))  # within the drain's 30 s
+        body = {"cells": cells, "encoding": "base64"}
         client = threading.Thread(target=lambda: results.append(d.post("/v1/embeddings", body)))
         client.start()
         d.wait_metric("scdiva_queue_tokens", lambda tokens: tokens > 0)
