@@ -46,6 +46,8 @@ struct scd_device {
     scd_scratch *scratch; /* (threads) for operations */
     scd_scratch *library; /* (threads) for products: one panel's output, then oneDNN's own */
 
+    scd_scratch shared; /* of one operation, for all its threads */
+
     scd_slab *slabs; /* weights */
 
     size_t max_rows;            /* from reserve */
@@ -60,6 +62,11 @@ struct scd_device {
 
 /* Each of n blocks has at least `bytes` afterwards. SCD_E_NOMEM. */
 scd_code scd_scratch_want(scd_scratch *blocks, int n, size_t bytes, scd_error *err);
+
+/* Room for a table of `floats`, emptied where it grows; SCD_E_NOMEM. Cosines and sines of every
+ * position below `rows`: (rows, dim) at device->rope, for which there must be room. */
+scd_code scd_rope_want(scd_device *device, size_t floats, scd_error *err);
+void scd_rope_fill(scd_device *device, size_t rows, size_t dim, double theta);
 
 /* Consecutive 64-byte aligned pieces of a scratch block, *used bytes into it; with base NULL all
  * pieces are NULL and only their bytes add up. */

@@ -28,6 +28,7 @@ static void cpu_close(scd_device *device)
     free(device->rope);
     scratch_free(device->scratch, device->threads);
     scratch_free(device->library, device->threads);
+    free(device->shared.memory);
     scd_dnnl_close(device->dnnl);
     scd_pool_free(device->pool);
     free(device);
@@ -141,6 +142,20 @@ scd_code scd_scratch_want(scd_scratch *blocks, int n, size_t bytes, scd_error *e
     return SCD_OK;
 }
 
+scd_code scd_rope_want(scd_device *device, size_t floats, scd_error *err)
+{
+    if (floats <= device->rope_floats)
+        return SCD_OK;
+    float *rope = scd_malloc_aligned(floats, sizeof *rope);
+    if (!rope)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu floats of positions", floats);
+    free(device->rope);
+    device->rope = rope;
+    device->rope_floats = floats;
+    device->rope_rows = 0;
+    return SCD_OK;
+}
+
 static scd_code cpu_reserve(scd_device *device, size_t rows, size_t hidden_dim, size_t ffn_dim,
                             size_t d, scd_error *err)
 {
@@ -157,18 +172,10 @@ static scd_code cpu_reserve(scd_device *device, size_t rows, size_t hidden_dim, 
         if (code)
             return code;
     }
-    size_t floats = rows * head;
-    if (floats > device->rope_floats) {
-        float *rope = scd_malloc_aligned(floats, sizeof *rope);
-        if (!rope)
-            return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu rows", rows);
-        free(device->rope);
-        device->rope = rope;
-        device->rope_floats = floats;
-        device->rope_rows = 0;
-    }
-    device->max_rows = rows;
-    return SCD_OK;
+    scd_code code = scd_rope_want(device, rows * head, err);
+    if (!code)
+        device->max_rows = rows;
+    return code;
 }
 
 static scd_code cpu_alloc(scd_device *device, size_t bytes, void **out, scd_error *err)

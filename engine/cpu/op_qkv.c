@@ -29,7 +29,7 @@ size_t scd_qkv_scratch(size_t hidden_dim)
 }
 
 /* Cosines and sines of every position below `rows`, in float64: angle = pos theta^(-2 i / dim). */
-static void fill_rope(scd_device *device, size_t rows, size_t dim, double theta)
+void scd_rope_fill(scd_device *device, size_t rows, size_t dim, double theta)
 {
     if (device->rope_dim != dim || device->rope_theta != theta)
         device->rope_rows = 0;
@@ -103,7 +103,7 @@ scd_code scd_cpu_qkv(scd_device *device, const scd_qkv_args *args, scd_error *er
     if (dim > SCD_MAX_HEAD_DIM || dim % 2 || dim * args->n_heads != args->hidden_dim)
         return scd_fail(err, SCD_E_INVALID, "%zu heads in %zu: a head is even and at most %d wide",
                         args->n_heads, args->hidden_dim, (int)SCD_MAX_HEAD_DIM);
-    fill_rope(device, top + 1, dim, args->rope_theta > 0 ? args->rope_theta : 10000.0);
+    scd_rope_fill(device, top + 1, dim, args->rope_theta > 0 ? args->rope_theta : 10000.0);
     job j = {.device = device, .a = args};
     scd_tiles_init(&j.tiles, args->rows, device->threads);
     scd_pool_run(device->pool, body, &j);

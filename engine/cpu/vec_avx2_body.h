@@ -65,6 +65,15 @@ SCD_INLINE vf vmin(vf a, vf b)
 {
     return _mm256_min_ps(a, b);
 }
+SCD_INLINE vf vsqrt(vf x)
+{
+    return _mm256_sqrt_ps(x);
+}
+/* x where y > 0, else 0 */
+SCD_INLINE vf vwhere_positive(vf y, vf x)
+{
+    return _mm256_and_ps(_mm256_cmp_ps(y, vzero(), _CMP_GT_OQ), x);
+}
 SCD_INLINE vf vround(vf x)
 {
     return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

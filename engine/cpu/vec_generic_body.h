@@ -1,5 +1,7 @@
 /* vec_generic_body.h - vec.h in the compiler's own 16-byte vectors: any x86-64, any other machine.
  * Included by vec.h only. */
+#include <math.h>
+
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));
 typedef float act;
@@ -65,6 +67,15 @@ SCD_INLINE vf vmax(vf a, vf b)
 SCD_INLINE vf vmin(vf a, vf b)
 {
     return vselect(a < b, a, b);
+}
+SCD_INLINE vf vsqrt(vf x)
+{
+    return (vf){sqrtf(x[0]), sqrtf(x[1]), sqrtf(x[2]), sqrtf(x[3])};
+}
+/* x where y > 0, else 0 */
+SCD_INLINE vf vwhere_positive(vf y, vf x)
+{
+    return vselect(y > vzero(), x, vzero());
 }
 /* Adding 1.5 x 2^23 leaves no bits for a fraction: |x| < 2^22. */
 SCD_INLINE vf vround(vf x)

@@ -1,0 +1,33 @@
+/* train_ops.c - the table of training operations of the CPU (engine/backend/train_ops.h). */
+#include "engine/cpu/train_impl.h"
+
+const scd_train_ops scd_train_ops_cpu = {
+    .abi = SCD_BACKEND_ABI,
+    .size = sizeof(scd_train_ops),
+    .linear = scd_t_cpu_linear,
+    .linear_back = scd_t_cpu_linear_back,
+    .rms_norm = scd_t_cpu_rms_norm,
+    .rms_norm_back = scd_t_cpu_rms_norm_back,
+    .norm_relu = scd_t_cpu_norm_relu,
+    .norm_relu_back = scd_t_cpu_norm_relu_back,
+    .rope = scd_t_cpu_rope,
+    .attention = scd_t_cpu_attention,
+    .attention_back = scd_t_cpu_attention_back,
+    .swiglu = scd_t_cpu_swiglu,
+    .swiglu_back = scd_t_cpu_swiglu_back,
+    .value_in = scd_t_cpu_value_in,
+    .value_in_back = scd_t_cpu_value_in_back,
+    .embed = scd_t_cpu_embed,
+    .embed_back = scd_t_cpu_embed_back,
+    .rows_get = scd_t_cpu_rows_get,
+    .rows_add = scd_t_cpu_rows_add,
+    .gene_loss = scd_t_cpu_gene_loss,
+    .class_loss = scd_t_cpu_class_loss,
+    .copy = scd_t_cpu_copy,
+    .add = scd_t_cpu_add,
+    .zero = scd_t_cpu_zero,
+    .relu = scd_t_cpu_relu,
+    .relu_back = scd_t_cpu_relu_back,
+    .sum_squares = scd_t_cpu_sum_squares,
+    .adamw = scd_t_cpu_adamw,
+};
