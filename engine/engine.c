@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include "engine/base/mem.h"
+#include "engine/denoise/classifier.h"
 #include "engine/model/forward.h"
 #include "engine/model/model.h"
 
@@ -15,6 +16,10 @@ enum { CPU_BATCH_ROWS = 2048, CUDA_BATCH_ROWS = 65536 };
 typedef struct slot {
     scd_model *model;
     scd_forward *forward;
+    size_t n_heads;
+    scd_head **heads;             /* (n_heads) */
+    scd_classifier **classifiers; /* (n_heads) */
+    const scd_head_info **infos;  /* (n_heads) */
     scd_served_model served;
 } slot;
 
@@ -26,6 +31,30 @@ struct scd_engine {
     slot *slots;
     char why[512];
 };
+
+/* Every head that stands in the model's directory. */
+static scd_code open_heads(slot *s, const char *model_dir, scd_error *err)
+{
+    char **dirs;
+    size_t n;
+    scd_code code = scd_heads_find(model_dir, &dirs, &n, err);
+    if (code || !n)
+        return code;
+    s->heads = scd_calloc(n, sizeof *s->heads);
+    s->classifiers = scd_calloc(n, sizeof *s->classifiers);
+    s->infos = scd_calloc(n, sizeof *s->infos);
+    if (!s->heads || !s->classifiers || !s->infos)
+        code = scd_fail(err, SCD_E_NOMEM, "%s: out of memory for %zu heads", model_dir, n);
+    for (size_t i = 0; i < n && !code; i++) {
+        code = scd_head_open(dirs[i], scd_model_get_config(s->model), &s->heads[i], err);
+        if (code)
+            break;
+        s->infos[i] = scd_head_get_info(s->heads[i]);
+        s->n_heads = i + 1;
+    }
+    scd_heads_forget(dirs, n);
+    return code;
+}
 
 static scd_code open_models(scd_engine *e, const scd_engine_options *o, scd_error *err)
 {
@@ -42,28 +71,71 @@ static scd_code open_models(scd_engine *e, const scd_engine_options *o, scd_erro
         size_t need = scd_model_get_config(e->slots[i].model)->max_gene_len + 1;
         if (e->max_rows < need)
             e->max_rows = need;
+        code = open_heads(&e->slots[i], o->model_dirs[i], err);
+        if (code)
+            return code;
     }
     return SCD_OK;
+}
+
+/* A head means something on the model that it was trained on and on no other. */
+static scd_code check_heads(const slot *s, scd_error *err)
+{
+    for (size_t i = 0; i < s->n_heads; i++)
+        if (strcmp(s->infos[i]->model_digest_hex, s->served.digest_hex) != 0)
+            return scd_fail(err, SCD_E_INVALID,
+                            "head \"%s\" was trained on the model with digest %s, this one has %s: "
+                            "train it again, or remove heads/%s",
+                            s->infos[i]->name, s->infos[i]->model_digest_hex, s->served.digest_hex,
+                            s->infos[i]->name);
+    return SCD_OK;
+}
+
+/* The digest comes last: it is computed while the weights are packed. */
+static scd_code load_model(scd_engine *e, slot *s, scd_error *err)
+{
+    const scd_model_config *config = scd_model_get_config(s->model);
+    scd_code code = scd_forward_open(e->be, e->device, s->model, e->max_rows, &s->forward, err);
+    for (size_t i = 0; i < s->n_heads && !code; i++)
+        code = scd_classifier_open(e->be, e->device, s->heads[i], config, s->forward, e->max_rows,
+                                   &s->classifiers[i], err);
+    if (!code)
+        code = scd_model_digest(s->model, &s->served.digest, err);
+    if (code)
+        return code;
+    scd_digest_hex(&s->served.digest, s->served.digest_hex);
+    s->served.name = scd_model_name(s->model);
+    s->served.config = config;
+    s->served.vocab = scd_model_vocab(s->model);
+    s->served.n_params = scd_model_n_params(s->model);
+    s->served.heads = s->infos;
+    s->served.n_heads = s->n_heads;
+    return check_heads(s, err);
 }
 
 static scd_code load_models(scd_engine *e, scd_error *err)
 {
     for (size_t i = 0; i < e->n_models; i++) {
-        slot *s = &e->slots[i];
-        scd_code code = scd_forward_open(e->be, e->device, s->model, e->max_rows, &s->forward, err);
-        if (!code)
-            code = scd_model_digest(s->model, &s->served.digest, err);
+        scd_code code = load_model(e, &e->slots[i], err);
         if (code) {
-            scd_fail_within(err, "model \"%s\"", scd_model_name(s->model));
+            scd_fail_within(err, "model \"%s\"", scd_model_name(e->slots[i].model));
             return code;
         }
-        scd_digest_hex(&s->served.digest, s->served.digest_hex);
-        s->served.name = scd_model_name(s->model);
-        s->served.config = scd_model_get_config(s->model);
-        s->served.vocab = scd_model_vocab(s->model);
-        s->served.n_params = scd_model_n_params(s->model);
     }
     return SCD_OK;
+}
+
+static void close_slot(slot *s)
+{
+    for (size_t i = 0; i < s->n_heads; i++)
+        scd_classifier_close(s->classifiers[i]);
+    scd_forward_close(s->forward);
+    for (size_t i = 0; i < s->n_heads; i++)
+        scd_head_close(s->heads[i]);
+    scd_model_close(s->model);
+    free(s->infos);
+    free(s->classifiers);
+    free(s->heads);
 }
 
 scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_error *err)
@@ -99,10 +171,8 @@ void scd_engine_close(scd_engine *e)
 {
     if (!e)
         return;
-    for (size_t i = 0; e->slots && i < e->n_models; i++) {
-        scd_forward_close(e->slots[i].forward);
-        scd_model_close(e->slots[i].model);
-    }
+    for (size_t i = 0; e->slots && i < e->n_models; i++)
+        close_slot(&e->slots[i]);
     if (e->device)
         e->be->close(e->device);
     free(e->slots);
@@ -139,8 +209,20 @@ const scd_served_model *scd_engine_model(const scd_engine *e, size_t index)
     return &e->slots[index].served;
 }
 
-scd_code scd_engine_embed(scd_engine *e, size_t index, const scd_cell *const *cells, size_t n_cells,
-                          float *out, scd_error *err)
+size_t scd_engine_width(const scd_engine *e, scd_work work)
 {
-    return scd_forward_embed(e->slots[index].forward, cells, n_cells, out, err);
+    return work.head ? work.head->n_labels : e->slots[work.model].served.config->hidden_dim;
+}
+
+scd_code scd_engine_compute(scd_engine *e, scd_work work, const scd_cell *const *cells,
+                            size_t n_cells, float *out, scd_error *err)
+{
+    slot *s = &e->slots[work.model];
+    if (!work.head)
+        return scd_forward_embed(s->forward, cells, n_cells, out, err);
+    for (size_t i = 0; i < s->n_heads; i++)
+        if (s->infos[i] == work.head)
+            return scd_classifier_run(s->classifiers[i], cells, n_cells, out, err);
+    return scd_fail(err, SCD_E_INTERNAL, "head \"%s\" is not of model %zu", work.head->name,
+                    work.model);
 }

@@ -1,14 +1,15 @@
-/* engine.h - all that the layers above may know of the engine: models on a device, and what to ask
- * of them.
+/* engine.h - all that the layers above may know of the engine: models and their heads on a device,
+ * and what to ask of them.
  *
- * Threads: open and close from main. scd_engine_embed from the device's owner only (batch-N in the
- * daemon); everything that reads a model from any thread.
- * Owns:    device, weights and models, until close. */
+ * Threads: open and close from main. scd_engine_compute from the device's owner only (batch-N in
+ * the daemon); everything that reads a model from any thread.
+ * Owns:    device, weights, models and heads, until close. */
 #ifndef SCD_ENGINE_H
 #define SCD_ENGINE_H
 
 #include "engine/backend/registry.h"
 #include "engine/base/hash.h"
+#include "engine/denoise/head.h"
 #include "engine/model/serialize.h"
 
 typedef struct scd_engine scd_engine;
@@ -31,8 +32,22 @@ typedef struct scd_served_model {
     const scd_model_config *config;
     const scd_vocab *vocab;
     size_t n_params;
+    const scd_head_info *const *heads; /* (n_heads) by name; trained on this very model */
+    size_t n_heads;
 } scd_served_model;
 
+/* What is computed of a cell: plain data, equal where its members are. */
+typedef struct scd_work {
+    size_t model;              /* index */
+    const scd_head_info *head; /* of this model: probabilities of its labels. NULL: the embedding */
+} scd_work;
+
+static inline bool scd_work_equal(scd_work a, scd_work b)
+{
+    return a.model == b.model && a.head == b.head;
+}
+
+/* A model with a head of another model, or with a damaged one, is refused. */
 scd_code scd_engine_open(const scd_engine_options *options, scd_engine **out, scd_error *err);
 void scd_engine_close(scd_engine *engine);
 
@@ -44,9 +59,13 @@ size_t scd_engine_max_rows(const scd_engine *engine); /* rows (tokens + cells) o
 size_t scd_engine_n_models(const scd_engine *engine);
 const scd_served_model *scd_engine_model(const scd_engine *engine, size_t index);
 
-/* Embeddings of n_cells cells by model `index`: out is (n_cells, HIDDEN_DIM) floats. The bits of a
- * cell's row depend on the cell alone. SCD_E_TOO_LARGE over scd_engine_max_rows, SCD_E_DEVICE. */
-scd_code scd_engine_embed(scd_engine *engine, size_t index, const scd_cell *const *cells,
-                          size_t n_cells, float *out, scd_error *err);
+/* Floats of one cell's result: HIDDEN_DIM, or the labels of the head. */
+size_t scd_engine_width(const scd_engine *engine, scd_work work);
+
+/* out: (n_cells, width) floats. The bits of a cell's row depend on the cell alone.
+ * SCD_E_TOO_LARGE over scd_engine_max_rows, SCD_E_INVALID for a cell without tokens, SCD_E_DEVICE.
+ */
+scd_code scd_engine_compute(scd_engine *engine, scd_work work, const scd_cell *const *cells,
+                            size_t n_cells, float *out, scd_error *err);
 
 #endif

@@ -34,12 +34,12 @@ struct scd_batcher {
     /* of batch-0 alone */
     scd_unit **picked;      /* (max_units) */
     const scd_cell **cells; /* (max_units) */
-    float *results;         /* (max_units, largest HIDDEN_DIM) */
+    float *results;         /* (max_units, the widest result) */
 };
 
-static size_t model_dim(const scd_batcher *b, size_t model)
+static size_t width_of(const scd_batcher *b, scd_work work)
 {
-    return scd_engine_model(b->o.engine, model)->config->hidden_dim;
+    return scd_engine_width(b->o.engine, work);
 }
 
 /* ---- how tickets end: under the lock they are chained by hash_next, outside it finished --------
@@ -121,7 +121,7 @@ static void fail_ticket(scd_batcher *b, scd_ticket *t, scd_code code, const char
 static void deliver(scd_batcher *b, scd_unit *u, const float *value, bool from_cache,
                     scd_ticket **ended)
 {
-    size_t bytes = model_dim(b, u->model) * sizeof *value;
+    size_t bytes = width_of(b, u->work) * sizeof *value;
     for (scd_waiter *w = u->waiters, *next; w; w = next) {
         next = w->next;
         memcpy(w->order->out, value, bytes);
@@ -150,7 +150,7 @@ static void fail_unit(scd_batcher *b, scd_unit *u, scd_code code, const char *me
 typedef struct submission {
     scd_ticket *ticket;
     scd_unit **created; /* (n) new units, NULL where the cell was in flight already */
-    float *found;       /* (n_created, dim) cached values that turned up meanwhile */
+    float *found;       /* (n_created, width) cached values that turned up meanwhile */
     size_t n, n_created;
     bool *has_value; /* (n_created) */
 } submission;
@@ -167,7 +167,7 @@ static void submission_release(submission *s)
     free(s->ticket);
 }
 
-static bool submission_init(submission *s, scd_batcher *b, size_t model, scd_order *orders,
+static bool submission_init(submission *s, scd_batcher *b, scd_work work, scd_order *orders,
                             size_t n)
 {
     *s = (submission){.n = n};
@@ -179,7 +179,7 @@ static bool submission_init(submission *s, scd_batcher *b, size_t model, scd_ord
     bool ok = s->ticket && s->created && s->has_value && s->ticket->waiters;
     size_t rows = 0;
     for (size_t i = 0; ok && i < n; i++) {
-        s->created[i] = scd_unit_new(&orders[i].key, orders[i].cell, model);
+        s->created[i] = scd_unit_new(&orders[i].key, orders[i].cell, work);
         ok = s->created[i] != NULL;
         rows += orders[i].cell->n_tokens + 1;
         s->ticket->waiters[i] = (scd_waiter){.ticket = s->ticket, .order = &orders[i]};
@@ -188,7 +188,7 @@ static bool submission_init(submission *s, scd_batcher *b, size_t model, scd_ord
         submission_release(s);
         return false;
     }
-    s->ticket->model = model;
+    s->ticket->work = work;
     s->ticket->rank = rows > b->max_rows ? SCD_BULK : SCD_INTERACTIVE;
     s->ticket->n_waiters = s->ticket->n_left = n;
     return true;
@@ -222,8 +222,7 @@ static void enter(scd_batcher *b, submission *s, scd_unit **spare)
 /* Outside the lock: a result that was stored since the caller asked the cache. */
 static void look_again(scd_batcher *b, submission *s)
 {
-    size_t dim = s->n_created ? model_dim(b, s->created[0]->model) : 0;
-    size_t bytes = dim * sizeof(float);
+    size_t width = width_of(b, s->ticket->work), bytes = width * sizeof(float);
     s->found = scd_malloc(s->n_created, bytes);
     scd_buf value;
     scd_buf_init(&value, bytes);
@@ -232,7 +231,7 @@ static void look_again(scd_batcher *b, submission *s)
         s->has_value[i] =
             scd_store_get(b->o.store, &s->created[i]->key, &value) && value.n_bytes == bytes;
         if (s->has_value[i])
-            memcpy(s->found + i * dim, value.data, bytes);
+            memcpy(s->found + i * width, value.data, bytes);
     }
     scd_buf_release(&value);
 }
@@ -282,7 +281,7 @@ static void settle(scd_batcher *b, submission *s, scd_ticket **ended)
 {
     scd_ticket *t = s->ticket;
     scd_outcome refusal;
-    size_t dim = model_dim(b, t->model), need = 0;
+    size_t width = width_of(b, t->work), need = 0;
     for (size_t i = 0; i < s->n_created; i++)
         if (!s->has_value[i] && s->created[i]->waiters)
             need += s->created[i]->cell.n_tokens;
@@ -293,7 +292,7 @@ static void settle(scd_batcher *b, submission *s, scd_ticket **ended)
         scd_unit *u = s->created[i];
         s->created[i] = NULL;
         if (s->has_value[i]) {
-            deliver(b, u, s->found + i * dim, true, ended);
+            deliver(b, u, s->found + i * width, true, ended);
             continue;
         }
         if (u->waiters && (room || admit(b, u->cell.n_tokens, &refusal))) {
@@ -311,11 +310,11 @@ static void settle(scd_batcher *b, submission *s, scd_ticket **ended)
     scd_gate_wake(&b->gate);
 }
 
-scd_code scd_batcher_submit(scd_batcher *b, size_t index, scd_order *orders, size_t n,
+scd_code scd_batcher_submit(scd_batcher *b, scd_work work, scd_order *orders, size_t n,
                             uint64_t serial, scd_ticket_done *done, void *arg, scd_error *err)
 {
     submission s;
-    if (!submission_init(&s, b, index, orders, n))
+    if (!submission_init(&s, b, work, orders, n))
         return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", n);
     scd_ticket *t = s.ticket, *ended = NULL;
     scd_unit *spare = NULL;
@@ -397,17 +396,19 @@ static void count_batch(scd_batcher *b, size_t n, size_t tokens, double seconds)
 /* Compute the n picked units, store and hand out the results. */
 static void run_batch(scd_batcher *b, size_t n)
 {
-    size_t model = b->picked[0]->model, dim = model_dim(b, model), tokens = 0;
+    scd_work work = b->picked[0]->work;
+    size_t width = width_of(b, work), tokens = 0;
     for (size_t i = 0; i < n; i++) {
         b->cells[i] = &b->picked[i]->cell;
         tokens += b->picked[i]->cell.n_tokens;
     }
     scd_error err = {0};
     int64_t start = scd_now_ns();
-    scd_code code = scd_engine_embed(b->o.engine, model, b->cells, n, b->results, &err);
+    scd_code code = scd_engine_compute(b->o.engine, work, b->cells, n, b->results, &err);
     double seconds = (double)(scd_now_ns() - start) * 1e-9;
     for (size_t i = 0; i < n && !code; i++)
-        scd_store_put(b->o.store, &b->picked[i]->key, b->results + i * dim, dim * sizeof(float));
+        scd_store_put(b->o.store, &b->picked[i]->key, b->results + i * width,
+                      width * sizeof(float));
     if (code && b->o.log)
         b->o.log(b->o.log_arg, &err);
     if (!code)
@@ -424,7 +425,7 @@ static void run_batch(scd_batcher *b, size_t n)
         if (code)
             fail_unit(b, b->picked[i], code, err.message, &ended);
         else
-            deliver(b, b->picked[i], b->results + i * dim, false, &ended);
+            deliver(b, b->picked[i], b->results + i * width, false, &ended);
     }
     scd_gate_unlock(&b->gate);
     finish_all(ended);
@@ -446,6 +447,19 @@ static void *run_batches(void *arg)
 
 /* ---- life ----------------------------------------------------------------------------------- */
 
+static size_t widest_result(const scd_batcher *b)
+{
+    size_t widest = 0;
+    for (size_t m = 0; m < scd_engine_n_models(b->o.engine); m++) {
+        const scd_served_model *model = scd_engine_model(b->o.engine, m);
+        for (size_t h = 0; h <= model->n_heads; h++) {
+            size_t width = width_of(b, (scd_work){m, h ? model->heads[h - 1] : NULL});
+            widest = width > widest ? width : widest;
+        }
+    }
+    return widest;
+}
+
 scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out, scd_error *err)
 {
     *out = NULL;
@@ -458,15 +472,12 @@ scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out,
         free(b);
         return code;
     }
-    size_t max_dim = 0;
-    for (size_t i = 0; i < scd_engine_n_models(b->o.engine); i++)
-        if (max_dim < model_dim(b, i))
-            max_dim = model_dim(b, i);
+    size_t widest = widest_result(b);
     b->max_rows = scd_engine_max_rows(b->o.engine);
     b->max_units = b->max_rows / 2;
     b->picked = scd_calloc(b->max_units, sizeof *b->picked);
     b->cells = scd_calloc(b->max_units, sizeof *b->cells);
-    b->results = scd_malloc(b->max_units * max_dim, sizeof *b->results);
+    b->results = scd_malloc(b->max_units * widest, sizeof *b->results);
     if (!b->picked || !b->cells || !b->results)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu tokens", b->max_rows);
     if (!code)
@@ -513,34 +524,44 @@ void scd_batcher_close(scd_batcher *b)
     free(b);
 }
 
-scd_code scd_batcher_warm_up(scd_batcher *b, scd_error *err)
+/* One kind of work on a short cell: twice, for the first touches every page and the second is
+ * timed. */
+static scd_code warm_up(scd_batcher *b, scd_work work, scd_error *err)
 {
     enum { TOKENS = 64 };
     int32_t ids[TOKENS];
     float values[TOKENS];
-    for (size_t m = 0; m < scd_engine_n_models(b->o.engine); m++) {
-        const scd_model_config *c = scd_engine_model(b->o.engine, m)->config;
-        size_t n = 0;
-        for (int32_t id = 0; (size_t)id < c->vocab && n < TOKENS && n < c->max_gene_len; id++)
-            if (!scd_model_is_special(c, id)) {
-                ids[n] = id;
-                values[n++] = 1.0f;
-            }
-        scd_cell cell = {.n_tokens = n, .ids = ids, .values = values};
-        int64_t start = 0;
-        for (int run = 0; run < 2; run++) { /* the first touches every page, the second is timed */
-            start = scd_now_ns();
-            scd_code code =
-                scd_engine_embed(b->o.engine, m, &(const scd_cell *){&cell}, 1, b->results, err);
-            if (code)
-                return code;
+    const scd_model_config *c = scd_engine_model(b->o.engine, work.model)->config;
+    size_t n = 0;
+    for (int32_t id = 0; (size_t)id < c->vocab && n < TOKENS && n < c->max_gene_len; id++)
+        if (!scd_model_is_special(c, id)) {
+            ids[n] = id;
+            values[n++] = 1.0f;
         }
-        scd_gate_lock(&b->gate);
-        b->rate_tokens += (double)n;
-        b->rate_s += (double)(scd_now_ns() - start) * 1e-9;
-        scd_gate_unlock(&b->gate);
+    scd_cell cell = {.n_tokens = n, .ids = ids, .values = values};
+    const scd_cell *cells = &cell;
+    int64_t start = 0;
+    scd_code code = SCD_OK;
+    for (int run = 0; run < 2 && !code; run++) {
+        start = scd_now_ns();
+        code = scd_engine_compute(b->o.engine, work, &cells, 1, b->results, err);
     }
-    return SCD_OK;
+    scd_gate_lock(&b->gate);
+    b->rate_tokens += (double)n;
+    b->rate_s += (double)(scd_now_ns() - start) * 1e-9;
+    scd_gate_unlock(&b->gate);
+    return code;
+}
+
+scd_code scd_batcher_warm_up(scd_batcher *b, scd_error *err)
+{
+    scd_code code = SCD_OK;
+    for (size_t m = 0; m < scd_engine_n_models(b->o.engine) && !code; m++) {
+        const scd_served_model *model = scd_engine_model(b->o.engine, m);
+        for (size_t h = 0; h <= model->n_heads && !code; h++)
+            code = warm_up(b, (scd_work){m, h ? model->heads[h - 1] : NULL}, err);
+    }
+    return code;
 }
 
 bool scd_batcher_drain(scd_batcher *b, int64_t deadline_ns)

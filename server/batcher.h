@@ -25,7 +25,7 @@ typedef enum scd_source { SCD_SOURCE_MISS, SCD_SOURCE_HIT, SCD_SOURCE_COALESCED 
 typedef struct scd_order {
     const scd_cell *cell; /* borrowed until submit returns */
     scd_digest key;
-    float *out;        /* (HIDDEN_DIM) written before `done` */
+    float *out;        /* (scd_engine_width of the work) written before `done` */
     scd_source source; /* written before `done` */
 } scd_order;
 
@@ -54,13 +54,14 @@ void scd_batcher_stop(scd_batcher *batcher);
 /* Stops, then frees: nobody may call here any more. NULL is fine. */
 void scd_batcher_close(scd_batcher *batcher);
 
-/* Measure the rate with one small batch per model and touch every page; before the first submit. */
+/* Measure the rate with one small batch per model and head and touch every page; before the first
+ * submit. */
 scd_code scd_batcher_warm_up(scd_batcher *batcher, scd_error *err);
 
-/* Ask for n cells of model `index`. `serial` is the caller's name for the ticket, unique in the
+/* Ask for this work on n cells. `serial` is the caller's name for the ticket, unique in the
  * process, by which it can be canceled. SCD_OK: `done` comes, with whatever outcome - a refusal
  * too, and possibly before this returns. SCD_E_NOMEM: nothing happened. */
-scd_code scd_batcher_submit(scd_batcher *batcher, size_t index, scd_order *orders, size_t n,
+scd_code scd_batcher_submit(scd_batcher *batcher, scd_work work, scd_order *orders, size_t n,
                             uint64_t serial, scd_ticket_done *done, void *arg, scd_error *err);
 
 /* Give up a ticket: its cells leave the queue unless somebody else waits for them, and `done` is

@@ -27,13 +27,13 @@ void scd_flight_release(scd_flight *f)
 
 /* ---- units ---------------------------------------------------------------------------------- */
 
-scd_unit *scd_unit_new(const scd_digest *key, const scd_cell *cell, size_t model)
+scd_unit *scd_unit_new(const scd_digest *key, const scd_cell *cell, scd_work work)
 {
     size_t n = cell->n_tokens;
     scd_unit *u = scd_malloc(1, sizeof *u + n * (sizeof(int32_t) + sizeof(float)));
     if (!u)
         return NULL;
-    *u = (scd_unit){.key = *key, .model = model, .rows = n + 1, .cell = *cell};
+    *u = (scd_unit){.key = *key, .work = work, .rows = n + 1, .cell = *cell};
     u->cell.ids = (int32_t *)(u + 1);
     u->cell.values = (float *)(u->cell.ids + n);
     memcpy(u->cell.ids, cell->ids, n * sizeof *cell->ids);
@@ -178,14 +178,14 @@ void scd_flight_unqueue(scd_flight *f, scd_unit *u)
 typedef struct pick {
     scd_unit **out;
     size_t n, max_units, rows, max_rows;
-    bool one_model; /* chosen by the first unit, or before it */
-    size_t model;
+    bool one_work; /* chosen by the first unit, or before it */
+    scd_work work;
 } pick;
 
 static bool fits(const pick *p, const scd_unit *u)
 {
     return p->n < p->max_units && u->rows <= p->max_rows - p->rows &&
-           (!p->one_model || u->model == p->model);
+           (!p->one_work || scd_work_equal(u->work, p->work));
 }
 
 /* One unit from each ticket of the class in turn, while they fit and while *credit (rows; NULL: no
@@ -208,8 +208,8 @@ static void pick_class(scd_flight *f, scd_class rank, pick *p, size_t *credit)
         }
         scd_flight_unqueue(f, u);
         u->state = SCD_UNIT_RUNNING;
-        p->one_model = true;
-        p->model = u->model;
+        p->one_work = true;
+        p->work = u->work;
         p->out[p->n++] = u;
         p->rows += u->rows;
         if (credit)
@@ -221,17 +221,17 @@ static void pick_class(scd_flight *f, scd_class rank, pick *p, size_t *credit)
 }
 
 /* While interactive work is there too, bulk work earns a quarter of every batch and takes it when a
- * whole cell is paid for. A batch has one model: where the two are of different models, bulk would
+ * whole cell is paid for. A batch has one model and head: where the two differ in that, bulk would
  * shut interactive work out by going first, so it pays for a whole batch instead. */
 static void pick_bulk_share(scd_flight *f, pick *p)
 {
     f->bulk_credit += p->max_rows / 4;
     if (f->bulk_credit > 2 * p->max_rows)
         f->bulk_credit = 2 * p->max_rows;
-    size_t model = f->ring[SCD_INTERACTIVE]->first->model;
-    if (f->ring[SCD_BULK]->first->model == model) {
-        p->one_model = true;
-        p->model = model;
+    scd_work work = f->ring[SCD_INTERACTIVE]->first->work;
+    if (scd_work_equal(f->ring[SCD_BULK]->first->work, work)) {
+        p->one_work = true;
+        p->work = work;
         pick_class(f, SCD_BULK, p, &f->bulk_credit);
     } else if (f->bulk_credit >= p->max_rows) {
         f->bulk_credit -= p->max_rows;

@@ -35,7 +35,8 @@ struct scd_unit {
     scd_unit_state state;
     scd_ticket *owner; /* NULL unless queued */
     scd_waiter *waiters;
-    size_t model, rows;
+    scd_work work;
+    size_t rows;
     scd_cell cell; /* arrays behind the struct, in the same allocation */
 };
 
@@ -46,7 +47,7 @@ struct scd_ticket {
     scd_ticket *ready_next, *ready_prev; /* in its class's ring while it has queued units */
     bool ready;
     uint64_t serial;
-    size_t model;
+    scd_work work;
     scd_class rank;
     scd_unit *first, *last;   /* queued units in order */
     scd_waiter *waiters;      /* (n_waiters) one per order */
@@ -72,7 +73,7 @@ scd_code scd_flight_init(scd_flight *flight, scd_error *err);
 void scd_flight_release(scd_flight *flight); /* must be empty */
 
 /* A unit with a copy of the cell, not yet in the table; NULL: out of memory. Free with free(). */
-scd_unit *scd_unit_new(const scd_digest *key, const scd_cell *cell, size_t model);
+scd_unit *scd_unit_new(const scd_digest *key, const scd_cell *cell, scd_work work);
 scd_unit *scd_flight_find(const scd_flight *flight, const scd_digest *key);
 void scd_flight_insert(scd_flight *flight, scd_unit *unit);
 void scd_flight_remove(scd_flight *flight, scd_unit *unit); /* also from its owner's queue */
@@ -91,8 +92,8 @@ scd_ticket *scd_unit_heir(const scd_unit *unit);
 void scd_flight_queue(scd_flight *flight, scd_ticket *ticket, scd_unit *unit);
 void scd_flight_unqueue(scd_flight *flight, scd_unit *unit);
 
-/* Choose the next batch: up to max_units units of one model with at most max_rows rows together.
- * They leave their queues and are RUNNING. Returns how many. */
+/* Choose the next batch: up to max_units units of one kind of work with at most max_rows rows
+ * together. They leave their queues and are RUNNING. Returns how many. */
 size_t scd_flight_pick(scd_flight *flight, size_t max_rows, scd_unit **out, size_t max_units,
                        size_t *rows);
 

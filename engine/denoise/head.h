@@ -45,7 +45,12 @@ void scd_head_close(scd_head *head);
 const scd_head_info *scd_head_get_info(const scd_head *head);
 const scd_safetensors *scd_head_tensors(const scd_head *head);
 
-/* logits (n_labels) -> probabilities in place: softmax(logits / temperature), in float64. */
+/* The directories in MODEL_DIR/heads by name, those whose names begin with a dot left out; none
+ * where there is no such folder. Give the list back with scd_heads_forget. */
+scd_code scd_heads_find(const char *model_dir, char ***dirs, size_t *n, scd_error *err);
+void scd_heads_forget(char **dirs, size_t n);
+
+/* logits (n_labels) -> out (n_labels): softmax(logits / temperature), in float64. */
 void scd_head_probabilities(const scd_head *head, const float *logits, double *out);
 
 #endif

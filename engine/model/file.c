@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,32 @@ scd_code scd_file_open(const char *path, int *out, size_t *n_bytes, scd_error *e
     *out = fd;
     *n_bytes = (size_t)info.st_size;
     return SCD_OK;
+}
+
+/* Without the slashes after it; *n 0 for the root. */
+static const char *last_component(const char *path, size_t *n)
+{
+    const char *end = path + strlen(path);
+    while (end > path && end[-1] == '/')
+        end--;
+    const char *at = end;
+    while (at > path && at[-1] != '/')
+        at--;
+    *n = (size_t)(end - at);
+    return at;
+}
+
+scd_code scd_file_dir_name(const char *dir, const char *fallback, char **out, scd_error *err)
+{
+    size_t n;
+    char *real = NULL;
+    const char *name = last_component(dir, &n);
+    bool dots = (n == 1 && name[0] == '.') || (n == 2 && !memcmp(name, "..", 2));
+    if (dots && (real = realpath(dir, NULL)))
+        name = last_component(real, &n);
+    *out = n ? scd_strndup(name, n) : scd_strdup(fallback);
+    free(real);
+    return *out ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "%s: out of memory", dir);
 }
 
 scd_code scd_file_read(int fd, const char *path, size_t max, char **out, size_t *n, scd_error *err)

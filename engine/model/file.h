@@ -14,6 +14,10 @@ scd_code scd_file_open(const char *path, int *out, size_t *n_bytes, scd_error *e
 /* All bytes of an open file and a NUL after them; free() them. SCD_E_TOO_LARGE over `max`. */
 scd_code scd_file_read(int fd, const char *path, size_t max, char **out, size_t *n, scd_error *err);
 
+/* The last component of a directory's path, of what "." and ".." stand for; `fallback` where there
+ * is none. free() it. */
+scd_code scd_file_dir_name(const char *dir, const char *fallback, char **out, scd_error *err);
+
 /* Bytes go to a temporary file beside `path`; commit makes them durable (fsync of file and
  * directory) and moves them into place, abandon removes them. Abandon after commit does nothing. */
 typedef struct scd_file_writer {

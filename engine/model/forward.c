@@ -30,6 +30,8 @@ struct scd_forward {
     const scd_backend *be;
     scd_device *device;
     const scd_model *model;
+    const scd_forward *base;        /* NULL: everything here is our own */
+    const scd_safetensors *overlay; /* looked at before the model's; NULL without base */
     scd_model_config c;
     size_t max_rows;
 
@@ -53,12 +55,19 @@ struct scd_forward {
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
+/* Where the tensor comes from. */
+static const scd_safetensors *file_of(const scd_forward *f, const char *name)
+{
+    bool changed = f->overlay && scd_safetensors_has(f->overlay, name, NULL);
+    return changed ? f->overlay : scd_model_tensors(f->model);
+}
+
 /* cols is 1 for value_encoder.0.weight, which the format writes as d x 1, and 0 for vectors. */
 static scd_code load_column(scd_forward *f, const char *name, size_t n, size_t cols, float **out,
                             scd_error *err)
 {
     scd_tensor t;
-    scd_code code = scd_safetensors_get(scd_model_tensors(f->model), name, n, cols, &t, err);
+    scd_code code = scd_safetensors_get(file_of(f, name), name, n, cols, &t, err);
     if (code)
         return code;
     if (f->vectors_cap - f->vectors_used < n)
@@ -84,20 +93,27 @@ typedef struct part {
     size_t rows;
 } part;
 
-/* Stack the parts (each rows x cols), pack them and give their file pages back. */
+/* Stack the parts (each rows x cols), pack them and give their file pages back. Where no part is
+ * changed the matrix of the base is in *out already. */
 static scd_code load_matrix(scd_forward *f, const part *parts, size_t n_parts, size_t cols,
                             scd_matrix **out, scd_error *err)
 {
     scd_tensor t[3];
-    const scd_safetensors *file = scd_model_tensors(f->model);
+    bool changed = !f->base;
+    for (size_t i = 0; i < n_parts; i++)
+        changed = changed || file_of(f, parts[i].name) == f->overlay;
+    if (!changed)
+        return SCD_OK;
+    *out = NULL;
     for (size_t i = 0; i < n_parts; i++) {
-        scd_code code = scd_safetensors_get(file, parts[i].name, parts[i].rows, cols, &t[i], err);
+        scd_code code = scd_safetensors_get(file_of(f, parts[i].name), parts[i].name, parts[i].rows,
+                                            cols, &t[i], err);
         if (code)
             return code;
     }
     scd_code code = f->be->matrix_pack(f->device, t, n_parts, out, err);
     for (size_t i = 0; i < n_parts; i++)
-        scd_safetensors_forget(file, &t[i]);
+        scd_safetensors_forget(file_of(f, parts[i].name), &t[i]);
     return code;
 }
 
@@ -163,15 +179,25 @@ static scd_code load_vectors(scd_forward *f, scd_error *err)
     return code;
 }
 
-static scd_code load_weights(scd_forward *f, scd_error *err)
+static scd_code load_gene_embedding(scd_forward *f, scd_error *err)
 {
-    size_t d = f->c.d, h = f->c.hidden_dim;
-    scd_tensor table = {0};
-    scd_code code = scd_safetensors_get(scd_model_tensors(f->model), "gene_embedding.weight",
-                                        f->c.vocab, d, &table, err);
+    static const char name[] = "gene_embedding.weight";
+    const scd_safetensors *file = file_of(f, name);
+    scd_tensor table;
+    if (f->base && file != f->overlay)
+        return SCD_OK;
+    f->gene_embedding = NULL;
+    scd_code code = scd_safetensors_get(file, name, f->c.vocab, f->c.d, &table, err);
     if (!code)
         code = f->be->table_load(f->device, &table, &f->gene_embedding, err);
     f->gene_embedding_dtype = table.dtype;
+    return code;
+}
+
+static scd_code load_weights(scd_forward *f, scd_error *err)
+{
+    size_t d = f->c.d, h = f->c.hidden_dim;
+    scd_code code = load_gene_embedding(f, err);
     if (!code)
         code = load_vectors(f, err);
     if (!code)
@@ -278,25 +304,63 @@ scd_code scd_forward_open(const scd_backend *backend, scd_device *device, const 
     return SCD_OK;
 }
 
+scd_code scd_forward_open_over(const scd_forward *base, const scd_safetensors *overlay,
+                               scd_forward **out, scd_error *err)
+{
+    *out = NULL;
+    size_t n_layers = base->c.n_layers;
+    scd_forward *f = scd_malloc(1, sizeof *f);
+    if (!f)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    *f = *base;
+    f->base = base;
+    f->overlay = overlay;
+    f->vectors = NULL;
+    f->vectors_used = 0;
+    f->layers = scd_malloc(n_layers, sizeof *f->layers);
+    scd_code code = f->layers ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (!code) {
+        memcpy(f->layers, base->layers, n_layers * sizeof *f->layers);
+        code = load_weights(f, err);
+    }
+    if (code) {
+        scd_forward_close(f);
+        return code;
+    }
+    *out = f;
+    return SCD_OK;
+}
+
+/* Free a matrix unless it is the base's. */
+static void drop_matrix(scd_forward *f, scd_matrix *mine, const scd_matrix *of_base)
+{
+    if (!f->base || mine != of_base)
+        f->be->matrix_free(f->device, mine);
+}
+
 void scd_forward_close(scd_forward *f)
 {
     if (!f)
         return;
-    f->be->free(f->device, f->activations);
-    f->be->free(f->device, f->device_block);
-    free(f->host_block);
-    for (size_t i = 0; f->layers && i < f->c.n_layers; i++) {
-        f->be->matrix_free(f->device, f->layers[i].qkv);
-        f->be->matrix_free(f->device, f->layers[i].o);
-        f->be->matrix_free(f->device, f->layers[i].gate_up);
-        f->be->matrix_free(f->device, f->layers[i].down);
+    const scd_forward *b = f->base ? f->base : f;
+    if (!f->base) {
+        f->be->free(f->device, f->activations);
+        f->be->free(f->device, f->device_block);
+        free(f->host_block);
     }
-    f->be->matrix_free(f->device, f->value_w2);
-    f->be->matrix_free(f->device, f->input_proj);
-    f->be->matrix_free(f->device, f->latent_w0);
-    f->be->matrix_free(f->device, f->latent_w3);
+    for (size_t i = 0; f->layers && i < f->c.n_layers; i++) {
+        drop_matrix(f, f->layers[i].qkv, b->layers[i].qkv);
+        drop_matrix(f, f->layers[i].o, b->layers[i].o);
+        drop_matrix(f, f->layers[i].gate_up, b->layers[i].gate_up);
+        drop_matrix(f, f->layers[i].down, b->layers[i].down);
+    }
+    drop_matrix(f, f->value_w2, b->value_w2);
+    drop_matrix(f, f->input_proj, b->input_proj);
+    drop_matrix(f, f->latent_w0, b->latent_w0);
+    drop_matrix(f, f->latent_w3, b->latent_w3);
     f->be->free(f->device, f->vectors);
-    f->be->free(f->device, f->gene_embedding);
+    if (!f->base || f->gene_embedding != b->gene_embedding)
+        f->be->free(f->device, f->gene_embedding);
     free(f->layers);
     free(f);
 }
@@ -429,8 +493,8 @@ static scd_code run_layer(scd_forward *f, const layer *l, const scd_batch_rows *
     return f->be->block_out(f->device, &out, err);
 }
 
-scd_code scd_forward_embed(scd_forward *f, const scd_cell *const *cells, size_t n_cells, float *out,
-                           scd_error *err)
+scd_code scd_forward_run(scd_forward *f, const scd_cell *const *cells, size_t n_cells,
+                         const float **out, scd_error *err)
 {
     scd_batch_rows batch;
     scd_code code = stage(f, cells, n_cells, &batch, err);
@@ -438,12 +502,22 @@ scd_code scd_forward_embed(scd_forward *f, const scd_cell *const *cells, size_t 
         code = embed_rows(f, &batch, err);
     for (size_t i = 0; i < f->c.n_layers && !code; i++)
         code = run_layer(f, &f->layers[i], &batch, i + 1 == f->c.n_layers, err);
-    size_t h = f->c.hidden_dim;
     if (!code)
-        code = f->be->rms_norm(f->device, f->h_lat, f->final_norm, n_cells, h, f->embeddings, err);
+        code = f->be->rms_norm(f->device, f->h_lat, f->final_norm, n_cells, f->c.hidden_dim,
+                               f->embeddings, err);
+    *out = f->embeddings;
+    return code;
+}
+
+scd_code scd_forward_embed(scd_forward *f, const scd_cell *const *cells, size_t n_cells, float *out,
+                           scd_error *err)
+{
+    const float *embeddings;
+    scd_code code = scd_forward_run(f, cells, n_cells, &embeddings, err);
     if (!code)
         code = f->be->synchronize(f->device, err);
     if (!code)
-        code = f->be->download(f->device, out, f->embeddings, n_cells * h * sizeof *out, err);
+        code = f->be->download(f->device, out, embeddings, n_cells * f->c.hidden_dim * sizeof *out,
+                               err);
     return code;
 }

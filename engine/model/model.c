@@ -161,32 +161,6 @@ static void release_source(source *s)
     free(s->path);
 }
 
-/* The last component of a path, without the slashes after it; n 0 for the root. */
-static const char *last_component(const char *path, size_t *n)
-{
-    const char *end = path + strlen(path);
-    while (end > path && end[-1] == '/')
-        end--;
-    const char *at = end;
-    while (at > path && at[-1] != '/')
-        at--;
-    *n = (size_t)(end - at);
-    return at;
-}
-
-static scd_code find_name(const char *dir, char **out, scd_error *err)
-{
-    size_t n;
-    char *real = NULL;
-    const char *name = last_component(dir, &n);
-    bool dots = (n == 1 && name[0] == '.') || (n == 2 && !memcmp(name, "..", 2));
-    if (dots && (real = realpath(dir, NULL)))
-        name = last_component(real, &n);
-    *out = n ? scd_strndup(name, n) : scd_strdup("model");
-    free(real);
-    return *out ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "%s: out of memory", dir);
-}
-
 static scd_code check_tensor(void *arg, const scd_tensor_entry *entry, scd_error *err)
 {
     scd_model *model = arg;
@@ -268,7 +242,7 @@ scd_code scd_model_open(const char *dir, scd_model **out, scd_error *err)
         return scd_fail(err, SCD_E_NOMEM, "%s: out of memory", dir);
     m->config_file.fd = m->weights_file.fd = m->genes_file.fd = -1;
     scd_code code;
-    if ((code = find_name(dir, &m->name, err)) || (code = read_files(m, dir, err)) ||
+    if ((code = scd_file_dir_name(dir, "model", &m->name, err)) || (code = read_files(m, dir, err)) ||
         (code = scd_gate_init(&m->gate, err)))
         goto done;
     m->has_gate = true;

@@ -321,6 +321,25 @@ size_t scd_safetensors_n_params(const scd_safetensors *file)
     return file->n_params;
 }
 
+static const entry *find(const scd_safetensors *file, const char *name)
+{
+    const entry key = {.name = name};
+    return bsearch(&key, file->entries, file->n_entries, sizeof *file->entries, by_name);
+}
+
+const char *scd_safetensors_name(const scd_safetensors *file, size_t index)
+{
+    return file->entries[index].name;
+}
+
+bool scd_safetensors_has(const scd_safetensors *file, const char *name, size_t *rows)
+{
+    const entry *e = find(file, name);
+    if (e && rows)
+        *rows = e->rank ? e->dims[0] : 1;
+    return e != NULL;
+}
+
 static void print_shape(const size_t *dims, size_t rank, char out[200])
 {
     size_t at = (size_t)sprintf(out, "[");
@@ -332,11 +351,10 @@ static void print_shape(const size_t *dims, size_t rank, char out[200])
 scd_code scd_safetensors_get(const scd_safetensors *file, const char *name, size_t rows,
                              size_t cols, scd_tensor *out, scd_error *err)
 {
-    const entry key = {.name = name};
     const size_t wanted[2] = {rows, cols}, rank = cols ? 2 : 1;
     char must[200], has[200];
     *out = (scd_tensor){0};
-    const entry *e = bsearch(&key, file->entries, file->n_entries, sizeof *file->entries, by_name);
+    const entry *e = find(file, name);
     if (!e || e->rank != rank || memcmp(e->dims, wanted, rank * sizeof wanted[0])) {
         print_shape(wanted, rank, must);
         if (e)

@@ -10,6 +10,8 @@
 
 #include "engine/backend/backend.h"
 
+#include <stdbool.h>
+
 typedef struct scd_safetensors scd_safetensors;
 
 /* SCD_E_IO: cannot open; SCD_E_CORRUPT: not a valid file, the message says where. */
@@ -18,6 +20,11 @@ void scd_safetensors_close(scd_safetensors *file);
 
 size_t scd_safetensors_count(const scd_safetensors *file);
 size_t scd_safetensors_n_params(const scd_safetensors *file); /* elements over all tensors */
+
+/* The name of tensor `index`, in the order of names; borrowed. */
+const char *scd_safetensors_name(const scd_safetensors *file, size_t index);
+/* Is there a tensor `name`, whatever its shape? *rows (may be NULL): its first dimension. */
+bool scd_safetensors_has(const scd_safetensors *file, const char *name, size_t *rows);
 
 /* The tensor `name` with exactly this shape (cols 0: a vector of `rows`, else rows x cols).
  * SCD_E_CORRUPT names the tensor and both shapes, or says that it is missing. */

@@ -1,4 +1,5 @@
-/* safetensors_impl.h - what safetensors.c, model.c and the fuzzer share; nothing else includes it.
+/* safetensors_impl.h - what safetensors.c, the fuzzer and those who hash what they map share
+ * (model.c, denoise/head.c); nothing else includes it.
  *
  * Threads: as safetensors.h. */
 #ifndef SCD_MODEL_SAFETENSORS_IMPL_H

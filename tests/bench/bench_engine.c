@@ -89,7 +89,7 @@ static void run(scd_engine *engine, const workload *w, double seconds, double ro
         stream++;
         scd_error err = {0};
         int64_t start = scd_now_ns();
-        if (scd_engine_embed(engine, 0, batch, n, out, &err)) {
+        if (scd_engine_compute(engine, (scd_work){0}, batch, n, out, &err)) {
             fprintf(stderr, "bench_engine: %s\n", err.message);
             exit(1);
         }

@@ -52,7 +52,7 @@ HOMES = {
 }
 
 FOLDERS = ["api", "config", "docker", "engine", "engine/backend", "engine/base", "engine/cpu",
-           "engine/model", "engine/train", "server", "tests"]
+           "engine/denoise", "engine/model", "engine/train", "server", "tests"]
 
 breaches = []
 

@@ -22,7 +22,8 @@ static scd_gate done_gate;
 
 typedef struct call {
     uint64_t serial;
-    size_t n, model;
+    size_t n;
+    scd_work work;
     int32_t ids[CALL_ORDERS][CALL_TOKENS];
     float values[CALL_ORDERS][CALL_TOKENS];
     scd_cell cells[CALL_ORDERS];
@@ -81,7 +82,7 @@ static void call_done(void *arg, const scd_outcome *outcome)
 static void call_submit(scd_batcher *b, call *c)
 {
     scd_error err = {0};
-    if (scd_batcher_submit(b, c->model, c->orders, c->n, c->serial, call_done, c, &err))
+    if (scd_batcher_submit(b, c->work, c->orders, c->n, c->serial, call_done, c, &err))
         fail_msg("%s", err.message);
 }
 

@@ -14,7 +14,7 @@ static void a_cell_is_computed_stored_and_handed_out_bit_for_bit(void **state)
     call *c = call_new(1, 7);
     float expected[TINY_DIM];
     const scd_cell *cell = &c->cells[0];
-    assert_int_equal(scd_engine_embed(engine, 0, &cell, 1, expected, NULL), SCD_OK);
+    assert_int_equal(scd_engine_compute(engine, (scd_work){0}, &cell, 1, expected, NULL), SCD_OK);
     call_submit(f->b, c);
     assert_int_equal(call_wait(c), SCD_OK);
     assert_memory_equal(c->out[0], expected, sizeof expected);
@@ -36,7 +36,8 @@ static void every_cell_of_a_request_larger_than_a_batch_comes_in_its_place(void 
     for (size_t i = 0; i < c->n; i++) {
         float expected[TINY_DIM];
         const scd_cell *cell = &c->cells[i];
-        assert_int_equal(scd_engine_embed(engine, 0, &cell, 1, expected, NULL), SCD_OK);
+        assert_int_equal(scd_engine_compute(engine, (scd_work){0}, &cell, 1, expected, NULL),
+                         SCD_OK);
         assert_memory_equal(c->out[i], expected, sizeof expected);
     }
     call_free(c);

@@ -37,8 +37,15 @@ const scd_served_model *scd_engine_model(const scd_engine *e, size_t index)
     return &models[index];
 }
 
-scd_code scd_engine_embed(scd_engine *e, size_t index, const scd_cell *const *cells, size_t n_cells,
-                          float *out, scd_error *err)
+size_t scd_engine_width(const scd_engine *e, scd_work work)
+{
+    (void)e;
+    (void)work;
+    return CALL_DIM;
+}
+
+scd_code scd_engine_compute(scd_engine *e, scd_work work, const scd_cell *const *cells,
+                            size_t n_cells, float *out, scd_error *err)
 {
     atomic_fetch_add(&e->batches, 1);
     scd_code fail = (scd_code)atomic_load(&e->fail);
@@ -46,7 +53,7 @@ scd_code scd_engine_embed(scd_engine *e, size_t index, const scd_cell *const *ce
         return scd_fail(err, fail, "the device went away");
     for (size_t i = 0; i < n_cells; i++)
         for (size_t k = 0; k < CALL_DIM; k++)
-            out[i * CALL_DIM + k] = cells[i]->values[0] + 1000.0f * (float)index;
+            out[i * CALL_DIM + k] = cells[i]->values[0] + 1000.0f * (float)work.model;
     return SCD_OK;
 }
 
@@ -167,7 +174,7 @@ static void cells_of_two_models_are_computed_by_their_own(void **state)
     fake_hold(false, true);
     call_submit(b, busy);
     assert_true(fake_wait_held(0, 1));
-    other->model = 1;
+    other->work.model = 1;
     call_submit(b, other);
     call_submit(b, a);
     fake_hold(false, false);

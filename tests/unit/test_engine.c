@@ -251,7 +251,7 @@ static void a_closed_pass_has_given_back_all_that_it_held_on_the_device(void **s
 static void embed(scd_engine *e, size_t model, const scd_cell *const *at, size_t n, float *out)
 {
     scd_error err = {0};
-    if (scd_engine_embed(e, model, at, n, out, &err))
+    if (scd_engine_compute(e, (scd_work){.model = model}, at, n, out, &err))
         fail_msg("%s", err.message);
 }
 
@@ -307,7 +307,7 @@ static void more_rows_than_a_batch_holds_are_refused_and_as_many_are_not(void **
     scd_engine *e = open_engine(1, 1, 2 * (TINY_MAX_GENES + 1));
     scd_error err = {0};
     embed(e, 0, c.at, 2, out[0]);
-    assert_int_equal(scd_engine_embed(e, 0, c.at, 3, out[0], &err), SCD_E_TOO_LARGE);
+    assert_int_equal(scd_engine_compute(e, (scd_work){0}, c.at, 3, out[0], &err), SCD_E_TOO_LARGE);
     assert_non_null(strstr(err.message, "at most 42 rows"));
     embed(e, 0, c.at, 1, out[0]); /* and goes on */
     scd_engine_close(e);
@@ -321,7 +321,7 @@ static void a_cell_without_tokens_is_refused(void **state)
     make_cells(&c);
     c.cell[1].n_tokens = 0;
     scd_engine *e = open_engine(1, 1, 0);
-    assert_int_equal(scd_engine_embed(e, 0, c.at, 2, out[0], NULL), SCD_E_INVALID);
+    assert_int_equal(scd_engine_compute(e, (scd_work){0}, c.at, 2, out[0], NULL), SCD_E_INVALID);
     scd_engine_close(e);
 }
 

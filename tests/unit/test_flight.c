@@ -64,7 +64,7 @@ static scd_unit *new_unit(fixture *f, size_t rows, size_t model)
     scd_digest key = {{0}};
     f->next_key++;
     memcpy(key.bytes, &f->next_key, sizeof f->next_key);
-    scd_unit *u = scd_unit_new(&key, &cell, model);
+    scd_unit *u = scd_unit_new(&key, &cell, (scd_work){.model = model});
     assert_non_null(u);
     scd_flight_insert(&f->flight, u);
     return u;
@@ -97,14 +97,14 @@ static const char *pick_up_to(fixture *f, size_t max_rows)
     char *at = text;
     f->n_picked = scd_flight_pick(&f->flight, max_rows, f->picked, MAX_UNITS, &f->rows);
     *at = '\0';
-    size_t rows = 0, model = f->n_picked ? f->picked[0]->model : 0;
+    size_t rows = 0, model = f->n_picked ? f->picked[0]->work.model : 0;
     for (size_t i = 0; i < f->n_picked; i++) {
         scd_unit *u = f->picked[i];
         uint32_t key;
         memcpy(&key, u->key.bytes, sizeof key);
         assert_int_equal(u->state, SCD_UNIT_RUNNING);
         assert_null(u->owner);
-        assert_int_equal(u->model, model);
+        assert_int_equal(u->work.model, model);
         at += sprintf(at, i ? " %u" : "%u", key);
         rows += u->rows;
         scd_flight_remove(&f->flight, u);
@@ -131,7 +131,7 @@ static void a_unit_keeps_a_copy_of_its_cell_and_is_found_by_its_key(void **state
     assert_null(scd_flight_find(&f->flight, &absent));
     assert_int_equal(u->state, SCD_UNIT_LOOKUP);
     assert_int_equal(u->rows, 5);
-    assert_int_equal(u->model, 3);
+    assert_int_equal(u->work.model, 3);
     assert_int_equal(u->cell.ids[3], 103);
     assert_true(u->cell.values[3] == 3.0f);
     scd_flight_remove(&f->flight, u);
@@ -374,9 +374,9 @@ static void bulk_work_of_another_model_does_not_keep_interactive_work_out(void *
     for (int batch = 0; batch < 12; batch++) {
         scd_flight_pick(&f->flight, MAX_ROWS, f->picked, MAX_UNITS, &f->rows);
         f->n_picked = f->rows / 5;
-        *(f->picked[0]->model ? &bulk : &interactive) += f->rows;
+        *(f->picked[0]->work.model ? &bulk : &interactive) += f->rows;
         if (batch == 0)
-            assert_int_equal(f->picked[0]->model, 0);
+            assert_int_equal(f->picked[0]->work.model, 0);
         for (size_t i = 0; i < f->n_picked; i++) {
             scd_flight_remove(&f->flight, f->picked[i]);
             free(f->picked[i]);
@@ -435,7 +435,7 @@ static void a_table_without_memory_is_refused_and_leaks_nothing(void **state)
         assert_int_equal(scd_flight_init(&flight, NULL), SCD_E_NOMEM);
     }
     scd_mem_fail_after(0);
-    assert_null(scd_unit_new(&key, &cell, 0));
+    assert_null(scd_unit_new(&key, &cell, (scd_work){0}));
     scd_mem_fail_after(-1);
 }
 

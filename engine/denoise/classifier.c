@@ -1,0 +1,160 @@
+/* classifier.c - see classifier.h. */
+#include "engine/denoise/classifier.h"
+
+#include "engine/base/mem.h"
+
+#include <stdlib.h>
+
+struct scd_classifier {
+    const scd_backend *be;
+    scd_device *device;
+    const scd_head *head;
+    size_t hidden_dim, mlp_dim, n_labels;
+    scd_forward *base, *over; /* over: NULL where the head changes no tensor of the model */
+    scd_matrix *w0, *w2;
+    float *b0, *b2;         /* device (mlp_dim), (n_labels) */
+    float *hidden, *logits; /* device (max cells, mlp_dim), (max cells, n_labels) */
+    double *row;            /* (n_labels) */
+};
+
+static scd_code load_matrix(scd_classifier *c, const char *name, size_t rows, size_t cols,
+                            scd_matrix **out, scd_error *err)
+{
+    scd_tensor t;
+    const scd_safetensors *file = scd_head_tensors(c->head);
+    scd_code code = scd_safetensors_get(file, name, rows, cols, &t, err);
+    if (!code)
+        code = c->be->matrix_pack(c->device, &t, 1, out, err);
+    if (!code)
+        scd_safetensors_forget(file, &t);
+    return code;
+}
+
+static scd_code alloc_floats(scd_classifier *c, size_t rows, size_t cols, float **out,
+                             scd_error *err)
+{
+    size_t bytes;
+    void *memory = NULL;
+    if (!scd_size_mul(rows, cols, &bytes) || !scd_size_mul(bytes, sizeof(float), &bytes))
+        return scd_fail(err, SCD_E_NOMEM, "%zu rows of %zu floats are too many", rows, cols);
+    scd_code code = c->be->alloc(c->device, bytes, &memory, err);
+    *out = memory;
+    return code;
+}
+
+static scd_code load_vector(scd_classifier *c, const char *name, size_t n, float **out,
+                            scd_error *err)
+{
+    scd_tensor t;
+    scd_code code = scd_safetensors_get(scd_head_tensors(c->head), name, n, 0, &t, err);
+    if (!code)
+        code = alloc_floats(c, n, 1, out, err);
+    if (code)
+        return code;
+    float *host = scd_malloc(n, sizeof *host);
+    if (!host)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory loading %s", name);
+    scd_tensor_to_f32(&t, 0, n, host);
+    code = c->be->upload(c->device, *out, host, n * sizeof *host, err);
+    free(host);
+    return code;
+}
+
+static scd_code load(scd_classifier *c, size_t max_cells, scd_error *err)
+{
+    size_t h = c->hidden_dim, k = c->mlp_dim, n = c->n_labels;
+    scd_code code = SCD_OK;
+    if (scd_head_get_info(c->head)->has_backbone)
+        code = scd_forward_open_over(c->base, scd_head_tensors(c->head), &c->over, err);
+    if (!code)
+        code = load_matrix(c, "mlp.0.weight", k, h, &c->w0, err);
+    if (!code)
+        code = load_matrix(c, "mlp.2.weight", n, k, &c->w2, err);
+    if (!code)
+        code = load_vector(c, "mlp.0.bias", k, &c->b0, err);
+    if (!code)
+        code = load_vector(c, "mlp.2.bias", n, &c->b2, err);
+    if (!code)
+        code = alloc_floats(c, max_cells, k, &c->hidden, err);
+    if (!code)
+        code = alloc_floats(c, max_cells, n, &c->logits, err);
+    c->row = scd_malloc(n, sizeof *c->row);
+    return !code && !c->row ? scd_fail(err, SCD_E_NOMEM, "out of memory") : code;
+}
+
+scd_code scd_classifier_open(const scd_backend *backend, scd_device *device, const scd_head *head,
+                             const scd_model_config *config, scd_forward *base, size_t max_rows,
+                             scd_classifier **out, scd_error *err)
+{
+    *out = NULL;
+    scd_classifier *c = scd_calloc(1, sizeof *c);
+    if (!c)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    const scd_head_info *info = scd_head_get_info(head);
+    c->be = backend;
+    c->device = device;
+    c->head = head;
+    c->hidden_dim = config->hidden_dim;
+    c->mlp_dim = info->mlp_dim;
+    c->n_labels = info->n_labels;
+    c->base = base;
+    scd_code code = load(c, max_rows / 2 + 1, err); /* a cell has at least two rows */
+    if (code) {
+        scd_classifier_close(c);
+        return code;
+    }
+    *out = c;
+    return SCD_OK;
+}
+
+void scd_classifier_close(scd_classifier *c)
+{
+    if (!c)
+        return;
+    free(c->row);
+    c->be->free(c->device, c->logits);
+    c->be->free(c->device, c->hidden);
+    c->be->free(c->device, c->b2);
+    c->be->free(c->device, c->b0);
+    c->be->matrix_free(c->device, c->w2);
+    c->be->matrix_free(c->device, c->w0);
+    scd_forward_close(c->over);
+    free(c);
+}
+
+scd_code scd_classifier_run(scd_classifier *c, const scd_cell *const *cells, size_t n_cells,
+                            float *out, scd_error *err)
+{
+    const float *embeddings = NULL;
+    scd_code code = scd_forward_run(c->over ? c->over : c->base, cells, n_cells, &embeddings, err);
+    scd_linear_args first = {.rows = n_cells,
+                             .in_dim = c->hidden_dim,
+                             .out_dim = c->mlp_dim,
+                             .x = embeddings,
+                             .w = c->w0,
+                             .bias = c->b0,
+                             .relu = 1,
+                             .y = c->hidden};
+    scd_linear_args second = {.rows = n_cells,
+                              .in_dim = c->mlp_dim,
+                              .out_dim = c->n_labels,
+                              .x = c->hidden,
+                              .w = c->w2,
+                              .bias = c->b2,
+                              .y = c->logits};
+    if (!code)
+        code = c->be->linear(c->device, &first, err);
+    if (!code)
+        code = c->be->linear(c->device, &second, err);
+    if (!code)
+        code = c->be->synchronize(c->device, err);
+    if (!code)
+        code = c->be->download(c->device, out, c->logits, n_cells * c->n_labels * sizeof *out, err);
+    for (size_t i = 0; i < n_cells && !code; i++) {
+        float *row = out + i * c->n_labels;
+        scd_head_probabilities(c->head, row, c->row);
+        for (size_t k = 0; k < c->n_labels; k++)
+            row[k] = (float)c->row[k];
+    }
+    return code;
+}
