@@ -81,8 +81,8 @@ static void submit(scd_embed_call *call)
     scd_watch *watch = call->d->watch;
     uint64_t id = call->id;
     scd_error err = {0};
-    scd_code code = scd_batcher_submit(call->d->batcher, call->model_index, call->orders,
-                                       call->n_orders, id, on_done, call, &err);
+    scd_code code = scd_batcher_submit(call->d->batcher, (scd_work){.model = call->model_index},
+                                       call->orders, call->n_orders, id, on_done, call, &err);
     if (code) {
         scd_outcome outcome = {.code = code};
         snprintf(outcome.message, sizeof outcome.message, "%.255s", err.message);
