@@ -60,7 +60,7 @@ void train_gradient(const fixture *f, const char *what, train_scalar *scalar, vo
     size_t n = x->n < LOOKED_AT ? x->n : LOOKED_AT;
     for (size_t i = 0; i < n; i++) {
         size_t at = i * (x->n - 1) / (n > 1 ? n - 1 : 1); /* the first and the last among them */
-        double here = x->d[at], step = 1e-4;
+        double here = x->d[at], step = 1e-6;
         x->d[at] = here + step;
         double up = scalar(ctx);
         x->d[at] = here - step;

@@ -26,8 +26,8 @@ double train_dot(const double *a, const double *b, size_t n);
 typedef double train_scalar(void *ctx);
 
 /* got (n) must be before (n; NULL: zeros) + d scalar / d x, looked at in up to 64 elements spread
- * over x. The differences' own error is below 1e-8 (step 1e-4: third derivatives times 1e-8 / 6,
- * and rounding, 1e-16 / 1e-4), so fp32's 1e-5 is what is left. */
+ * over x. The differences' own error is about 1e-7 (rounding, 1e-16 over the step of 1e-6, in sums
+ * of some hundred; a longer step would meet ReLU's corners), so fp32's 1e-5 is what is left. */
 void train_gradient(const fixture *f, const char *what, train_scalar *scalar, void *ctx,
                     const array *x, const float *before, const float *got);
 
