@@ -10,6 +10,8 @@
  * so that attention is not flat, norm weights lie around 1, biases are small but never 0.
  *
  * Threads: main. Owns: its list of tensors during the call. */
+#include "engine/train/init_weights.h"
+
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "engine/model/model.h"
@@ -73,11 +75,11 @@ static void distribution(const scd_tensor_entry *e, float *mean, float *sd)
     }
 }
 
-static void fill(void *arg, size_t index, size_t first, size_t n, float *out)
+void scd_init_weights_fill(const scd_tensor_entry *entry, size_t index, uint64_t seed, size_t first,
+                           size_t n, float *out)
 {
-    const weights *w = arg;
     float mean, sd;
-    distribution(&w->entries[index], &mean, &sd);
+    distribution(entry, &mean, &sd);
     /* Four words of 0..65535: mean 4 * 65535 / 2, variance 4 (65536^2 - 1) / 12. */
     const int32_t centre = 131070;
     const float scale = sd / 37837.2265f;
@@ -85,11 +87,17 @@ static void fill(void *arg, size_t index, size_t first, size_t n, float *out)
     for (size_t i = 0; i < n; i++) {
         size_t element = first + i;
         if (!i || element % 2 == 0)
-            scd_rng_block(w->seed, index, element / 2, block);
+            scd_rng_block(seed, index, element / 2, block);
         const uint32_t *two = block + element % 2 * 2;
         uint32_t sum = (two[0] & 0xffff) + (two[0] >> 16) + (two[1] & 0xffff) + (two[1] >> 16);
         out[i] = mean + (float)((int32_t)sum - centre) * scale;
     }
+}
+
+static void fill(void *arg, size_t index, size_t first, size_t n, float *out)
+{
+    const weights *w = arg;
+    scd_init_weights_fill(&w->entries[index], index, w->seed, first, n, out);
 }
 
 scd_code scd_init_weights(const char *path, const scd_model_config *config, scd_dtype dtype,

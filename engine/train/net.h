@@ -52,15 +52,17 @@ typedef struct scd_net_batch {
 
     /* Pre-training targets: rows of M, in row order. */
     size_t n_masked;             /* rows with a value target */
-    const uint32_t *masked;      /* (n_masked) row numbers */
+    const uint32_t *masked;      /* (n_masked) row numbers, ascending */
     const float *targets;        /* (n_masked) clean values */
-    size_t n_gene_masked;        /* the first or all of them: rows with a gene target too */
+    size_t n_gene_masked;        /* some or all of them, ascending: rows with a gene target too */
     const uint32_t *gene_masked; /* (n_gene_masked) row numbers */
     const int32_t *gene_targets; /* (n_gene_masked) */
 } scd_net_batch;
 
-/* Final-norm states of this batch; kept on the device until the next call. `use_latent` 0: the
- * ablation without [LAT]: z is the zero vector and no gradient flows into the latent encoder. */
+/* Final-norm states of [LAT] and of the masked rows (o_proj and MLP of the last layer are computed
+ * for these alone); kept on the device until the next call. `use_latent` 0: the ablation without
+ * [LAT]: z is the zero vector and no gradient flows into the latent encoder. SCD_E_INVALID names
+ * what does not fit in the batch; SCD_E_TOO_LARGE: more than max_rows rows. */
 scd_code scd_net_forward(scd_net *net, const scd_net_batch *batch, int use_latent, scd_error *err);
 
 /* [LAT] states (C, H) to host memory, after forward. */
@@ -107,7 +109,8 @@ typedef struct scd_net_step {
     double extra_squares; /* squares of gradients that others hold (a head's): part of the norm */
 } scd_net_step;
 /* *norm: the gradient's norm before clipping; *scale what others must multiply theirs by. Norms,
- * biases and mask embeddings are not decayed. */
+ * biases and embeddings (genes and masks) are not decayed. SCD_E_INVALID: a gradient that is not
+ * finite (*norm says so too); nothing has moved then. */
 scd_code scd_net_update(scd_net *net, const scd_net_step *step, double *norm, float *scale,
                         scd_error *err);
 
