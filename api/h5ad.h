@@ -9,7 +9,7 @@
  * decides by evidence). A block is read in time proportional to its entries for dense and CSR; CSC
  * is turned once, through a temporary file, when its first block is read.
  *
- * HDF5's library is not re-entrant in Debian's build: calls of all open files hold one lock.
+ * libhdf5 serves one call at a time, however it was built: calls of all open files hold one lock.
  *
  * Threads: any; one call at a time for each file. Owns: the open file, until close. Errors name
  * file and dataset: SCD_E_IO cannot open, SCD_E_CORRUPT not HDF5 or contradicts itself,
@@ -28,6 +28,9 @@
 typedef struct scd_h5ad scd_h5ad;
 
 scd_code scd_h5ad_open(const char *path, scd_h5ad **out, scd_error *err);
+/* The same of n bytes in memory, which are copied; `name` stands for the path. */
+scd_code scd_h5ad_open_image(const void *bytes, size_t n, const char *name, scd_h5ad **out,
+                             scd_error *err);
 void scd_h5ad_close(scd_h5ad *file); /* NULL is fine */
 
 const char *scd_h5ad_path(const scd_h5ad *file);
