@@ -8,6 +8,7 @@
 #include "engine/base/buf.h"
 #include "engine/model/file.h"
 #include "engine/model/model.h"
+#include "engine/train/model_text.h"
 #include "engine/train/train.h"
 
 #include <errno.h>
@@ -169,21 +170,6 @@ static int read_choices(const options *o, plan *p)
     return SCD_EXIT_OK;
 }
 
-/* The layout of a new vocabulary; RoPE positions enough for every gene at once. */
-static void lay_out_ids(scd_model_config *c)
-{
-    int32_t vocab = c->vocab < (size_t)INT32_MAX ? (int32_t)c->vocab : INT32_MAX;
-    c->pad_id = 0;
-    c->mask_id = 1;
-    c->pad_fill_id = vocab - 3;
-    c->bos_id = vocab - 2;
-    c->eos_id = vocab - 1;
-    size_t longest = c->vocab > c->max_gene_len ? c->vocab : c->max_gene_len;
-    c->rope_max_len = longest + 1;
-    c->head_dim = c->n_heads ? c->hidden_dim / c->n_heads : 0;
-    c->trained = false;
-}
-
 static int make_plan(const options *o, plan *p)
 {
     scd_error err;
@@ -206,7 +192,8 @@ static int make_plan(const options *o, plan *p)
         }
         p->config.vocab = p->genes.vocab;
     }
-    lay_out_ids(&p->config);
+    scd_model_text_lay_out(&p->config);
+    p->config.trained = false;
     if (scd_model_config_check(&p->config, &err))
         return usage("%s%s", err.message, "");
     return SCD_EXIT_OK;
@@ -252,22 +239,9 @@ static scd_code write_text(const char *dir, const char *file, const scd_buf *tex
 
 static scd_code write_config(const plan *p, scd_error *err)
 {
-    const scd_model_config *c = &p->config;
     scd_buf text;
     scd_buf_init(&text, 1 << 16);
-    scd_buf_printf(&text,
-                   "{\n  \"SCGPT_DIM\": %zu,\n  \"HIDDEN_DIM\": %zu,\n  \"N_LAYERS\": %zu,\n"
-                   "  \"N_HEADS\": %zu,\n  \"DROPOUT\": %.10g,\n  \"D_HID\": %zu,\n"
-                   "  \"VOCAB_SIZE\": %zu,\n",
-                   c->d, c->hidden_dim, c->n_layers, c->n_heads, c->dropout, c->ffn_dim, c->vocab);
-    scd_buf_printf(&text,
-                   "  \"PAD_TOKEN_ID\": %d,\n  \"MASK_TOKEN_ID\": %d,\n"
-                   "  \"PAD_FILL_GENE_ID\": %d,\n  \"BOS_GENE_ID\": %d,\n  \"EOS_GENE_ID\": %d,\n"
-                   "  \"MAX_GENE_LEN\": %zu,\n  \"ROPE_THETA\": %.10g,\n  \"ROPE_MAX_LEN\": %zu,\n",
-                   c->pad_id, c->mask_id, c->pad_fill_id, c->bos_id, c->eos_id, c->max_gene_len,
-                   c->rope_theta, c->rope_max_len);
-    scd_buf_printf(&text, "  \"latent_pooling\": \"%s\",\n  \"trained\": false\n}\n",
-                   c->latent_visible ? "visible" : "clean");
+    scd_model_text_config(&p->config, &text);
     scd_code code = write_text(p->dir, "config.json", &text, err);
     scd_buf_release(&text);
     return code;
