@@ -1,4 +1,4 @@
-/* h5ad_file.c - see h5ad.h: opening, what there is, closing. The parts are in the other h5ad_*.c. */
+/* h5ad_file.c - see h5ad.h: opening, what there is, closing. The rest is in other h5ad_*.c. */
 #include "api/h5ad_impl.h"
 
 #include "engine/base/mem.h"
