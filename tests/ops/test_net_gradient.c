@@ -207,8 +207,8 @@ static void check_gradient(const loss_case *l)
 {
     net_fixture f;
     made_batch m;
-    net_open(&f, 2, l->visible, 11);
     made_cells(&m, 5, lengths, N_CELLS, l->mask);
+    net_open_sized(&f, 2, l->visible, 11, m.b.n_rows); /* full: no array may be too small */
     const scd_model_config *c = scd_net_config(f.net);
     size_t n = scd_net_n_params(f.net), n_lat = N_CELLS * c->hidden_dim;
     float *params = malloc(n * sizeof *params), *d_latents = malloc(n_lat * sizeof *d_latents);
