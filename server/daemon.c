@@ -11,7 +11,7 @@
 
 enum {
     MIB = 1 << 20,
-    BODIES_TOGETHER = 4, /* times the largest body: what all open requests may hold */
+    HELD_TOGETHER = 4, /* times the largest body: what all open requests may hold */
     MAX_MEMO_BYTES = 32 * MIB,
     MAX_GENES_PER_CELL = 200000,
     MAX_JSON_DEPTH = 32,
@@ -81,8 +81,9 @@ static scd_code open_http(scd_daemon *d, scd_error *err)
                           .threads = http_threads(c),
                           .max_connections = (size_t)c->max_connections,
                           .max_body_bytes = max_body,
-                          .max_bodies_bytes = BODIES_TOGETHER * max_body,
+                          .max_held_bytes = HELD_TOGETHER * max_body,
                           .watch = d->watch,
+                          .crew = d->crew,
                           .app = d,
                           .begin = scd_router_begin,
                           .handle = scd_router_handle,

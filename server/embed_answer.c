@@ -15,6 +15,15 @@ static size_t max_answer_bytes(const scd_embed_call *call)
            call->request.sample_id.n;
 }
 
+size_t scd_embed_answer_bytes(const scd_embed_call *call)
+{
+    enum { AROUND = 256, BYTES_PER_NUMBER = 12, BYTES_PER_NUMBER_BASE64 = 6 };
+    size_t each = call->as_npy                            ? sizeof(float)
+                  : call->encoding == SCD_ENCODING_BASE64 ? BYTES_PER_NUMBER_BASE64
+                                                          : BYTES_PER_NUMBER;
+    return call->request.n_cells * (AROUND + each * call->model->config->hidden_dim);
+}
+
 static void take_sources(scd_embed_call *call)
 {
     size_t dim = call->model->config->hidden_dim;
@@ -49,12 +58,12 @@ static void write_list(scd_embed_call *call, scd_buf *out)
     for (size_t c = 0; c < r->n_cells; c++) {
         const scd_embed_cell *cell = &call->cells[c];
         if (cell->bad) {
-            scd_answer_error error = {c, r->cells[c].id, cell->kind, cell->detail, cell->pointer};
+            scd_answer_error error = {c, cell->id, cell->kind, cell->detail, cell->pointer};
             scd_answer_error_write(&answer, &error);
             continue;
         }
         scd_answer_item item = {.index = c,
-                                .id = r->cells[c].id,
+                                .id = cell->id,
                                 .tokens = cell->cell.n_tokens,
                                 .genes_known = cell->cell.genes_known,
                                 .genes_unknown = cell->cell.genes_unknown,
@@ -116,7 +125,8 @@ void scd_embed_answer(scd_embed_call *call)
     else
         write_list(call, &body);
     if (call->want_memo && !body.failed && call->n_hits == call->request.n_cells)
-        scd_memo_put(call->d->memo, &call->memo_key, &(scd_memo_info){type, call->n_hits},
-                     body.data, body.n_bytes);
+        scd_memo_put(call->d->memo, &call->memo_key,
+                     &(scd_memo_info){type, call->n_hits, call->request.timeout_ms}, body.data,
+                     body.n_bytes);
     scd_exchange_answer(call->x, 200, type, &body);
 }

@@ -183,7 +183,7 @@ static bool serialize_all(scd_embed_call *call)
     call->cells = scd_arena_zalloc(&call->arena, r->n_cells, sizeof *call->cells);
     const int32_t *shared = NULL;
     if (r->is_matrix)
-        shared = resolve_all(call, r->shared_genes, r->n_shared_genes, &call->arena, &counts);
+        shared = resolve_all(call, r->shared_genes, r->n_shared_genes, &call->input, &counts);
     if (!call->cells || (r->is_matrix && !shared))
         return out_of_memory(call);
     if (r->is_matrix && refuse_mouse(call, &counts))
@@ -240,12 +240,23 @@ static bool look_up(scd_embed_call *call)
     return true;
 }
 
-bool scd_embed_prepare(scd_embed_call *call)
+/* ---- the whole way -------------------------------------------------------------------------- */
+
+static bool in_time(scd_embed_call *call)
+{
+    if (scd_now_ns() < call->deadline_ns)
+        return true;
+    scd_problem_set(&call->problem, SCD_PROBLEM_DEADLINE,
+                    "the deadline passed before the request was read");
+    return false;
+}
+
+bool scd_embed_decode(scd_embed_call *call)
 {
     size_t n;
     const char *body = scd_exchange_body(call->x, &n);
     call->request.cells_required = true;
-    if (scd_request_decode(body, n, &call->d->limits, &call->arena, &call->request, &call->problem))
+    if (scd_request_decode(body, n, &call->d->limits, &call->input, &call->request, &call->problem))
         return false;
     call->decoded = true;
     scd_embed_fields fields;
@@ -263,5 +274,57 @@ bool scd_embed_prepare(scd_embed_call *call)
     if (fields.unknown)
         warn(call, "unknown-field", "field \"%.80s\" is not known here and was ignored",
              fields.unknown);
-    return serialize_all(call) && look_up(call);
+    if (call->request.timeout_ms)
+        call->deadline_ns =
+            scd_exchange_arrived_ns(call->x) + call->request.timeout_ms * SCD_NS_PER_MS;
+    return in_time(call);
+}
+
+void scd_embed_drop_input(scd_embed_call *call)
+{
+    if (call->decoded)
+        scd_request_release(&call->request);
+    call->decoded = false;
+    scd_arena_release(&call->input);
+}
+
+static bool copy_text(scd_embed_call *call, scd_text *text)
+{
+    if (text->n)
+        text->data = scd_arena_strndup(&call->arena, text->data, text->n);
+    return text->data || !text->n;
+}
+
+/* What the answer repeats of the request moves to our own memory; the rest goes. */
+static bool let_go_of_input(scd_embed_call *call)
+{
+    scd_request *r = &call->request;
+    bool ok = copy_text(call, &r->sample_id) && copy_text(call, &r->external_ids);
+    for (size_t c = 0; ok && c < r->n_cells; c++) {
+        call->cells[c].id = r->cells[c].id;
+        ok = copy_text(call, &call->cells[c].id);
+    }
+    if (!ok)
+        return out_of_memory(call);
+    r->cells = NULL;
+    r->shared_genes = NULL;
+    scd_embed_drop_input(call);
+    scd_exchange_drop_body(call->x);
+    return true;
+}
+
+static bool keep(scd_embed_call *call)
+{
+    if (scd_exchange_keep(call->x, call->arena.used_bytes + scd_embed_answer_bytes(call)))
+        return true;
+    scd_problem_set(&call->problem, SCD_PROBLEM_OVERLOADED,
+                    "too much is being held for other requests: try again in 1 s");
+    call->problem.retry_after_s = 1;
+    return false;
+}
+
+bool scd_embed_prepare(scd_embed_call *call)
+{
+    return serialize_all(call) && look_up(call) && let_go_of_input(call) && keep(call) &&
+           in_time(call);
 }

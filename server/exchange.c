@@ -16,13 +16,15 @@
 #include <string.h>
 #include <strings.h>
 
-/* A body must arrive at this pace after a first grace, or its connection is closed. */
-enum { SLOWEST_BYTES_PER_S = 4096, BODY_GRACE_S = 20 };
 /* Of a body that proves too large on the way, so much is read before we close. */
 enum { MAX_DISCARD_BYTES = 64 << 20 };
-/* Bodies up to this size do not count against the room for all bodies together: the number of
- * connections bounds them well enough, and large uploads never lock single cells out. */
-enum { SMALL_BODY_BYTES = 128 << 10 };
+/* Who holds no more than this does not count against the room for all together: the number of
+ * connections bounds them well enough, and large uploads never lock single cells out. A compressed
+ * body is inflated by an http thread as long as it is no larger. */
+enum { SMALL_BYTES = 128 << 10 };
+/* A body must arrive at this pace after a first grace, or its connection is closed; what is over
+ * SMALL_BYTES, and takes room from others, faster: 64 MiB within 18 minutes. */
+enum { BODY_GRACE_S = 20, SLOWEST_BYTES_PER_S = 4 << 10, SLOWEST_LARGE_BYTES_PER_S = 64 << 10 };
 
 /* ---- accessors ------------------------------------------------------------------------------ */
 
@@ -122,14 +124,26 @@ scd_exchange *scd_exchange_new(scd_http *http, struct MHD_Connection *connection
     return x;
 }
 
-/* The exchange holds a body of n bytes now. False: with those of all others that is too much. */
-static bool count_body(scd_exchange *x, size_t n)
+/* The exchange holds n bytes now. False: with those of all others that is too much. */
+static bool count_held(scd_exchange *x, size_t n)
 {
-    size_t counted = n > SMALL_BODY_BYTES ? n : 0, before = x->body_bytes_counted;
-    x->body_bytes_counted = counted;
+    size_t counted = n > SMALL_BYTES ? n : 0, before = x->counted_bytes;
+    x->counted_bytes = counted;
     /* Unsigned, so that a smaller count is added as what wraps around to it. */
-    size_t all = atomic_fetch_add(&x->http->bodies_bytes, counted - before) + (counted - before);
-    return counted <= before || all <= x->http->o.max_bodies_bytes;
+    size_t all = atomic_fetch_add(&x->http->held_bytes, counted - before) + (counted - before);
+    return counted <= before || all <= x->http->o.max_held_bytes || all == counted;
+}
+
+void scd_exchange_drop_body(scd_exchange *x)
+{
+    scd_buf_release(&x->body);
+    count_held(x, x->kept_bytes);
+}
+
+bool scd_exchange_keep(scd_exchange *x, size_t n)
+{
+    x->kept_bytes = n;
+    return count_held(x, x->body.n_bytes + n);
 }
 
 void scd_exchange_free(scd_exchange *x)
@@ -138,7 +152,7 @@ void scd_exchange_free(scd_exchange *x)
         x->phase = SCD_PHASE_DONE;
         x->resumed(x); /* whoever held it lets go of it */
     }
-    count_body(x, 0);
+    count_held(x, 0);
     if (x->phase == SCD_PHASE_DONE)
         atomic_fetch_sub(&x->http->answering, 1);
     scd_buf_release(&x->body);
@@ -168,6 +182,8 @@ void scd_exchange_answer(scd_exchange *x, unsigned status, const char *content_t
     x->answer_bytes = body ? body->n_bytes : 0;
     x->answer = body ? scd_buf_take(body) : NULL;
     x->answered = true;
+    scd_buf_release(&x->body);
+    scd_exchange_keep(x, x->answer_bytes); /* too much or not: it is there */
 }
 
 void scd_exchange_set_header(scd_exchange *x, const char *name, const char *value)
@@ -227,67 +243,43 @@ static void check_length(scd_exchange *x)
     const char *text = scd_exchange_header(x, "Content-Length");
     if (!text)
         return;
-    size_t max = x->http->o.max_body_bytes, max_all = x->http->o.max_bodies_bytes;
+    size_t max = x->http->o.max_body_bytes, max_all = x->http->o.max_held_bytes;
     unsigned long long n = strtoull(text, NULL, 10);
     if (n > max)
         scd_reply_problem(x, SCD_PROBLEM_TOO_LARGE,
                           "the body has %llu bytes, at most %zu are taken: send fewer cells at a "
                           "time",
                           n, max);
-    else if (n > SMALL_BODY_BYTES && atomic_load(&x->http->bodies_bytes) + n > max_all)
+    else if (n > SMALL_BYTES && atomic_load(&x->http->held_bytes) + n > max_all)
         refuse_body(x, SCD_PROBLEM_OVERLOADED);
     else
-        scd_buf_reserve(&x->body, n < SMALL_BODY_BYTES ? (size_t)n : SMALL_BODY_BYTES);
+        scd_buf_reserve(&x->body, n < SMALL_BYTES ? (size_t)n : SMALL_BYTES);
+}
+
+static bool too_slow(const scd_exchange *x, size_t n_bytes)
+{
+    size_t elapsed_s = (size_t)((scd_now_ns() - x->arrived_ns) / SCD_NS_PER_S);
+    size_t small = n_bytes < SMALL_BYTES ? n_bytes : SMALL_BYTES;
+    return elapsed_s > BODY_GRACE_S + small / SLOWEST_BYTES_PER_S +
+                           (n_bytes - small) / SLOWEST_LARGE_BYTES_PER_S;
 }
 
 /* Keep a piece; false: close the connection. */
 static bool take_piece(scd_exchange *x, const char *piece, size_t n)
 {
-    int64_t elapsed_s = (scd_now_ns() - x->arrived_ns) / SCD_NS_PER_S;
-    size_t have = x->body.n_bytes + x->discarded_bytes + n;
-    if (elapsed_s > BODY_GRACE_S && have / SLOWEST_BYTES_PER_S < (size_t)(elapsed_s - BODY_GRACE_S))
+    if (too_slow(x, x->body.n_bytes + x->discarded_bytes + n))
         return false;
     if (!x->body_problem) {
         if (n > x->body.max_bytes - x->body.n_bytes)
             x->body_problem = SCD_PROBLEM_TOO_LARGE;
-        else if (!count_body(x, x->body.n_bytes + n) || !scd_buf_append(&x->body, piece, n))
+        else if (!count_held(x, x->body.n_bytes + n) || !scd_buf_append(&x->body, piece, n))
             x->body_problem = SCD_PROBLEM_OVERLOADED;
         else
             return true;
-        scd_buf_release(&x->body);
-        count_body(x, 0);
+        scd_exchange_drop_body(x);
     }
     x->discarded_bytes += n;
     return x->discarded_bytes <= MAX_DISCARD_BYTES;
-}
-
-static void decompress(scd_exchange *x)
-{
-    const char *encoding = scd_exchange_header(x, "Content-Encoding");
-    if (!encoding || !*encoding || !strcasecmp(encoding, "identity"))
-        return;
-    if (strcasecmp(encoding, "gzip") && strcasecmp(encoding, "x-gzip")) {
-        scd_exchange_set_header(x, "Accept-Encoding", "gzip");
-        scd_reply_problem(x, SCD_PROBLEM_MEDIA_TYPE,
-                          "Content-Encoding \"%.40s\" is not understood: send gzip or nothing",
-                          encoding);
-        return;
-    }
-    scd_buf plain;
-    scd_error err = {0};
-    scd_buf_init(&plain, x->http->o.max_body_bytes);
-    scd_code code = scd_gunzip(x->body.data, x->body.n_bytes, &plain, &err);
-    if (code) {
-        scd_buf_release(&plain);
-        scd_reply_problem(
-            x, code == SCD_E_INVALID ? SCD_PROBLEM_BAD_REQUEST : scd_problem_of_code(code), "%s",
-            err.message);
-        return;
-    }
-    scd_buf_release(&x->body);
-    x->body = plain;
-    if (!count_body(x, plain.n_bytes))
-        refuse_body(x, SCD_PROBLEM_OVERLOADED);
 }
 
 /* ---- holding -------------------------------------------------------------------------------- */
@@ -318,6 +310,106 @@ void scd_exchange_abandon(scd_exchange *x)
     x->abandoned = true;
 }
 
+/* prep-0. A client that has left meanwhile wants nothing any more. */
+static void run_work(scd_job *job)
+{
+    scd_exchange *x = (scd_exchange *)job;
+    if (scd_watch_check(x->http->o.watch, x->id))
+        scd_exchange_abandon(x);
+    else
+        x->work(x);
+    scd_exchange_resume(x);
+}
+
+static void hand_over(scd_exchange *x, scd_exchange_work *work, scd_exchange_resumed *resumed)
+{
+    scd_error err = {0};
+    x->work = work;
+    x->job.run = run_work;
+    if (scd_exchange_suspend(x, SCD_NEVER, resumed, &err))
+        scd_reply_problem(x, SCD_PROBLEM_INTERNAL, "%s", err.message);
+    else
+        scd_crew_post(x->http->o.crew, &x->job);
+}
+
+static void answered_by_work(scd_exchange *x)
+{
+    (void)x;
+}
+
+void scd_exchange_hand_over(scd_exchange *x, scd_exchange_work *work)
+{
+    hand_over(x, work, answered_by_work);
+}
+
+/* ---- compressed bodies ----------------------------------------------------------------------- */
+
+/* http-N, also as the end of a connection whose body was being inflated. */
+static void handle_unless_answered(scd_exchange *x)
+{
+    if (!x->answered && !x->abandoned && !x->finished)
+        x->http->o.handle(x->http->o.app, x);
+}
+
+/* The body becomes what it holds, up to max_bytes. */
+static scd_code inflate_body(scd_exchange *x, size_t max_bytes, scd_error *err)
+{
+    scd_buf plain;
+    scd_buf_init(&plain, max_bytes);
+    scd_code code = scd_gunzip(x->body.data, x->body.n_bytes, &plain, err);
+    if (code) {
+        scd_buf_release(&plain);
+        return code;
+    }
+    scd_buf_release(&x->body);
+    x->body = plain;
+    x->body.max_bytes = x->http->o.max_body_bytes;
+    if (!count_held(x, plain.n_bytes))
+        refuse_body(x, SCD_PROBLEM_OVERLOADED);
+    return SCD_OK;
+}
+
+static void refuse_inflation(scd_exchange *x, scd_code code, const scd_error *err)
+{
+    scd_reply_problem(x,
+                      code == SCD_E_INVALID ? SCD_PROBLEM_BAD_REQUEST : scd_problem_of_code(code),
+                      "%s", err->message);
+}
+
+/* prep-0 */
+static void inflate_large(scd_exchange *x)
+{
+    scd_error err = {0};
+    scd_code code = inflate_body(x, x->http->o.max_body_bytes, &err);
+    if (code)
+        refuse_inflation(x, code, &err);
+}
+
+/* What a few kB inflate to is not known before: an http thread tries with little room, and hands
+ * over what needs more. */
+static void decompress(scd_exchange *x)
+{
+    const char *encoding = scd_exchange_header(x, "Content-Encoding");
+    if (!encoding || !*encoding || !strcasecmp(encoding, "identity"))
+        return;
+    if (strcasecmp(encoding, "gzip") && strcasecmp(encoding, "x-gzip")) {
+        scd_exchange_set_header(x, "Accept-Encoding", "gzip");
+        scd_reply_problem(x, SCD_PROBLEM_MEDIA_TYPE,
+                          "Content-Encoding \"%.40s\" is not understood: send gzip or nothing",
+                          encoding);
+        return;
+    }
+    size_t max = x->http->o.max_body_bytes;
+    scd_error err = {0};
+    scd_code code = SCD_E_TOO_LARGE;
+    if (x->body.n_bytes <= SMALL_BYTES)
+        code = inflate_body(x, max < SMALL_BYTES ? max : SMALL_BYTES, &err);
+    if (code == SCD_E_TOO_LARGE && max > SMALL_BYTES)
+        hand_over(x, inflate_large, handle_unless_answered);
+    else if (code)
+        refuse_inflation(x, code, &err);
+}
+
 /* ---- the steps ------------------------------------------------------------------------------ */
 
 static void body_complete(scd_exchange *x)
@@ -326,8 +418,8 @@ static void body_complete(scd_exchange *x)
         refuse_body(x, x->body_problem);
     else
         decompress(x);
-    if (!x->answered)
-        x->http->o.handle(x->http->o.app, x);
+    if (x->phase == SCD_PHASE_DONE) /* else it is being inflated */
+        handle_unless_answered(x);
 }
 
 /* After a callback that should have answered or suspended. */

@@ -4,8 +4,8 @@
  *   batch-0   computes; done() resumes the exchange
  *   http-N    answers
  *
- * A large body would hold up the thread's other connections while it is parsed and its answer
- * printed, so prep-0 does both. */
+ * Much work - a large body, or many cells in a small one - would hold up the thread's other
+ * connections while it is prepared and its answer printed, so prep-0 does both. */
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "server/embed_call.h"
@@ -17,16 +17,17 @@
 #include <string.h>
 
 enum {
-    LARGE_BODY_BYTES = 48 << 10, /* two whole cells; more would hold up the thread's others */
+    LARGE_BODY_BYTES = 48 << 10, /* two whole cells: some 0.5 ms */
+    MANY_CELLS = 64,             /* to look up and to print: some 1 ms */
     MAX_MEMO_BODY_BYTES = 1 << 20,
     ARENA_TIMES_BODY = 24, /* "A",1, is five bytes and becomes a name, a value and a token */
+    INPUT_EXTRA_BYTES = 16 << 20,
     ARENA_EXTRA_BYTES = 64 << 20,
 };
 
 static void call_free(scd_embed_call *call)
 {
-    if (call->decoded)
-        scd_request_release(&call->request);
+    scd_embed_drop_input(call);
     scd_arena_release(&call->arena);
     free(call);
 }
@@ -68,12 +69,6 @@ static void on_done(void *arg, const scd_outcome *outcome)
     }
 }
 
-static int64_t deadline_of(const scd_embed_call *call)
-{
-    int64_t ms = call->request.timeout_ms;
-    return ms ? scd_exchange_arrived_ns(call->x) + ms * SCD_NS_PER_MS : SCD_NEVER;
-}
-
 /* The exchange is suspended; `done` will come. Nothing of the call may be touched afterwards, for
  * it may be over already. */
 static void submit(scd_embed_call *call)
@@ -92,15 +87,19 @@ static void submit(scd_embed_call *call)
     scd_watch_check(watch, id); /* the client may have left before there was a ticket to give up */
 }
 
-/* prep-0: a large body. */
+/* prep-0: much work. A client that has left meanwhile wants nothing any more. */
 static void run_prepare(scd_job *job)
 {
     scd_embed_call *call = (scd_embed_call *)job;
-    if (!scd_embed_prepare(call) || !call->n_orders) {
+    bool gone = scd_watch_check(call->d->watch, call->id);
+    if (gone)
+        call->outcome = (scd_outcome){.code = SCD_E_CANCELED, .message = "the client has left"};
+    bool go_on = !gone && (call->decoded || scd_embed_decode(call)) && scd_embed_prepare(call);
+    if (!go_on || !call->n_orders) {
         run_answer(job);
         return;
     }
-    scd_watch_set_deadline(call->d->watch, call->id, deadline_of(call));
+    scd_watch_set_deadline(call->d->watch, call->id, call->deadline_ns);
     submit(call);
 }
 
@@ -111,7 +110,16 @@ static bool suspend(scd_embed_call *call, int64_t deadline_ns)
     if (!scd_exchange_suspend(call->x, deadline_ns, on_resumed, &err))
         return true;
     scd_reply_problem(call->x, SCD_PROBLEM_INTERNAL, "%s", err.message);
+    call_free(call);
     return false;
+}
+
+static void hand_over(scd_embed_call *call)
+{
+    call->large = true;
+    call->job.run = run_prepare;
+    if (suspend(call, SCD_NEVER))
+        scd_crew_post(call->d->crew, &call->job);
 }
 
 /* Was this very body answered before, all from the cache? */
@@ -133,7 +141,9 @@ static bool answer_from_memo(scd_daemon *d, scd_exchange *x, scd_embed_call *cal
     scd_buf out;
     scd_memo_info info;
     scd_buf_init(&out, SIZE_MAX / 2);
-    if (!scd_memo_get(d->memo, &call->memo_key, &out, &info)) {
+    bool found = scd_memo_get(d->memo, &call->memo_key, &out, &info);
+    if (!found || (info.timeout_ms &&
+                   start >= scd_exchange_arrived_ns(x) + info.timeout_ms * SCD_NS_PER_MS)) {
         scd_buf_release(&out);
         return false;
     }
@@ -161,22 +171,19 @@ void scd_handle_embeddings(scd_daemon *d, scd_exchange *x)
     call->x = x;
     call->id = scd_exchange_id(x);
     call->as_npy = accept && strstr(accept, "application/x-npy");
-    call->large = n > LARGE_BODY_BYTES;
+    call->deadline_ns = SCD_NEVER;
+    scd_arena_init(&call->input, ARENA_TIMES_BODY * n + INPUT_EXTRA_BYTES);
     scd_arena_init(&call->arena, ARENA_TIMES_BODY * n + ARENA_EXTRA_BYTES);
     if (answer_from_memo(d, x, call, body, n)) {
         call_free(call);
-    } else if (call->large) {
-        call->job.run = run_prepare;
-        if (suspend(call, SCD_NEVER))
-            scd_crew_post(d->crew, &call->job);
-        else
-            call_free(call);
-    } else if (!scd_embed_prepare(call) || !call->n_orders) {
+    } else if (n > LARGE_BODY_BYTES) {
+        hand_over(call);
+    } else if (scd_embed_decode(call) && call->request.n_cells > MANY_CELLS) {
+        hand_over(call);
+    } else if (call->problem.kind || !scd_embed_prepare(call) || !call->n_orders) {
         scd_embed_answer(call);
         call_free(call);
-    } else if (suspend(call, deadline_of(call))) {
+    } else if (suspend(call, call->deadline_ns)) {
         submit(call);
-    } else {
-        call_free(call);
     }
 }

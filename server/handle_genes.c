@@ -8,7 +8,13 @@
 
 #include <math.h>
 
-enum { ARENA_TIMES_BODY = 24, ARENA_EXTRA_BYTES = 1 << 20, BYTES_PER_GENE = 4096 };
+enum {
+    LARGE_BODY_BYTES = 8 << 10, /* some 1,000 names: 1 ms; more is prep-0's */
+    ARENA_TIMES_BODY = 24,
+    ARENA_EXTRA_BYTES = 1 << 20,
+    BYTES_PER_GENE = 4096, /* of the answer, at most; and as a rule: */
+    USUAL_BYTES_PER_GENE = 128,
+};
 
 typedef struct tally {
     size_t rungs[SCD_N_RUNGS];
@@ -70,8 +76,27 @@ static void write_summary(const scd_genes_request *r, const tally *t, scd_buf *o
     scd_buf_putc(out, '}');
 }
 
-void scd_handle_genes(scd_daemon *d, scd_exchange *x)
+static void answer(const scd_served_model *m, const scd_genes_request *r, scd_exchange *x)
 {
+    scd_buf out;
+    scd_buf_init(&out, (r->n + 4) * BYTES_PER_GENE);
+    scd_buf_puts(&out, "{\"object\":\"genes\",\"model\":");
+    scd_answer_model(&out, m->name, m->digest_hex);
+    scd_buf_puts(&out, ",\"data\":[");
+    tally t = {0};
+    for (size_t i = 0; i < r->n; i++)
+        write_gene(r, m->vocab, i, &t, &out);
+    write_summary(r, &t, &out);
+    scd_warning untrained = {"untrained", "this model has random weights"};
+    scd_buf_puts(&out, ",\"warnings\":");
+    scd_answer_warnings(&out, &untrained, m->config->trained ? 0 : 1);
+    scd_buf_putc(&out, '}');
+    scd_reply_json(x, &out);
+}
+
+static void resolve(scd_exchange *x)
+{
+    const scd_daemon *d = scd_exchange_get_note(x)->task;
     size_t n, index;
     const char *body = scd_exchange_body(x, &n);
     scd_arena arena;
@@ -81,24 +106,25 @@ void scd_handle_genes(scd_daemon *d, scd_exchange *x)
     const scd_served_model *m = NULL;
     if (!scd_genes_request_decode(body, n, &d->limits, &arena, &r, &problem))
         m = scd_models_choose(d->engine, r.model, &index, &problem);
-    if (!m) {
-        scd_reply_with(x, &problem);
-        scd_arena_release(&arena);
-        return;
+    if (m && !scd_exchange_keep(x, arena.used_bytes + r.n * USUAL_BYTES_PER_GENE)) {
+        scd_problem_set(&problem, SCD_PROBLEM_OVERLOADED,
+                        "too much is being held for other requests: try again in 1 s");
+        problem.retry_after_s = 1;
     }
-    scd_buf out;
-    scd_buf_init(&out, (r.n + 4) * BYTES_PER_GENE);
-    scd_buf_puts(&out, "{\"object\":\"genes\",\"model\":");
-    scd_answer_model(&out, m->name, m->digest_hex);
-    scd_buf_puts(&out, ",\"data\":[");
-    tally t = {0};
-    for (size_t i = 0; i < r.n; i++)
-        write_gene(&r, m->vocab, i, &t, &out);
-    write_summary(&r, &t, &out);
-    scd_warning untrained = {"untrained", "this model has random weights"};
-    scd_buf_puts(&out, ",\"warnings\":");
-    scd_answer_warnings(&out, &untrained, m->config->trained ? 0 : 1);
-    scd_buf_putc(&out, '}');
-    scd_reply_json(x, &out);
+    if (problem.kind)
+        scd_reply_with(x, &problem);
+    else
+        answer(m, &r, x);
     scd_arena_release(&arena);
+}
+
+void scd_handle_genes(scd_daemon *d, scd_exchange *x)
+{
+    size_t n;
+    scd_exchange_body(x, &n);
+    scd_exchange_get_note(x)->task = d;
+    if (n > LARGE_BODY_BYTES)
+        scd_exchange_hand_over(x, resolve);
+    else
+        resolve(x);
 }

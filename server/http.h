@@ -16,6 +16,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/base/error.h"
+#include "server/crew.h"
 #include "server/watch.h"
 
 #include <stdint.h>
@@ -27,9 +28,10 @@ typedef struct scd_http_options {
     const char *listen; /* ADDR:PORT, [v6]:PORT */
     int threads;
     size_t max_connections;
-    size_t max_body_bytes;   /* of one request, decompressed */
-    size_t max_bodies_bytes; /* of all bodies being held together */
+    size_t max_body_bytes; /* of one request, decompressed */
+    size_t max_held_bytes; /* of all bodies, and what is kept of them, and answers together */
     scd_watch *watch;
+    scd_crew *crew;
     void *app;
     void (*begin)(void *app, scd_exchange *x);
     void (*handle)(void *app, scd_exchange *x);
@@ -72,7 +74,8 @@ typedef struct scd_exchange_note {
 scd_exchange_note *scd_exchange_get_note(scd_exchange *x);
 
 /* ---- the answer ---- */
-/* Takes body's bytes (which may be NULL: empty). content_type is a constant string. */
+/* Takes body's bytes (which may be NULL: empty). content_type is a constant string. The body of the
+ * request goes. */
 void scd_exchange_answer(scd_exchange *x, unsigned status, const char *content_type, scd_buf *body);
 /* A header of the answer; name is a constant string, value is copied (up to 255 bytes). */
 void scd_exchange_set_header(scd_exchange *x, const char *name, const char *value);
@@ -89,5 +92,17 @@ scd_code scd_exchange_suspend(scd_exchange *x, int64_t deadline_ns, scd_exchange
 void scd_exchange_resume(scd_exchange *x);
 /* In `resumed`: close the connection without an answer, because the client has left. */
 void scd_exchange_abandon(scd_exchange *x);
+
+/* ---- much work, much memory ---- */
+typedef void scd_exchange_work(scd_exchange *x);
+/* Suspend, let prep-0 run `work`, which answers, and resume: for what would hold up the other
+ * connections of an http thread. Where that cannot be, the exchange is answered with a problem. */
+void scd_exchange_hand_over(scd_exchange *x, scd_exchange_work *work);
+/* Let go of the body; nothing may point into it any more. */
+void scd_exchange_drop_body(scd_exchange *x);
+/* n bytes are kept for this exchange beside its body, until it is answered. False: with what all
+ * others hold that is too much, so answer SCD_PROBLEM_OVERLOADED. Who holds all there is gets it,
+ * however much. Little is not counted, so that large requests never lock single cells out. */
+bool scd_exchange_keep(scd_exchange *x, size_t n);
 
 #endif

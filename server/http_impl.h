@@ -19,8 +19,8 @@ struct scd_http {
     int listen_fd;
     bool quiesced;
     char url[96];
-    atomic_size_t bodies_bytes; /* of large bodies being held */
-    atomic_size_t answering;    /* exchanges whose body is here and whose answer is not yet sent */
+    atomic_size_t held_bytes; /* by exchanges that hold much */
+    atomic_size_t answering;  /* exchanges whose body is here and whose answer is not yet sent */
     atomic_uint_fast64_t last_id;
     uint64_t id_seed; /* of the request ids that we make */
 };
@@ -33,6 +33,8 @@ typedef enum scd_exchange_phase {
 } scd_exchange_phase;
 
 struct scd_exchange {
+    scd_job job; /* first: prep-0 gets this */
+    scd_exchange_work *work;
     scd_http *http;
     struct MHD_Connection *connection;
     uint64_t id;
@@ -40,7 +42,8 @@ struct scd_exchange {
     const char *method;
     char *path;
     scd_buf body;
-    size_t body_bytes_counted; /* in http->bodies_bytes */
+    size_t kept_bytes;    /* beside the body: by the handler, then the answer */
+    size_t counted_bytes; /* in http->held_bytes */
     int64_t arrived_ns;
     scd_exchange_phase phase;
     bool answered, finished, abandoned;

@@ -2,12 +2,13 @@
 #include "engine/base/log.h"
 #include "server/daemon.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { EXIT_USAGE = 2, MAX_TEXT_BYTES = 64 << 10 };
+enum { EXIT_USAGE = 2, MAX_TEXT_BYTES = 64 << 10, OWN_PAGES_BYTES = 256 << 10 };
 
 extern char **environ;
 
@@ -51,6 +52,9 @@ static int serve(const scd_config *config)
 
 int main(int argc, char **argv)
 {
+    /* What is large goes back to the system when it is freed, however often that was: glibc would
+     * raise this bound with every large block and keep the memory of the largest bodies. */
+    mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES);
     scd_config config;
     scd_config_action action;
     scd_error err = {0};

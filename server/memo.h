@@ -10,11 +10,14 @@
 #include "engine/base/buf.h"
 #include "engine/base/hash.h"
 
+#include <stdint.h>
+
 typedef struct scd_memo scd_memo;
 
 typedef struct scd_memo_info {
     const char *content_type; /* a constant string */
     size_t cells;
+    int64_t timeout_ms; /* that the request gave itself; 0: none */
 } scd_memo_info;
 
 /* max_bytes 0: keeps nothing. */

@@ -40,7 +40,8 @@ def main():
         section("operations, %s" % precision,
                 [os.path.join(build, "bench", "bench_ops"), "--precision", precision], env)
     for title, script in (("HTTP end to end", "end_to_end.py"), ("cache hits", "cache_hit.py"),
-                          ("start and memory", "startup.py")):
+                          ("start and memory", "startup.py"), ("large bodies", "memory.py"),
+                          ("probes beside much work", "probes.py")):
         section(title, [python, os.path.join(HERE, script)], env)
     section("PyTorch", [env.get("TORCH_PYTHON", python), os.path.join(HERE, "torch_peer.py")], env)
     section("JSON", [os.path.join(build, "bench", "bench_json")], env)

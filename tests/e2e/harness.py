@@ -318,6 +318,17 @@ class Daemon:
         with open(f"/proc/{self.process.pid}/status", encoding="utf-8") as f:
             return int(re.search(rf"^{field}:\s+(\d+)", f.read(), re.M)[1])
 
+    def busy_s(self, thread):
+        """Processor time of all threads of this name"""
+        total, tasks = 0, f"/proc/{self.process.pid}/task"
+        for task in os.listdir(tasks):
+            with open(f"{tasks}/{task}/comm", encoding="utf-8") as f:
+                named = f.read().strip() == thread
+            if named:
+                with open(f"{tasks}/{task}/schedstat", encoding="utf-8") as f:
+                    total += int(f.read().split()[0])
+        return total * 1e-9
+
     def keeps_freed_memory(self):
         """The address sanitizer holds it in quarantine, valgrind in its own heap."""
         with open(f"/proc/{self.process.pid}/maps", encoding="utf-8") as f:

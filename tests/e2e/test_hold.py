@@ -146,6 +146,93 @@ def test_small_requests_are_served_while_uploads_fill_the_room_for_bodies():
         assert sum(a.startswith(b"HTTP/1.1 400") for a in answers) >= 4, answers
 
 
+def test_a_request_that_waits_for_its_cells_lets_go_of_its_body():
+    # Room for four bodies; twelve are waiting together.
+    body = {"cells": harness.slow_cells(1, seed=21), "encoding": "base64"}
+    padded = json.dumps(body).encode() + b" " * (2 * MB - 64 * 1024)
+    flags = ("--max-body-mb", "2", "--precision", "fp32", "--threads", "1", "--cache-mb", "0")
+    with Daemon(harness.slow_model(), flags=flags) as d:
+        first = {"cells": harness.slow_cells(25, seed=20), "encoding": "base64"}
+        busy = threading.Thread(target=lambda: d.post("/v1/embeddings", first))
+        busy.start()
+        d.wait_metric("scdiva_queue_tokens", lambda tokens: tokens > 20 * 1200)
+        held = []
+        for _ in range(12):
+            s = d.socket()
+            s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(padded) + padded)
+            held.append(s)
+            time.sleep(0.05 * harness.SLOW)
+        answers = [receive(s) for s in held]
+        assert all(a.startswith(b"HTTP/1.1 200") for a in answers), [a[:300] for a in answers]
+        busy.join()
+
+
+def test_four_of_the_largest_bodies_at_once_take_little_more_than_their_bytes():
+    with Daemon(harness.small_model(), flags=("--max-body-mb", "16", "--cache-mb", "0")) as d:
+        cell = {"genes": GENES[:700], "values": [1 + i % 7 for i in range(700)]}
+        one = len(json.dumps(cell))
+        body = json.dumps({"cells": [cell] * (15 * MB // one), "encoding": "base64"}).encode()
+        before = d.status_kb("VmRSS")
+        answers = []
+        clients = [threading.Thread(target=lambda: answers.append(d.post("/v1/embeddings", body)))
+                   for _ in range(4)]
+        for c in clients:
+            c.start()
+        for c in clients:
+            c.join()
+        assert [a.status for a in answers] == [200] * 4, answers
+        grown = (d.status_kb("VmHWM") - before) // 1024
+        if not d.keeps_freed_memory():
+            # 60 MiB of bodies, 35 MiB that one of them is decoded into; half of that to spare
+            assert grown < 140, f"{grown} MiB"
+
+
+# ---- which thread --------------------------------------------------------------------------------
+
+def much_work():
+    """(path, body, headers) of requests whose size says little about their work"""
+    tiny = {"genes": GENES[:1], "encoding": "float",
+            "matrix": {"format": "csr", "indptr": list(range(4501)), "indices": [0] * 4500,
+                       "data": [1] * 4500}}
+    spaces = json.dumps({"cells": [{"genes": GENES[:1], "values": [1]}]}).encode() + b" " * 30 * MB
+    names = {"genes": [GENES[i % len(GENES)] for i in range(100000)]}
+    yield "/v1/embeddings", json.dumps(tiny, separators=(",", ":")).encode(), {}
+    yield "/v1/embeddings", gzip.compress(spaces, 9), {"Content-Encoding": "gzip"}
+    yield "/v1/genes", json.dumps(names).encode(), {}
+
+
+def test_what_takes_long_keeps_no_http_thread_busy():
+    for path, body, headers in much_work():
+        with Daemon(harness.small_model()) as d:
+            assert d.post(path, body, headers).status == 200
+            before = d.busy_s("MHD-worker"), d.busy_s("prep-0")
+            for _ in range(5):
+                assert d.post(path, body, headers).status == 200
+            http = d.busy_s("MHD-worker") - before[0]
+            prep = d.busy_s("prep-0") - before[1]
+            assert http < prep, f"{path}: http threads {http:.3f} s, prep-0 {prep:.3f} s"
+
+
+# ---- deadlines -----------------------------------------------------------------------------------
+
+def test_a_deadline_counts_from_the_headers_however_the_body_comes():
+    with Daemon(harness.small_model()) as d:
+        request = harness.demo_request(1, timeout_ms=200 * harness.SLOW)
+        cached = json.dumps({**request, "encoding": "base64"}).encode()
+        for _ in range(3):  # computed, from the cache, known by its hash
+            d.embed(cached)
+        new = harness.demo_request(100, timeout_ms=200 * harness.SLOW)
+        computed = d.metric("scdiva_engine_cells_total")
+        for n, body in enumerate((json.dumps(new).encode(), cached)):
+            with begin(d, body, 100) as s:
+                time.sleep(0.3 * harness.SLOW)
+                s.sendall(body[100:])
+                got = receive(s)
+            assert got.startswith(b"HTTP/1.1 504") and b"deadline-exceeded" in got, got[:400]
+            assert d.metric("scdiva_rejected_total", reason="deadline") == n + 1
+        assert d.metric("scdiva_engine_cells_total") == computed
+
+
 # ---- answers -------------------------------------------------------------------------------------
 
 def test_names_that_grow_when_they_are_escaped_still_fit_the_answer():
