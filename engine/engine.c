@@ -150,13 +150,11 @@ scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_erro
     }
     scd_device_options d = {.precision = o->precision, .threads = o->threads};
     e->max_rows = o->max_batch_tokens;
-    scd_code code = scd_backend_choose(o->device, &e->be, e->why, sizeof e->why, err);
+    scd_code code = scd_backend_open(o->device, &d, &e->be, &e->device, e->why, sizeof e->why, err);
     if (!code && !e->max_rows)
         e->max_rows = e->be == &scd_backend_cpu ? CPU_BATCH_ROWS : CUDA_BATCH_ROWS;
     if (!code)
         code = open_models(e, o, err);
-    if (!code)
-        code = e->be->open(&d, &e->device, err);
     if (!code)
         code = load_models(e, err);
     if (code) {

@@ -21,37 +21,59 @@ scd_code scd_backend_check(const scd_backend *backend, scd_error *err)
 }
 
 /* The object beside the running program; never from the working directory or a search path. */
-static const scd_backend *load_cuda(scd_error *err)
+static scd_code find_cuda(char path[static 4096], scd_error *err)
+{
+    ssize_t n = readlink("/proc/self/exe", path, 4096 - sizeof cuda_object - 1);
+    char *slash = n > 0 ? memrchr(path, '/', (size_t)n) : NULL;
+    if (!slash)
+        return scd_fail(err, SCD_E_DEVICE,
+                        "cannot tell where this program lies, so not where %s does", cuda_object);
+    memcpy(slash + 1, cuda_object, sizeof cuda_object);
+    if (access(path, F_OK))
+        return scd_fail(err, SCD_E_DEVICE,
+                        "no CUDA backend: there is no %s beside this program (make builds it where "
+                        "nvcc is)",
+                        cuda_object);
+    return SCD_OK;
+}
+
+static scd_code load_cuda(const scd_backend **out, scd_error *err)
 {
     char path[4096];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - sizeof cuda_object - 1);
-    char *slash = n > 0 ? memrchr(path, '/', (size_t)n) : NULL;
-    if (!slash) {
-        scd_fail(err, SCD_E_DEVICE, "cannot tell where this program lies, so not where %s does",
-                 cuda_object);
-        return NULL;
-    }
-    memcpy(slash + 1, cuda_object, sizeof cuda_object);
+    scd_code code = find_cuda(path, err);
+    if (code)
+        return code;
     void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     const scd_backend *table = object ? dlsym(object, cuda_symbol) : NULL;
     if (!table) {
-        scd_fail(err, SCD_E_DEVICE, "no CUDA backend: %s", dlerror());
-        return NULL;
+        const char *reason = dlerror();
+        return scd_fail(err, SCD_E_DEVICE, "the CUDA backend cannot be loaded: %s",
+                        reason ? reason : path);
     }
-    return scd_backend_check(table, err) ? NULL : table;
+    *out = table;
+    return scd_backend_check(table, err);
 }
 
-scd_code scd_backend_choose(scd_device_choice choice, const scd_backend **out, char *why, size_t n,
-                            scd_error *err)
+scd_code scd_backend_open(scd_device_choice choice, const scd_device_options *options,
+                          const scd_backend **backend, scd_device **device, char *why, size_t n,
+                          scd_error *err)
 {
     scd_error cuda_error = {0};
-    const scd_backend *cuda = choice == SCD_DEVICE_CPU ? NULL : load_cuda(&cuda_error);
-    if (choice == SCD_DEVICE_CUDA && !cuda)
-        return scd_fail(err, SCD_E_DEVICE, "--device cuda: %s", cuda_error.message);
-    *out = cuda ? cuda : &scd_backend_cpu;
-    if (choice == SCD_DEVICE_CPU)
-        snprintf(why, n, "cpu: asked for");
-    else
-        snprintf(why, n, cuda ? "cuda: found" : "cpu: %s", cuda_error.message);
-    return scd_backend_check(*out, err);
+    snprintf(why, n, "asked for");
+    if (choice != SCD_DEVICE_CPU) {
+        scd_code code = load_cuda(backend, &cuda_error);
+        if (!code)
+            code = (*backend)->open(options, device, &cuda_error);
+        if (!code && choice == SCD_DEVICE_AUTO)
+            snprintf(why, n, "there is a GPU");
+        if (!code)
+            return SCD_OK;
+        if (choice == SCD_DEVICE_CUDA)
+            return scd_fail(err, code, "--device cuda: %s", cuda_error.message);
+        snprintf(why, n, "%s", cuda_error.message);
+        why[strcspn(why, "\n")] = '\0'; /* a loader may say more than a line */
+    }
+    *backend = &scd_backend_cpu;
+    scd_code code = scd_backend_check(*backend, err);
+    return code ? code : (*backend)->open(options, device, err);
 }

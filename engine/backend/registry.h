@@ -15,10 +15,12 @@ typedef enum scd_device_choice {
     SCD_DEVICE_CUDA
 } scd_device_choice;
 
-/* SCD_E_DEVICE: asked for CUDA and there is none; the message says what was looked for. `why`
- * (n bytes) gets one line for the log: what was found and why it was chosen. */
-scd_code scd_backend_choose(scd_device_choice choice, const scd_backend **out, char *why, size_t n,
-                            scd_error *err);
+/* Choose and open the device. Left to itself it takes CUDA, and the CPU where CUDA is not there or
+ * cannot be used, for whatever reason; `why` (n bytes) gets one line for the log that says it.
+ * SCD_E_DEVICE: CUDA by name, and there is none; the message says what was looked for. */
+scd_code scd_backend_open(scd_device_choice choice, const scd_device_options *options,
+                          const scd_backend **backend, scd_device **device, char *why, size_t n,
+                          scd_error *err);
 
 /* SCD_E_DEVICE when the table was built for another version of backend.h. */
 scd_code scd_backend_check(const scd_backend *backend, scd_error *err);

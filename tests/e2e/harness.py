@@ -385,9 +385,9 @@ def stop_shared():
         daemon.stop()
 
 
-def refused(flags, env=None, timeout=START_S):
+def refused(flags, env=None, timeout=START_S, command=None):
     """Run the daemon with flags that it must refuse: exit code is not 0; what it printed."""
-    done = subprocess.run(scdivad() + list(flags), stdin=subprocess.DEVNULL, text=True,
+    done = subprocess.run((command or scdivad()) + list(flags), stdin=subprocess.DEVNULL, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=scratch(),
                           timeout=timeout, env=clean_environment(env))
     assert done.returncode > 0, f"exit {done.returncode}: {done.stdout}"

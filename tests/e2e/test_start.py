@@ -278,6 +278,62 @@ def test_cuda_is_refused_where_there_is_none():
     assert re.search("cuda", said, re.I), said
 
 
+CUDA_OBJECT = """
+#include "engine/backend/backend.h"
+#include <string.h>
+static scd_code no_gpu(const scd_device_options *options, scd_device **out, scd_error *err)
+{
+    (void)options, (void)out;
+    err->code = SCD_E_DEVICE;
+    strcpy(err->message, "no GPU answers");
+    return SCD_E_DEVICE;
+}
+const scd_backend NAME = {.abi = ABI, .size = sizeof(scd_backend), .name = "cuda", .open = no_gpu};
+"""
+
+
+def beside_a_cuda_object(content=None, **macros):
+    """A copy of the daemon with a scdiva_cuda.so beside it: these bytes, or CUDA_OBJECT compiled"""
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if compiler is None:
+        raise Skip("there is no C compiler")
+    folder = harness.scratch()
+    command = harness.scdivad()
+    copy, shared = os.path.join(folder, "scdivad"), os.path.join(folder, "scdiva_cuda.so")
+    shutil.copy(shutil.which(command[-1]), copy)
+    if content is not None:
+        with open(shared, "wb") as f:
+            f.write(content)
+    else:
+        macros = {"NAME": "scd_backend_cuda", "ABI": "SCD_BACKEND_ABI", **macros}
+        subprocess.run([compiler, "-shared", "-fPIC", "-I", harness.TOP, "-x", "c", "-", "-o", shared,
+                        *[f"-D{k}={v}" for k, v in macros.items()]],
+                       input=CUDA_OBJECT, text=True, check=True)
+    return command[:-1] + [copy]
+
+
+def test_a_cuda_backend_that_cannot_be_used_leaves_the_cpu_unless_it_is_asked_for():
+    if os.path.exists("/dev/nvidiactl"):
+        raise Skip("there is a GPU here")
+    no_gpu = beside_a_cuda_object()
+    cases = ((harness.scdivad(), "no scdiva_cuda.so beside this program"),
+             (no_gpu, "no GPU answers"),
+             (beside_a_cuda_object(ABI="77"), "table version 77"),
+             (beside_a_cuda_object(NAME="something_else"), "undefined symbol: scd_backend_cuda"),
+             (beside_a_cuda_object(b"this is no object\n" * 10), "cannot be loaded"))
+    for command, reason in cases:
+        with Daemon(harness.small_model(), command=command) as d:
+            harness.check_good(d)
+            line = next(line for line in d.log().splitlines() if " device " in line)
+        assert "kind=cpu" in line and reason in line, line
+        said = refused(("--model", harness.small_model(), *LOOPBACK, "--device", "cuda",
+                        "--data", harness.scratch()), command=command)
+        assert "--device cuda: " in said and reason in said, said
+    with Daemon(harness.small_model(), command=no_gpu, flags=("--device", "cpu")) as d:
+        harness.check_good(d)
+        assert "asked for" in d.log() and "GPU" not in d.log(), d.log()
+
+
 def test_a_data_directory_that_cannot_be_used_is_refused():
     path = os.path.join(harness.scratch(), "file")
     with open(path, "w", encoding="utf-8") as f:
