@@ -11,6 +11,9 @@
 #include "engine/backend/train_ops.h"
 #include "engine/cpu/kernels.h"
 
+#define SCD_LOG2_E 1.44269504f
+#define SCD_LN_2 0.693147181f
+
 typedef struct scd_train_kernels {
     void (*add)(float *y, const float *x, size_t n);                 /* y += x */
     void (*axpy)(float *y, float a, const float *x, size_t n);       /* y += a x */
@@ -35,10 +38,12 @@ typedef struct scd_train_kernels {
      * -1 to rotate back. */
     void (*rope)(float *x, const float *cos_sin, float turn, size_t n_heads, size_t dim);
 
-    /* s = exp(s - lse) with lse = log sum exp(s), which is returned. */
-    float (*softmax)(float *s, size_t n);
-    /* From scores s to p = exp(s - lse), from dp to ds = p (dp - delta). */
-    void (*softmax_back)(float *s, float *dp, float lse, float delta, size_t n);
+    /* Scores are in powers of two - scaled by SCD_LOG2_E - since 2^x takes two thirds of the time
+     * that e^x takes. The largest; x = 2^(x - top), whose sum is returned. */
+    float (*top)(const float *x, size_t n);
+    float (*exp2_sum)(float *x, float top, size_t n);
+    /* From scores s to p = 2^(s - lse2), from dp to ds = p (dp - delta). */
+    void (*softmax_back)(float *s, float *dp, float lse2, float delta, size_t n);
 
     void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
     void (*swiglu_back)(const float *gate, const float *up, const float *dy, size_t n, float *dgate,
@@ -48,10 +53,8 @@ typedef struct scd_train_kernels {
     void (*value_in)(float x, const float *w, const float *b, size_t n, float *u);
     void (*value_in_back)(float x, const float *u, const float *du, size_t n, float *dw, float *db);
 
-    /* Largest element, and the first place it stands at. */
-    float (*top)(const float *x, size_t n, size_t *at);
-    /* x = exp(x - top); returns their sum. */
-    float (*exp_sum)(float *x, float top, size_t n);
+    /* The first place that holds `value`. */
+    size_t (*place)(const float *x, float value, size_t n);
 
     void (*adamw)(const scd_t_adamw *a, size_t first, size_t n);
     double (*sum_squares)(const float *x, size_t n);

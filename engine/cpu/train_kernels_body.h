@@ -144,37 +144,47 @@ static void rope(float *x, const float *cos_sin, float turn, size_t n_heads, siz
         }
 }
 
-static float top_of(const float *x, size_t n)
+/* Four chains, since a maximum takes as long as four vectors take to load. */
+static float top(const float *x, size_t n)
 {
-    vf best = vset(-INFINITY);
-    for (size_t i = 0; i < n; i += VW)
-        best = vmax(best, vkeep_n(vload_n(x + i, n - i), n - i, -INFINITY));
-    return vhmax(best);
+    vf lowest = vset(-INFINITY), best[4] = {lowest, lowest, lowest, lowest};
+    size_t i = 0;
+    for (; i + 4 * VW <= n; i += 4 * VW)
+        for (size_t j = 0; j < 4; j++)
+            best[j] = vmax(best[j], vload(x + i + j * VW));
+    for (; i < n; i += VW)
+        best[0] = vmax(best[0], vkeep_n(vload_n(x + i, n - i), n - i, -INFINITY));
+    return vhmax(vmax(vmax(best[0], best[1]), vmax(best[2], best[3])));
 }
 
-static float exp_sum(float *x, float top, size_t n)
+static float exp2_sum(float *x, float top, size_t n)
 {
     vf total = vzero(), t = vset(top);
-    for (size_t i = 0; i < n; i += VW) {
-        vf e = vkeep_n(vexp(vsub(vload_n(x + i, n - i), t)), n - i, 0);
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf e = vexp2(vsub(vload(x + i), t));
+        total = vadd(total, e);
+        vstore(x + i, e);
+    }
+    if (i < n) {
+        vf e = vkeep_n(vexp2(vsub(vload_n(x + i, n - i), t)), n - i, 0);
         total = vadd(total, e);
         vstore_n(x + i, e, n - i);
     }
     return vsum(total);
 }
 
-static float softmax(float *s, size_t n)
+static void softmax_back(float *s, float *dp, float lse2, float delta, size_t n)
 {
-    float top = top_of(s, n), total = exp_sum(s, top, n);
-    scale(s, 1.0f / total, n);
-    return top + logf(total);
-}
-
-static void softmax_back(float *s, float *dp, float lse, float delta, size_t n)
-{
-    vf l = vset(lse), d = vset(delta);
-    for (size_t i = 0; i < n; i += VW) {
-        vf p = vexp(vsub(vload_n(s + i, n - i), l));
+    vf l = vset(lse2), d = vset(delta);
+    size_t i = 0;
+    for (; i + VW <= n; i += VW) {
+        vf p = vexp2(vsub(vload(s + i), l));
+        vstore(s + i, p);
+        vstore(dp + i, vmul(p, vsub(vload(dp + i), d)));
+    }
+    if (i < n) {
+        vf p = vexp2(vsub(vload_n(s + i, n - i), l));
         vstore_n(s + i, p, n - i);
         vstore_n(dp + i, vmul(p, vsub(vload_n(dp + i, n - i), d)), n - i);
     }
@@ -230,14 +240,12 @@ static void value_in_back(float x, const float *u, const float *du, size_t n, fl
 
 /* ---- losses and the optimizer ---- */
 
-static float top(const float *x, size_t n, size_t *at)
+static size_t place(const float *x, float value, size_t n)
 {
-    float best = top_of(x, n);
     size_t i = 0;
-    while (i + 1 < n && x[i] != best)
+    while (i + 1 < n && x[i] != value)
         i++;
-    *at = i;
-    return best;
+    return i;
 }
 
 static void adamw(const scd_t_adamw *a, size_t first, size_t n)
@@ -280,7 +288,7 @@ static double sum_squares(const float *x, size_t n)
 #define SCD_TRAIN_KERNELS_ENTRIES                                                                  \
     .add = add, .axpy = axpy, .scale = scale, .sum = sum, .dot = dot, .relu = relu,                \
     .relu_back = relu_back, .rms_norm = rms_norm, .rms_norm_back = rms_norm_back,                  \
-    .norm_relu = norm_relu, .norm_relu_back = norm_relu_back, .rope = rope, .softmax = softmax,    \
-    .softmax_back = softmax_back, .swiglu = swiglu, .swiglu_back = swiglu_back,                    \
-    .value_in = value_in, .value_in_back = value_in_back, .top = top, .exp_sum = exp_sum,          \
-    .adamw = adamw, .sum_squares = sum_squares
+    .norm_relu = norm_relu, .norm_relu_back = norm_relu_back, .rope = rope, .top = top,            \
+    .exp2_sum = exp2_sum, .softmax_back = softmax_back, .swiglu = swiglu,                          \
+    .swiglu_back = swiglu_back, .value_in = value_in, .value_in_back = value_in_back,              \
+    .place = place, .adamw = adamw, .sum_squares = sum_squares

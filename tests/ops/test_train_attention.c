@@ -51,13 +51,15 @@ static void one_case(fixture *f, size_t n_cells, const uint32_t *cu, size_t widt
 
 static void check_shapes(fixture *f)
 {
-    static const uint32_t one[] = {0, 1}, few[] = {0, 3, 4, 11}, block[] = {0, 64, 129};
+    static const uint32_t one[] = {0, 1}, two[] = {0, 200}, few[] = {0, 3, 4, 11},
+                          block[] = {0, 64, 129};
     static const uint32_t mixed[] = {0, 77, 78, 78, 90};
     one_case(f, 1, one, 16, 1, 1);
     one_case(f, 3, few, 26, 1, 1);
     one_case(f, 2, block, 32, 2, 1);
     one_case(f, 4, mixed, 96, 3, 1); /* a cell of one row, and one without any */
     one_case(f, 3, few, 256, 2, 1);
+    one_case(f, 1, two, 16, 1, 1);   /* more than one block of queries */
     one_case(f, 2, block, 20, 2, 3); /* scores up to some hundred */
 }
 
