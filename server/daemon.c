@@ -56,14 +56,13 @@ static int http_threads(const scd_config *c)
 }
 
 /* Who may come in: before anything listens. */
-static scd_code guard_door(scd_daemon *d, scd_error *err)
+static scd_code guard_door(scd_daemon *d, scd_address *address, scd_error *err)
 {
     const scd_config *c = d->config;
-    bool loopback = false;
-    scd_code code = scd_http_is_loopback(c->listen, &loopback, err);
+    scd_code code = scd_address_resolve(c->listen, address, err);
     if (!code && *c->keys)
         code = scd_auth_open(c->keys, &d->auth, err);
-    if (!code && !loopback && !d->auth && !c->insecure)
+    if (!code && !address->loopback && !d->auth && !c->insecure)
         code = scd_fail(err, SCD_E_INVALID,
                         "--listen %s can be reached from other machines and no --keys are given: "
                         "add --keys FILE, or --insecure if everyone may use this server",
@@ -73,11 +72,11 @@ static scd_code guard_door(scd_daemon *d, scd_error *err)
     return code;
 }
 
-static scd_code open_http(scd_daemon *d, scd_error *err)
+static scd_code open_http(scd_daemon *d, const scd_address *address, scd_error *err)
 {
     const scd_config *c = d->config;
     size_t max_body = (size_t)c->max_body_mb * MIB;
-    scd_http_options o = {.listen = c->listen,
+    scd_http_options o = {.address = address,
                           .threads = http_threads(c),
                           .max_connections = (size_t)c->max_connections,
                           .max_body_bytes = max_body,
@@ -163,7 +162,8 @@ scd_code scd_daemon_start(scd_daemon *d, const scd_config *config, scd_error *er
     size_t n_routes;
     const char *const *routes = scd_router_names(&n_routes);
     int64_t start = scd_now_ns();
-    scd_code code = guard_door(d, err);
+    scd_address address;
+    scd_code code = guard_door(d, &address, err);
     if (!code)
         code = scd_metrics_new(routes, n_routes, &d->metrics, err);
     if (!code)
@@ -171,7 +171,8 @@ scd_code scd_daemon_start(scd_daemon *d, const scd_config *config, scd_error *er
     if (!code)
         code = scd_crew_open(&d->crew, err);
     if (!code)
-        code = open_http(d, err); /* probes are answered while the model is being loaded */
+        code =
+            open_http(d, &address, err); /* probes are answered while the model is being loaded */
     if (!code)
         code = open_engine(d, err);
     if (!code)

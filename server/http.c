@@ -22,11 +22,17 @@ enum { IDLE_TIMEOUT_S = 30, CONNECTION_MEMORY_BYTES = 64 << 10, BACKLOG = 1024 }
 
 /* ---- addresses ------------------------------------------------------------------------------ */
 
-/* Split "127.0.0.1:8080" or "[::1]:8080" and resolve it to one address to bind. */
-static scd_code parse_address(const char *listen, struct sockaddr_storage *out, socklen_t *n,
-                              scd_error *err)
+static bool is_loopback(const struct sockaddr_storage *a)
+{
+    return a->ss_family == AF_INET6
+               ? IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)a)->sin6_addr)
+               : ntohl(((const struct sockaddr_in *)a)->sin_addr.s_addr) >> 24 == 127;
+}
+
+scd_code scd_address_resolve(const char *listen, scd_address *out, scd_error *err)
 {
     char host[256];
+    *out = (scd_address){0};
     const char *colon = strrchr(listen, ':');
     size_t n_host = colon ? (size_t)(colon - listen) : 0;
     char *end = NULL;
@@ -41,38 +47,23 @@ static scd_code parse_address(const char *listen, struct sockaddr_storage *out, 
     int rc = getaddrinfo(host, colon + 1, &hints, &found);
     if (rc)
         return scd_fail(err, SCD_E_INVALID, "listen address \"%s\": %s", listen, gai_strerror(rc));
-    memcpy(out, found->ai_addr, found->ai_addrlen);
-    *n = found->ai_addrlen;
+    memcpy(&out->socket, found->ai_addr, found->ai_addrlen);
+    out->n_bytes = found->ai_addrlen;
+    out->loopback = is_loopback(&out->socket);
+    snprintf(out->text, sizeof out->text, "%s", listen);
     freeaddrinfo(found);
     return SCD_OK;
 }
 
-scd_code scd_http_is_loopback(const char *listen, bool *out, scd_error *err)
+static scd_code bind_socket(scd_http *h, const scd_address *address, scd_error *err)
 {
-    struct sockaddr_storage a;
-    socklen_t n;
-    scd_code code = parse_address(listen, &a, &n, err);
-    if (code)
-        return code;
-    if (a.ss_family == AF_INET)
-        *out = (ntohl(((struct sockaddr_in *)&a)->sin_addr.s_addr) >> 24) == 127;
-    else
-        *out = IN6_IS_ADDR_LOOPBACK(&((struct sockaddr_in6 *)&a)->sin6_addr);
-    return SCD_OK;
-}
-
-static scd_code bind_socket(scd_http *h, scd_error *err)
-{
-    struct sockaddr_storage a;
-    socklen_t n;
-    scd_code code = parse_address(h->o.listen, &a, &n, err);
-    if (code)
-        return code;
+    struct sockaddr_storage a = address->socket;
+    socklen_t n = address->n_bytes;
     int one = 1;
     h->listen_fd = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (h->listen_fd < 0 || setsockopt(h->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
         bind(h->listen_fd, (struct sockaddr *)&a, n) || listen(h->listen_fd, BACKLOG))
-        return scd_fail(err, SCD_E_IO, "cannot listen on %s: %s", h->o.listen, strerror(errno));
+        return scd_fail(err, SCD_E_IO, "cannot listen on %s: %s", address->text, strerror(errno));
     n = sizeof a;
     getsockname(h->listen_fd, (struct sockaddr *)&a, &n);
     char text[INET6_ADDRSTRLEN];
@@ -167,7 +158,7 @@ scd_code scd_http_open(const scd_http_options *options, scd_http **out, scd_erro
     h->listen_fd = -1;
     if (getrandom(&h->id_seed, sizeof h->id_seed, 0) != sizeof h->id_seed)
         h->id_seed = (uint64_t)getpid();
-    scd_code code = bind_socket(h, err);
+    scd_code code = bind_socket(h, h->o.address, err);
     if (!code)
         code = scd_watch_open(on_left, h, LEAVE_DELAY_NS, &h->door, err);
     if (code) {

@@ -20,12 +20,24 @@
 #include "server/watch.h"
 
 #include <stdint.h>
+#include <sys/socket.h>
 
 typedef struct scd_http scd_http;
 typedef struct scd_exchange scd_exchange;
 
+/* Where to listen: resolved once, so that what was judged is what is bound. */
+typedef struct scd_address {
+    struct sockaddr_storage socket;
+    socklen_t n_bytes;
+    bool loopback; /* reached from this machine only */
+    char text[280];
+} scd_address;
+
+/* From ADDR:PORT, [v6]:PORT or NAME:PORT. SCD_E_INVALID: is no such thing, or has no address. */
+scd_code scd_address_resolve(const char *listen, scd_address *out, scd_error *err);
+
 typedef struct scd_http_options {
-    const char *listen; /* ADDR:PORT, [v6]:PORT */
+    const scd_address *address; /* read by open only */
     int threads;
     size_t max_connections;
     size_t max_body_bytes; /* of one request, decompressed */
@@ -39,7 +51,7 @@ typedef struct scd_http_options {
     void (*log)(void *app, const char *message); /* what libmicrohttpd has to say; may be NULL */
 } scd_http_options;
 
-/* Binds and starts to serve. SCD_E_IO: the address cannot be bound; SCD_E_INVALID: is malformed. */
+/* Binds and starts to serve. SCD_E_IO: the address cannot be bound. */
 scd_code scd_http_open(const scd_http_options *options, scd_http **out, scd_error *err);
 /* "http://127.0.0.1:8080", with the port that was really bound. */
 const char *scd_http_url(const scd_http *http);
@@ -49,9 +61,6 @@ void scd_http_quiesce(scd_http *http);
 bool scd_http_wait_idle(scd_http *http, int64_t deadline_ns);
 /* Every suspended exchange must have been resumed. NULL is fine. */
 void scd_http_close(scd_http *http);
-
-/* Is ADDR:PORT a loopback address? SCD_E_INVALID: not an address. */
-scd_code scd_http_is_loopback(const char *listen, bool *out, scd_error *err);
 
 /* ---- the request ---- */
 uint64_t scd_exchange_id(const scd_exchange *x);            /* unique in the process, from 1 */

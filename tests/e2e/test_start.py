@@ -240,6 +240,41 @@ def test_a_bind_outside_loopback_without_keys_is_refused_unless_insecure():
         harness.check_good(d)
 
 
+def compile_object(source, path, *flags):
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if compiler is None:
+        raise Skip("there is no C compiler")
+    subprocess.run([compiler, "-shared", "-fPIC", "-I", harness.TOP, "-x", "c", "-", "-o", path,
+                    *flags], input=source, text=True, check=True)
+
+
+FICKLE_NAMES = '''
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                struct addrinfo **out)
+{
+    static int asked;
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
+        (int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))
+            dlsym(RTLD_NEXT, "getaddrinfo");
+    return real(asked++ ? "0.0.0.0" : "127.0.0.1", port, hints, out);
+}
+'''
+
+
+def test_the_address_that_was_judged_is_the_one_that_is_bound():
+    if harness.SLOW != 1:
+        raise Skip("a sanitizer must be loaded first")
+    shim = os.path.join(harness.scratch(), "fickle.so")
+    compile_object(FICKLE_NAMES, shim, "-ldl")
+    with Daemon(harness.small_model(), env={"LD_PRELOAD": shim},
+                flags=("--listen", "fickle.test:0")) as d:
+        assert "http://127.0.0.1:" in d.log(), d.log()
+        harness.check_good(d)
+
+
 def test_port_0_prints_the_address_whatever_the_log_level_and_format():
     for flags in (("--log-level", "error"), ("--log-format", "json"), ("--log-level", "debug")):
         with Daemon(harness.small_model(), flags=flags) as d:
@@ -294,9 +329,6 @@ const scd_backend NAME = {.abi = ABI, .size = sizeof(scd_backend), .name = "cuda
 
 def beside_a_cuda_object(content=None, **macros):
     """A copy of the daemon with a scdiva_cuda.so beside it: these bytes, or CUDA_OBJECT compiled"""
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    if compiler is None:
-        raise Skip("there is no C compiler")
     folder = harness.scratch()
     command = harness.scdivad()
     copy, shared = os.path.join(folder, "scdivad"), os.path.join(folder, "scdiva_cuda.so")
@@ -306,9 +338,7 @@ def beside_a_cuda_object(content=None, **macros):
             f.write(content)
     else:
         macros = {"NAME": "scd_backend_cuda", "ABI": "SCD_BACKEND_ABI", **macros}
-        subprocess.run([compiler, "-shared", "-fPIC", "-I", harness.TOP, "-x", "c", "-", "-o", shared,
-                        *[f"-D{k}={v}" for k, v in macros.items()]],
-                       input=CUDA_OBJECT, text=True, check=True)
+        compile_object(CUDA_OBJECT, shared, *[f"-D{k}={v}" for k, v in macros.items()])
     return command[:-1] + [copy]
 
 
