@@ -1,8 +1,10 @@
 /* corpus.h - one or many h5ad files as a numbered list of cells, read by row blocks.
  *
  * Memory is bounded by the blocks being read, never by the files: 59 million cells are only a
- * longer list. Cells are counted through all files in order; a cell is (file, row). Values are
- * counts where the file has or yields them (api/h5ad_choose.h), else log1p_cp10k.
+ * longer list. What stays is a record of each file, the row numbers that are left out, and one map
+ * for each distinct list of genes; barcodes lie in a temporary file ($TMPDIR, else /tmp). Cells are
+ * counted through all files in order; a cell is (file, row). Values are counts where the file has
+ * or yields them (api/h5ad_choose.h), else log1p_cp10k.
  *
  * Threads: one at a time. Owns: the open files (at most a few at once), until free. */
 #ifndef SCD_TRAIN_CORPUS_H
@@ -19,10 +21,11 @@ typedef struct scd_corpus_options {
     const char *matrix;      /* NULL: by evidence, for each file */
     const char *gene_column; /* NULL: likewise */
     const char *exclude;     /* barcodes to leave out, one a line: "barcode", or "file<TAB>barcode"
-                                with the file's name without directory; or NULL */
+                                with the file's name without directory; '#' begins a comment;
+                                one that is found nowhere is an error; or NULL */
 } scd_corpus_options;
 
-/* SCD_E_INVALID names file and column: not h5ad, no counts, scaled values. */
+/* SCD_E_INVALID names the file: not h5ad, no counts, scaled values, no cells, given twice. */
 scd_code scd_corpus_open(const scd_corpus_options *options, scd_corpus **out, scd_error *err);
 void scd_corpus_free(scd_corpus *corpus);
 
@@ -35,7 +38,7 @@ size_t scd_corpus_n_cells(const scd_corpus *corpus); /* excluded ones not counte
  * by symbol, ids from 2. `extra` are further symbols; `table` (or NULL) is a file that gives
  * symbols their Ensembl ids ("Ensembl id, symbol, ..." as CSV, gzip or not). Ensembl ids found in
  * the files come first; a symbol that two files write in two ways (composite, with version) is one
- * gene. */
+ * gene, and so are two symbols with one id: further names become aliases. */
 typedef struct scd_corpus_genes {
     char *tsv;             /* free() it */
     size_t n_bytes, vocab; /* vocab: ids with the specials: 2 + genes + 3 */
@@ -43,20 +46,22 @@ typedef struct scd_corpus_genes {
 scd_code scd_corpus_union(scd_corpus *corpus, const char *const *extra, size_t n_extra,
                           const char *table, scd_corpus_genes *out, scd_error *err);
 
-/* Resolve every file's genes once. `min_mapped` of a file's genes must be known, else SCD_E_INVALID
- * names the file and examples of unknown names. The vocabulary must outlive the corpus. */
+/* Resolve every file's genes once: by Ensembl id where the file has them, else as they are written.
+ * `min_mapped` of a file's genes, and one at least, must be known, else SCD_E_INVALID names the
+ * file, the column and examples of unknown names. The vocabulary must outlive the corpus. */
 scd_code scd_corpus_bind(scd_corpus *corpus, const scd_vocab *vocab, double min_mapped,
                          scd_error *err);
 /* Token of each gene that file measures, ascending; (n) */
 const int32_t *scd_corpus_panel(const scd_corpus *corpus, size_t file, size_t *n);
 
-/* One cell as it was measured, before any corruption. */
+/* One cell as it was measured, before any corruption. Where counts are recovered, a cell whose
+ * values are no multiples of one unit stays log1p_cp10k. */
 typedef struct scd_corpus_cell {
     uint32_t file;
     uint32_t row;
     const char *barcode;
     scd_input_kind kind;
-    size_t n;              /* expressed genes that the vocabulary knows */
+    size_t n;              /* expressed genes that the vocabulary knows; may be 0 */
     const int32_t *tokens; /* (n) ascending, no repeats (inputs on one token are summed) */
     const float *values;   /* (n) counts, or log1p_cp10k */
     double total;          /* counts: sum over all counts of the cell, known or not */

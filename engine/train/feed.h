@@ -28,13 +28,14 @@ void scd_feed_free(scd_feed *feed);
 size_t scd_feed_epoch_cells(const scd_feed *feed); /* kept cells: the length of an epoch */
 
 /* The next cell; after an epoch's last the next epoch's first. *index is its number in the corpus.
- * The cell lives while it is in the window: until window_cells more have been drawn at least from
- * the same window; copy what is kept longer. */
+ * The cell lives while it is in the window, that is at most until the next draw or seek: copy what
+ * is kept longer. After an error the same draw may be tried again. */
 scd_code scd_feed_next(scd_feed *feed, const scd_corpus_cell **cell, size_t *index, scd_error *err);
 /* Draw from position n_drawn on (cells drawn since the feed was new). */
 scd_code scd_feed_seek(scd_feed *feed, uint64_t n_drawn, scd_error *err);
 
-/* All cells that are in the window now, and their numbers: partners for summing. */
+/* All cells that are in the window now, in the order of their draw, and their numbers: partners for
+ * summing. None before the first draw. Borrowed until the next draw. */
 size_t scd_feed_window(const scd_feed *feed, const scd_corpus_cell **cells, const size_t **indices);
 
 #endif
