@@ -17,6 +17,7 @@ typedef struct verb {
 
 static const verb verbs[] = {
     {"init", scd_train_init, "make a model directory with random weights"},
+    {"pretrain", scd_train_pretrain, "pre-train a model on h5ad files"},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 
