@@ -400,10 +400,13 @@ scd_code scd_h5ad_choose(scd_h5ad *file, const char *matrix, const char *gene_co
     if (code)
         goto done;
     *out =
-        (scd_h5ad_choice){.matrix = e->facts.name,
+        (scd_h5ad_choice){.matrix = scd_arena_strndup(arena, e->name, strlen(e->name)),
                           .kind = e->verdict == COUNTS ? SCD_INPUT_COUNTS : SCD_INPUT_LOG1P_CP10K,
                           .recoverable = recoverable(e),
+                          .normalised_to = 1e4,
                           .frame = e->facts.is_raw ? "raw/var" : "var"};
+    if (e->verdict == LOG1P && constant(e->min_sum, e->max_sum))
+        out->normalised_to = (e->min_sum + e->max_sum) / 2;
     if ((code = scd_h5ad_genes_choose(file, out->frame, gene_column, vocab, arena, &genes, err)))
         goto done;
     out->gene_column = genes.column;
@@ -415,7 +418,7 @@ scd_code scd_h5ad_choose(scd_h5ad *file, const char *matrix, const char *gene_co
         }
     scd_buf_printf(&text, "; %s", genes.why);
     out->why = text.failed ? NULL : scd_arena_strndup(arena, text.data, text.n_bytes);
-    if (!out->why)
+    if (!out->why || !out->matrix)
         code = scd_fail(err, SCD_E_NOMEM, "%s: out of memory", scd_h5ad_path(file));
 
 done:

@@ -7,7 +7,7 @@
  *
  * Where log1p values are whole multiples of each cell's least value once expm1 is taken, counts can
  * be recovered: `recoverable` says so. Count = expm1(x) / min expm1(x) of the cell, and the cell's
- * total is 1e4 / min expm1(x).
+ * total is normalised_to / min expm1(x).
  *
  * Threads: any. Owns: nothing; strings live in the caller's arena. */
 #ifndef SCD_API_H5AD_CHOOSE_H
@@ -20,6 +20,8 @@ typedef struct scd_h5ad_choice {
     const char *matrix; /* as scd_h5ad_matrix_name */
     scd_input_kind kind;
     bool recoverable;        /* log1p whose counts can be recovered */
+    double normalised_to;    /* log1p: what expm1 of every row looked at sums to, within 1 %; 1e4
+                                where rows differ (a subset of the genes) */
     const char *frame;       /* "var" or "raw/var" */
     const char *gene_column; /* NULL: the index */
     const char *why;         /* one line: what was chosen, and the evidence */

@@ -88,8 +88,9 @@ static size_t cache_bytes(const scd_h5ad *file, const scd_h5_data *data, hid_t p
     }
     if (bytes == 0 || (bytes > MIN_CACHE_BYTES && bytes / ratio > file->file_bytes)) {
         scd_h5_fail(file, data->path, SCD_E_CORRUPT, err,
-                    "chunks of %llu x %llu elements: more than the file can hold",
-                    (unsigned long long)chunk[0], (unsigned long long)chunk[1]);
+                    "chunks of %llu x %llu elements of %zu bytes: more than the file can hold",
+                    (unsigned long long)chunk[0], (unsigned long long)chunk[1],
+                    data->element_bytes);
         return 0;
     }
     hsize_t row = bytes > MAX_CACHE_BYTES / across ? MAX_CACHE_BYTES : bytes * across;
@@ -257,6 +258,8 @@ herr_t scd_h5_slab(const scd_h5_data *data, hid_t inner, hid_t transfer, hsize_t
     if (type >= 0 && space >= 0 && memory >= 0 &&
         H5Sselect_hyperslab(space, H5S_SELECT_SET, from, NULL, count, NULL) >= 0)
         failed = H5Dread(data->dset, type, memory, space, transfer, out);
+    if (failed < 0)
+        scd_h5_note();
     if (memory >= 0)
         H5Sclose(memory);
     if (space >= 0)

@@ -148,7 +148,8 @@ scd_code scd_h5_frame_open(const scd_h5ad *file, const char *name, const char *p
     *frame = (scd_h5_frame){.path = path};
     H5I_type_t kind = scd_h5_kind(file, path);
     if (kind != H5I_GROUP && kind != H5I_DATASET)
-        return SCD_OK;
+        return scd_h5_there(file, path) ? scd_h5_fail_library(file, path, "cannot be opened", err)
+                                        : SCD_OK;
     scd_code code =
         kind == H5I_GROUP ? open_group(file, frame, err) : open_records(file, frame, err);
     if (code)

@@ -69,7 +69,10 @@ void scd_h5_leave(void);
 
 scd_code scd_h5_fail(const scd_h5ad *file, const char *object, scd_code code, scd_error *err,
                      const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-/* SCD_E_CORRUPT with what the library said last. */
+/* SCD_E_CORRUPT with what the library said last; SCD_E_INVALID where it was a link out of the file.
+ * Any call of the library forgets what went wrong before: what cleans up first calls note, which
+ * keeps it. */
+void scd_h5_note(void);
 scd_code scd_h5_fail_library(const scd_h5ad *file, const char *object, const char *what,
                              scd_error *err);
 scd_code scd_h5_no_memory(const scd_h5ad *file, const char *object, scd_error *err);
@@ -82,6 +85,7 @@ void scd_h5_file_close(scd_h5ad *file);
 bool scd_h5_join(char out[SCD_H5_PATH_BYTES], const char *a, const char *b);
 /* H5I_GROUP, H5I_DATASET, H5I_DATATYPE; H5I_BADID: no such object (or none that may be opened). */
 H5I_type_t scd_h5_kind(const scd_h5ad *file, const char *path);
+bool scd_h5_there(const scd_h5ad *file, const char *path); /* a link, whatever it leads to */
 bool scd_h5_has(const scd_h5ad *file, const char *group, const char *name);
 bool scd_h5_has_attr(const scd_h5ad *file, const char *path, const char *name);
 /* A text attribute, free() it; *out NULL: not there, or no text. */

@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { MAX_ATTR_BYTES = 1 << 20 };
+
 static pthread_mutex_t library = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 void scd_h5_enter(void)
@@ -57,14 +59,34 @@ static herr_t innermost(unsigned n, const H5E_error2_t *error, void *out)
     return 0;
 }
 
+/* Inside the lock. */
+static char noted[200];
+static bool met_external; /* the object that was asked for last lies in another file */
+
+void scd_h5_note(void)
+{
+    met_external = false;
+    noted[0] = '\0';
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, innermost, noted);
+}
+
 scd_code scd_h5_fail_library(const scd_h5ad *file, const char *object, const char *what,
                              scd_error *err)
 {
-    char text[200] = "no reason given";
+    char text[sizeof noted] = "";
     scd_h5_enter();
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, innermost, text);
+    if (!text[0])
+        memcpy(text, noted, sizeof text);
+    bool external = met_external;
+    met_external = false;
+    noted[0] = '\0';
     scd_h5_leave();
-    return scd_h5_fail(file, object, SCD_E_CORRUPT, err, "%s (HDF5: %s)", what, text);
+    if (external)
+        return scd_h5_fail(file, object, SCD_E_INVALID, err,
+                           "a link to another file, which is not followed");
+    return scd_h5_fail(file, object, SCD_E_CORRUPT, err, "%s (HDF5: %s)", what,
+                       text[0] ? text : "no reason given");
 }
 
 scd_code scd_h5_no_memory(const scd_h5ad *file, const char *object, scd_error *err)
@@ -79,6 +101,7 @@ static herr_t refuse_external(const char *parent, const char *group, const char 
                               const char *object, unsigned *flags, hid_t access, void *data)
 {
     (void)parent, (void)group, (void)target, (void)object, (void)flags, (void)access, (void)data;
+    met_external = true;
     return -1;
 }
 
@@ -122,6 +145,7 @@ scd_code scd_h5_file_open(scd_h5ad *file, const void *image, size_t n_bytes, scd
         goto done;
     }
     file->id = H5Fopen(file->path, H5F_ACC_RDONLY, access);
+    scd_h5_note();
     if (file->id < 0 && H5Fis_hdf5(file->path) == 0 && !image)
         code = scd_h5_fail(file, NULL, SCD_E_CORRUPT, err, "not an HDF5 file");
     else if (file->id < 0)
@@ -176,6 +200,7 @@ H5I_type_t scd_h5_kind(const scd_h5ad *file, const char *path)
 {
     H5I_type_t kind = H5I_BADID;
     scd_h5_enter();
+    met_external = false;
     hid_t object = links_there(file, path) ? H5Oopen(file->id, path, file->links) : -1;
     if (object >= 0) {
         kind = H5Iget_type(object);
@@ -185,15 +210,18 @@ H5I_type_t scd_h5_kind(const scd_h5ad *file, const char *path)
     return kind;
 }
 
-bool scd_h5_has(const scd_h5ad *file, const char *group, const char *name)
+bool scd_h5_there(const scd_h5ad *file, const char *path)
 {
-    char path[SCD_H5_PATH_BYTES];
-    if (!scd_h5_join(path, group, name))
-        return false;
     scd_h5_enter();
     bool there = links_there(file, path);
     scd_h5_leave();
     return there;
+}
+
+bool scd_h5_has(const scd_h5ad *file, const char *group, const char *name)
+{
+    char path[SCD_H5_PATH_BYTES];
+    return scd_h5_join(path, group, name) && scd_h5_there(file, path);
 }
 
 /* ---- attributes ---- */
@@ -222,8 +250,8 @@ static hssize_t attr_points(hid_t attr)
     return n;
 }
 
-/* One string, of either kind, out of the attribute; NULL: none, or no memory. */
-static char *attr_string(hid_t attr, hid_t type)
+/* One string, of either kind, out of the attribute; NULL: none, or no memory of ours. */
+static char *attr_string(hid_t attr, hid_t type, bool *no_memory)
 {
     char *out = NULL;
     if (H5Tis_variable_str(type) > 0) {
@@ -231,14 +259,16 @@ static char *attr_string(hid_t attr, hid_t type)
         hid_t memory = H5Tcopy(H5T_C_S1);
         if (memory >= 0 && H5Tset_size(memory, H5T_VARIABLE) >= 0 &&
             H5Tset_cset(memory, H5Tget_cset(type)) >= 0 && H5Aread(attr, memory, &text) >= 0)
-            out = scd_strdup(text ? text : "");
+            *no_memory = !(out = scd_strdup(text ? text : ""));
+        scd_h5_note();
         H5free_memory(text);
         if (memory >= 0)
             H5Tclose(memory);
         return out;
     }
     size_t size = H5Tget_size(type);
-    out = size && size < SIZE_MAX ? scd_calloc(size + 1, 1) : NULL;
+    out = size && size < MAX_ATTR_BYTES ? scd_calloc(size + 1, 1) : NULL;
+    *no_memory = !out && size && size < MAX_ATTR_BYTES;
     if (out && H5Aread(attr, type, out) < 0) {
         free(out);
         out = NULL;
@@ -251,6 +281,7 @@ scd_code scd_h5_attr_text(const scd_h5ad *file, const char *path, const char *na
 {
     scd_code code = SCD_OK;
     hid_t type = -1;
+    bool no_memory = false;
     *out = NULL;
 
     scd_h5_enter();
@@ -260,8 +291,10 @@ scd_code scd_h5_attr_text(const scd_h5ad *file, const char *path, const char *na
     type = H5Aget_type(attr);
     if (type < 0 || H5Tget_class(type) != H5T_STRING || attr_points(attr) != 1)
         goto done;
-    *out = attr_string(attr, type);
-    if (!*out)
+    *out = attr_string(attr, type, &no_memory);
+    if (no_memory)
+        code = scd_h5_no_memory(file, path, err);
+    else if (!*out)
         code = scd_h5_fail_library(file, path, "an attribute cannot be read", err);
 
 done:

@@ -161,11 +161,11 @@ scd_code scd_h5_matrices_open(scd_h5ad *file, scd_error *err)
     char **names = NULL, path[SCD_H5_PATH_BYTES];
     size_t n = 0;
     scd_code code = SCD_OK;
-    if (scd_h5_kind(file, "X") != H5I_BADID)
+    if (scd_h5_there(file, "X"))
         code = add_matrix(file, "X", "X", false, err);
-    if (!code && scd_h5_kind(file, "raw/X") != H5I_BADID)
+    if (!code && scd_h5_there(file, "raw/X"))
         code = add_matrix(file, "raw/X", "raw/X", true, err);
-    else if (!code && scd_h5_kind(file, "raw.X") != H5I_BADID)
+    else if (!code && scd_h5_there(file, "raw.X"))
         code = add_matrix(file, "raw/X", "raw.X", true, err);
     if (!code && scd_h5_kind(file, "layers") == H5I_GROUP)
         code = scd_h5_names(file, "layers", SCD_H5_MAX_MATRICES, &names, &n, err);

@@ -27,14 +27,18 @@ struct block {
 struct pool {
     struct block *head;
     hsize_t left; /* bytes that may still be handed out */
+    bool over;    /* more were asked for */
+    bool no_memory;
 };
 
 static void *pool_alloc(size_t n_bytes, void *data)
 {
     struct pool *pool = data;
-    if (n_bytes > pool->left || n_bytes > SIZE_MAX - sizeof(struct block))
+    pool->over = n_bytes > pool->left || n_bytes > SIZE_MAX - sizeof(struct block);
+    if (pool->over)
         return NULL;
     struct block *block = scd_malloc(1, sizeof *block + n_bytes);
+    pool->no_memory = !block;
     if (!block)
         return NULL;
     *block = (struct block){.next = pool->head, .n_bytes = n_bytes};
@@ -97,7 +101,10 @@ static scd_code read_variable(const scd_h5ad *file, const scd_h5_data *data, hsi
         goto done;
     }
     if (scd_h5_slab(data, type, transfer, first, n, strings) < 0) {
-        code = scd_h5_fail_library(file, data->path, "its text cannot be read", err);
+        code = pool.no_memory ? scd_h5_no_memory(file, data->path, err)
+               : pool.over    ? scd_h5_fail(file, data->path, SCD_E_CORRUPT, err,
+                                            "its text is longer than the file")
+                           : scd_h5_fail_library(file, data->path, "its text cannot be read", err);
         goto done;
     }
     for (size_t i = 0; i < n && !code; i++) {
