@@ -3,6 +3,9 @@
 
 #include "api/json_write.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "base64 answers are little-endian");
 
 static void key_uint(scd_buf *out, const char *key, size_t value)
@@ -39,12 +42,20 @@ bool scd_encoding_parse(scd_text text, scd_encoding *out)
     return *out == SCD_ENCODING_BASE64 || scd_text_is(text, "float");
 }
 
-void scd_answer_begin(scd_answer *answer, scd_buf *out, scd_encoding encoding,
-                      const char *model_name, const char *digest_hex)
+void scd_answer_begin(scd_answer *answer, scd_buf *out, const scd_answer_begin_args *args)
 {
-    *answer = (scd_answer){.out = out, .encoding = encoding};
+    *answer = (scd_answer){.out = out};
     scd_buf_puts(out, "{\"object\":\"list\",\"model\":");
-    scd_answer_model(out, model_name, digest_hex);
+    scd_answer_model(out, args->model_name, args->model_digest_hex);
+    if (args->head) {
+        scd_buf_puts(out, ",\"head\":{\"name\":");
+        scd_json_text(out, args->head->name);
+        scd_buf_puts(out, ",\"digest\":");
+        scd_json_text(out, args->head->digest_hex);
+        scd_buf_puts(out, ",\"threshold\":");
+        scd_json_double(out, args->head->threshold);
+        scd_buf_putc(out, '}');
+    }
     scd_buf_puts(out, ",\"data\":[");
 }
 
@@ -59,7 +70,7 @@ static void begin_item(scd_answer *answer, size_t index, scd_text id)
         scd_buf_puts(out, "null");
 }
 
-void scd_answer_item_write(scd_answer *answer, const scd_answer_item *item)
+void scd_answer_item_begin(scd_answer *answer, const scd_answer_item *item)
 {
     scd_buf *out = answer->out;
     begin_item(answer, item->index, item->id);
@@ -69,15 +80,72 @@ void scd_answer_item_write(scd_answer *answer, const scd_answer_item *item)
     key_uint(out, ",\"genes_truncated\":", item->genes_truncated);
     scd_buf_puts(out, ",\"cache\":");
     scd_json_text(out, item->cache);
+}
+
+void scd_answer_item_end(scd_answer *answer)
+{
+    scd_buf_putc(answer->out, '}');
+}
+
+void scd_answer_embedding(scd_answer *answer, scd_encoding encoding, const float *values, size_t n)
+{
+    scd_buf *out = answer->out;
     scd_buf_puts(out, ",\"embedding\":");
-    if (answer->encoding == SCD_ENCODING_BASE64) {
+    if (encoding == SCD_ENCODING_BASE64) {
         scd_buf_putc(out, '"');
-        scd_base64(out, item->embedding, item->dim * sizeof item->embedding[0]);
+        scd_base64(out, values, n * sizeof values[0]);
         scd_buf_putc(out, '"');
     } else {
-        scd_json_floats(out, item->embedding, item->dim);
+        scd_json_floats(out, values, n);
     }
-    scd_buf_putc(out, '}');
+}
+
+static int by_order(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Label indices, the most probable first. Floats that are not negative compare as their bits do, so
+ * one number holds what decides: the complement of the bits above, the index below. */
+static void sort_labels(const scd_annotation *a)
+{
+    for (size_t i = 0; i < a->n_labels; i++) {
+        uint32_t bits;
+        memcpy(&bits, &a->probabilities[i], sizeof bits);
+        a->order[i] = (uint64_t)~bits << 32 | i;
+    }
+    qsort(a->order, a->n_labels, sizeof a->order[0], by_order);
+    for (size_t i = 0; i < a->n_labels; i++)
+        a->order[i] &= UINT32_MAX;
+}
+
+void scd_answer_annotation(scd_answer *answer, const scd_annotation *a)
+{
+    scd_buf *out = answer->out;
+    sort_labels(a);
+    const scd_head_label *best = &a->labels[a->order[0]];
+    float p = a->probabilities[a->order[0]];
+    scd_buf_puts(out, ",\"label\":");
+    scd_json_text(out, best->label);
+    scd_buf_puts(out, ",\"ontology_id\":");
+    if (best->ontology_id)
+        scd_json_text(out, best->ontology_id);
+    else
+        scd_buf_puts(out, "null");
+    scd_buf_puts(out, ",\"probability\":");
+    scd_json_float(out, p);
+    /* In float32, so that it agrees with what a reader of the two decimals sees. */
+    scd_buf_puts(out, p < (float)a->threshold ? ",\"unknown\":true" : ",\"unknown\":false");
+    scd_buf_puts(out, ",\"top\":[");
+    for (size_t k = 0; k < a->top_k; k++) {
+        scd_buf_puts(out, k ? ",{\"label\":" : "{\"label\":");
+        scd_json_text(out, a->labels[a->order[k]].label);
+        scd_buf_puts(out, ",\"probability\":");
+        scd_json_float(out, a->probabilities[a->order[k]]);
+        scd_buf_putc(out, '}');
+    }
+    scd_buf_putc(out, ']');
 }
 
 void scd_answer_error_write(scd_answer *answer, const scd_answer_error *error)

@@ -13,7 +13,7 @@
 
 typedef struct scd_cache_scope {
     scd_digest model, head;
-    const char *task;       /* "embed" */
+    const char *task;       /* "embed", "annotate" */
     const char *parameters; /* canonical text, "" for none */
     const char *identity;   /* scd_device_info.identity */
 } scd_cache_scope;

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { MAX_BYTES = 1 << 20 };
+enum { MAX_BYTES = 1 << 28 }; /* heads may have thousands of labels */
 
 static void put_number(scd_buf *out, const char *name, size_t value)
 {
@@ -28,6 +28,45 @@ static void write_limits(const scd_daemon *d, scd_buf *out)
     put_number(out, "max_queue_tokens", (size_t)d->config->max_queue_tokens);
     put_number(out, "max_batch_tokens", scd_engine_max_rows(d->engine));
     scd_buf_putc(out, '}');
+}
+
+static void write_head(const scd_head_info *h, scd_buf *out)
+{
+    scd_buf_puts(out, "{\"name\":");
+    scd_json_text(out, h->name);
+    scd_buf_puts(out, ",\"task\":");
+    scd_json_text(out, h->task);
+    scd_buf_printf(out, ",\"digest\":\"%s\",\"temperature\":", h->digest_hex);
+    scd_json_double(out, h->temperature);
+    scd_buf_puts(out, ",\"threshold\":");
+    scd_json_double(out, h->threshold);
+    put_bool(out, "backbone", h->has_backbone);
+    scd_buf_puts(out, ",\"labels\":[");
+    for (size_t i = 0; i < h->n_labels; i++) {
+        scd_buf_puts(out, i ? ",{\"label\":" : "{\"label\":");
+        scd_json_text(out, h->labels[i].label);
+        scd_buf_puts(out, ",\"ontology_id\":");
+        if (h->labels[i].ontology_id)
+            scd_json_text(out, h->labels[i].ontology_id);
+        else
+            scd_buf_puts(out, "null");
+        scd_buf_putc(out, '}');
+    }
+    scd_buf_puts(out, "]}");
+}
+
+static void write_heads(const scd_served_model *m, scd_buf *out)
+{
+    scd_buf_puts(out, ",\"tasks\":[\"embed\"");
+    if (m->n_heads)
+        scd_buf_puts(out, ",\"annotate\"");
+    scd_buf_puts(out, "],\"heads\":[");
+    for (size_t i = 0; i < m->n_heads; i++) {
+        if (i)
+            scd_buf_putc(out, ',');
+        write_head(m->heads[i], out);
+    }
+    scd_buf_putc(out, ']');
 }
 
 static void write_model(const scd_daemon *d, const scd_served_model *m, scd_buf *out)
@@ -57,7 +96,8 @@ static void write_model(const scd_daemon *d, const scd_served_model *m, scd_buf 
     scd_json_text(out, device->isa);
     scd_buf_printf(out, ",\"precision\":\"%s\"",
                    device->precision == SCD_PRECISION_BF16 ? "bf16" : "fp32");
-    scd_buf_puts(out, ",\"tasks\":[\"embed\"],\"heads\":[],\"limits\":");
+    write_heads(m, out);
+    scd_buf_puts(out, ",\"limits\":");
     write_limits(d, out);
     scd_buf_putc(out, '}');
 }

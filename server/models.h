@@ -1,4 +1,4 @@
-/* models.h - which of the served models a request asks for.
+/* models.h - which of the served models, and which of its heads, a request asks for.
  *
  * Threads: any. */
 #ifndef SCD_SERVER_MODELS_H
@@ -12,5 +12,11 @@
  * those there are. */
 const scd_served_model *scd_models_choose(const scd_engine *engine, scd_text name, size_t *index,
                                           scd_problem *problem);
+
+/* The model's head called `name` for this task (n == 0: the only one there is). NULL: *problem is
+ * NOT_FOUND and names those there are, or INVALID where there is none, or several to choose from.
+ */
+const scd_head_info *scd_models_choose_head(const scd_served_model *model, const char *task,
+                                            scd_text name, scd_problem *problem);
 
 #endif

@@ -107,6 +107,11 @@ static scd_code read_label(const char *path, const cJSON *item, size_t index, sc
     if (ontology_id && !cJSON_IsNull(ontology_id) && !out->ontology_id)
         return scd_fail(err, SCD_E_INVALID, "%s: ontology_id of label \"%.80s\" must be a string",
                         path, out->label);
+    if (strlen(out->label) > SCD_HEAD_MAX_LABEL_BYTES ||
+        (out->ontology_id && strlen(out->ontology_id) > SCD_HEAD_MAX_LABEL_BYTES))
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s: label and ontology_id of labels[%zu] may have %d bytes each", path,
+                        index, SCD_HEAD_MAX_LABEL_BYTES);
     return SCD_OK;
 }
 

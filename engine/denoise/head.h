@@ -20,6 +20,8 @@
 
 typedef struct scd_head scd_head;
 
+enum { SCD_HEAD_MAX_LABEL_BYTES = 256 }; /* of a label or an ontology id */
+
 typedef struct scd_head_label {
     const char *label;
     const char *ontology_id; /* NULL: none given */

@@ -242,8 +242,8 @@ scd_code scd_model_open(const char *dir, scd_model **out, scd_error *err)
         return scd_fail(err, SCD_E_NOMEM, "%s: out of memory", dir);
     m->config_file.fd = m->weights_file.fd = m->genes_file.fd = -1;
     scd_code code;
-    if ((code = scd_file_dir_name(dir, "model", &m->name, err)) || (code = read_files(m, dir, err)) ||
-        (code = scd_gate_init(&m->gate, err)))
+    if ((code = scd_file_dir_name(dir, "model", &m->name, err)) ||
+        (code = read_files(m, dir, err)) || (code = scd_gate_init(&m->gate, err)))
         goto done;
     m->has_gate = true;
     if ((code = scd_thread_start(&m->hasher, "digest", digest_body, m, err)))

@@ -4,6 +4,7 @@ A second writer of the format, so that the C writer and the C reader cannot shar
 are scaled so that attention is peaked and every part of the model moves the answer: biases, norms
 and mask embeddings are all far from their neutral values.
 """
+import hashlib
 import json
 import os
 import struct
@@ -112,4 +113,45 @@ def write_model(folder, genes, seed=1, dtype="F32", tensors=None, **sizes):
     write_safetensors(os.path.join(folder, "model.safetensors"),
                       tensors or random_tensors(config, seed), dtype)
     write_genes(os.path.join(folder, "genes.tsv"), genes)
+    return folder
+
+
+def digest(folder):
+    """SHA-256 as the daemon names a model: over config.json, model.safetensors, genes.tsv."""
+    hasher = hashlib.sha256()
+    for name in ("config.json", "model.safetensors", "genes.tsv"):
+        with open(os.path.join(folder, name), "rb") as f:
+            hasher.update(f.read())
+    return hasher.hexdigest()
+
+
+def head_tensors(config, n_labels, mlp_dim, seed):
+    """A lively MLP: its probabilities are far from even, and differ from cell to cell."""
+    rng = np.random.default_rng(seed)
+    h = config["HIDDEN_DIM"]
+    shapes = {"mlp.0.weight": (mlp_dim, h), "mlp.0.bias": (mlp_dim,),
+              "mlp.2.weight": (n_labels, mlp_dim), "mlp.2.bias": (n_labels,)}
+    return {name: ((3 / np.sqrt(shape[1]) if len(shape) == 2 else 0.3) *
+                   rng.standard_normal(shape)).astype(np.float32)
+            for name, shape in shapes.items()}
+
+
+def write_head(model, name, labels, seed=1, mlp_dim=37, backbone=(), tensors=None, dtype="F32",
+               **json_fields):
+    """heads/NAME in the model's folder; returns its path. labels: texts, or {"label", ...}.
+
+    backbone: names of the model's tensors that the head carries, with values of its own."""
+    with open(os.path.join(model, "config.json"), encoding="utf-8") as f:
+        config = json.load(f)
+    folder = os.path.join(model, "heads", name)
+    os.makedirs(folder, exist_ok=True)
+    labels = [{"label": label} if isinstance(label, str) else label for label in labels]
+    about = {"task": "annotation", "format": 1, "labels": labels, "temperature": 1.25,
+             "threshold": 0.4, "model_digest": digest(model), **json_fields}
+    with open(os.path.join(folder, "head.json"), "w", encoding="utf-8") as f:
+        json.dump(about, f, indent=1)
+    own = random_tensors(config, seed + 1000)
+    tensors = tensors or {**head_tensors(config, len(labels), mlp_dim, seed),
+                          **{t: own[t] for t in backbone}}
+    write_safetensors(os.path.join(folder, "head.safetensors"), tensors, dtype)
     return folder

@@ -10,6 +10,7 @@ cleverness. Reads config.json, model.safetensors and genes.tsv itself.
 Names of sizes: L tokens of a cell, d SCGPT_DIM, h HIDDEN_DIM, f D_HID, V VOCAB_SIZE, H heads,
 e = h / H.
 """
+import copy
 import json
 import math
 import os
@@ -230,6 +231,35 @@ def softmax(y):
     return y / y.sum(axis=-1, keepdims=True)
 
 
+class Head:
+    """heads/NAME of a model: softmax(MLP([LAT]) / temperature), and the tensors it changed."""
+
+    def __init__(self, model, folder):
+        with open(os.path.join(folder, "head.json"), encoding="utf-8") as f:
+            self.json = json.load(f)
+        self.labels = [label["label"] for label in self.json["labels"]]
+        self.weights = Weights(os.path.join(folder, "head.safetensors"))
+        self.model = copy.copy(model)
+        self.model.weights = Overlaid(model.weights, self.weights)
+
+    def probabilities(self, ids, x):
+        """(C)"""
+        w = self.weights
+        y = w.get("mlp.0.weight") @ self.model.embedding(ids, x) + w.get("mlp.0.bias")
+        logits = w.get("mlp.2.weight") @ relu(y) + w.get("mlp.2.bias")
+        return softmax(logits / self.json["temperature"])
+
+
+class Overlaid:
+    """Weights of a model where a head's own go first."""
+
+    def __init__(self, weights, over):
+        self.weights, self.over = weights, over
+
+    def get(self, name, rows=None):
+        return (self.over if name in self.over.header else self.weights).get(name, rows)
+
+
 # ---- a request body ------------------------------------------------------------------------------
 
 def cells_of(body):
@@ -250,6 +280,15 @@ def embed(model, body):
     for names, values, total in cells_of(body):
         ids, x, info = model.serialize(names, values, body.get("input", "counts"), total)
         out.append((model.embedding(ids, x), info))
+    return out
+
+
+def annotate(model, head, body):
+    """[(probabilities (C), info)] of every cell of the request."""
+    out = []
+    for names, values, total in cells_of(body):
+        ids, x, info = model.serialize(names, values, body.get("input", "counts"), total)
+        out.append((head.probabilities(ids, x), info))
     return out
 
 

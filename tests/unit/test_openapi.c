@@ -1,5 +1,7 @@
 /* test_openapi.c - the OpenAPI document says what the code does: routes, problem types, request
  * members, and examples that our own decoder takes. */
+#include "api/annotate_fields.h"
+#include "api/embed_fields.h"
 #include "api/genes_request.h"
 #include "api/openapi.h"
 #include "api/request.h"
@@ -92,11 +94,11 @@ static void the_example_problems_are_what_the_code_writes(void **state)
 
 static const scd_request_limits limits = {100, 100, 32, 100};
 
-static void our_decoder_takes_the_example_requests(void **state)
+/* The examples of a route that takes cells, of which each has two. */
+static void decode_cells(const char *path)
 {
-    (void)state;
     const cJSON *example;
-    cJSON_ArrayForEach(example, at("paths", "/v1/embeddings", "post", "requestBody", "content",
+    cJSON_ArrayForEach(example, at("paths", path, "post", "requestBody", "content",
                                    "application/json", "examples", NULL))
     {
         char *body = cJSON_Print(cJSON_GetObjectItemCaseSensitive(example, "value"));
@@ -107,10 +109,25 @@ static void our_decoder_takes_the_example_requests(void **state)
         if (scd_request_decode(body, strlen(body), &limits, &arena, &request, &problem))
             fail_msg("%s: %s", example->string, problem.detail);
         assert_int_equal(request.n_cells, 2);
+        scd_embed_fields embed;
+        scd_annotate_fields annotate;
+        bool embeds = !strcmp(path, "/v1/embeddings");
+        if (embeds ? scd_embed_fields_decode(&request, &embed, &problem)
+                   : scd_annotate_fields_decode(&request, &annotate, &problem))
+            fail_msg("%s: %s", example->string, problem.detail);
+        assert_null(embeds ? embed.unknown : annotate.unknown);
         scd_request_release(&request);
         scd_arena_release(&arena);
         cJSON_free(body);
     }
+}
+
+static void our_decoder_takes_the_example_requests(void **state)
+{
+    (void)state;
+    const cJSON *example;
+    decode_cells("/v1/embeddings");
+    decode_cells("/v1/annotations");
     cJSON_ArrayForEach(example, at("paths", "/v1/genes", "post", "requestBody", "content",
                                    "application/json", "examples", NULL))
     {

@@ -1,39 +1,41 @@
-/* embed_answer.c - see embed_call.h: from vectors to the bytes of the answer. */
+/* infer_answer.c - see infer_call.h: from results to the bytes of the answer. */
 #include "api/npy.h"
-#include "server/embed_call.h"
+#include "server/infer_call.h"
 #include "server/reply.h"
 
 #include <math.h>
 #include <stdio.h>
 
-/* An answer's bound: 20 bytes a number cover every encoding, and 8 KiB a cell its id and, where it
- * is bad, what is said about it, with every byte escaped as six. */
-static size_t max_answer_bytes(const scd_embed_call *call)
+/* An answer's bound: beside the result, 8 KiB a cell are its id and, where it is bad, what is said
+ * about it, with every byte escaped as six. A row of a .npy file has four bytes a number. */
+static size_t max_answer_bytes(const scd_infer_call *call)
 {
-    size_t per_cell = (8 << 10) + 20 * call->model->config->hidden_dim;
+    size_t about, most;
+    call->task->size_result(call, &about, &most);
+    size_t per_cell = (8 << 10) + most + call->width * sizeof(float);
     return (64 << 10) + call->request.n_cells * per_cell + call->request.external_ids.n +
            call->request.sample_id.n;
 }
 
-size_t scd_embed_answer_bytes(const scd_embed_call *call)
+size_t scd_infer_answer_bytes(const scd_infer_call *call)
 {
-    enum { AROUND = 256, BYTES_PER_NUMBER = 12, BYTES_PER_NUMBER_BASE64 = 6 };
-    size_t each = call->as_npy                            ? sizeof(float)
-                  : call->encoding == SCD_ENCODING_BASE64 ? BYTES_PER_NUMBER_BASE64
-                                                          : BYTES_PER_NUMBER;
-    return call->request.n_cells * (AROUND + each * call->model->config->hidden_dim);
+    enum { AROUND = 256 };
+    size_t about, most;
+    call->task->size_result(call, &about, &most);
+    if (call->as_npy)
+        about = call->width * sizeof(float);
+    return call->request.n_cells * (AROUND + about);
 }
 
-static void take_sources(scd_embed_call *call)
+static void take_sources(scd_infer_call *call)
 {
-    size_t dim = call->model->config->hidden_dim;
     for (size_t i = 0; i < call->n_orders; i++) {
-        size_t c = (size_t)(call->orders[i].out - call->vectors) / dim;
+        size_t c = (size_t)(call->orders[i].out - call->results) / call->width;
         call->cells[c].source = call->orders[i].source;
     }
 }
 
-static void count_sources(scd_embed_call *call)
+static void count_sources(scd_infer_call *call)
 {
     size_t counts[3] = {0};
     for (size_t c = 0; c < call->request.n_cells; c++)
@@ -44,7 +46,7 @@ static void count_sources(scd_embed_call *call)
     scd_metrics_add(call->d->metrics, SCD_COUNTER_CACHE_COALESCED, counts[SCD_SOURCE_COALESCED]);
 }
 
-static void write_list(scd_embed_call *call, scd_buf *out)
+static void write_list(scd_infer_call *call, scd_buf *out)
 {
     static const char *const names[] = {
         [SCD_SOURCE_MISS] = "miss", [SCD_SOURCE_HIT] = "hit", [SCD_SOURCE_COALESCED] = "coalesced"};
@@ -54,9 +56,16 @@ static void write_list(scd_embed_call *call, scd_buf *out)
                                .n_warnings = call->n_warnings,
                                .sample_id = r->sample_id,
                                .external_ids = r->external_ids};
-    scd_answer_begin(&answer, out, call->encoding, call->model->name, call->model->digest_hex);
+    scd_answer_head head;
+    scd_answer_begin_args begin = {call->model->name, call->model->digest_hex, NULL};
+    if (call->work.head) {
+        head = (scd_answer_head){call->work.head->name, call->work.head->digest_hex,
+                                 call->fields.annotate.threshold};
+        begin.head = &head;
+    }
+    scd_answer_begin(&answer, out, &begin);
     for (size_t c = 0; c < r->n_cells; c++) {
-        const scd_embed_cell *cell = &call->cells[c];
+        const scd_infer_cell *cell = &call->cells[c];
         if (cell->bad) {
             scd_answer_error error = {c, cell->id, cell->kind, cell->detail, cell->pointer};
             scd_answer_error_write(&answer, &error);
@@ -68,10 +77,10 @@ static void write_list(scd_embed_call *call, scd_buf *out)
                                 .genes_known = cell->cell.genes_known,
                                 .genes_unknown = cell->cell.genes_unknown,
                                 .genes_truncated = cell->cell.genes_truncated,
-                                .cache = names[cell->source],
-                                .embedding = cell->vector,
-                                .dim = call->model->config->hidden_dim};
-        scd_answer_item_write(&answer, &item);
+                                .cache = names[cell->source]};
+        scd_answer_item_begin(&answer, &item);
+        call->task->write_result(call, cell->result, &answer);
+        scd_answer_item_end(&answer);
         end.cells++;
         end.tokens += cell->cell.n_tokens;
         end.cached += cell->source == SCD_SOURCE_HIT;
@@ -80,17 +89,17 @@ static void write_list(scd_embed_call *call, scd_buf *out)
 }
 
 /* Rows in the order of the request; a bad cell's row is NaN. */
-static void write_npy(scd_embed_call *call, scd_buf *out)
+static void write_npy(scd_infer_call *call, scd_buf *out)
 {
-    size_t n = call->request.n_cells, dim = call->model->config->hidden_dim;
+    size_t n = call->request.n_cells;
     for (size_t c = 0; c < n; c++)
-        for (size_t i = 0; call->cells[c].bad && i < dim; i++)
-            call->cells[c].vector[i] = NAN;
-    scd_npy_header(out, n, dim);
-    scd_buf_append(out, call->vectors, n * dim * sizeof(float));
+        for (size_t i = 0; call->cells[c].bad && i < call->width; i++)
+            call->cells[c].result[i] = NAN;
+    scd_npy_header(out, n, call->width);
+    scd_buf_append(out, call->results, n * call->width * sizeof(float));
 }
 
-static void set_timing(scd_embed_call *call)
+static void set_timing(scd_infer_call *call)
 {
     char text[160];
     snprintf(text, sizeof text, "queue;dur=%.3f, infer;dur=%.3f, cache;dur=%.3f",
@@ -98,7 +107,7 @@ static void set_timing(scd_embed_call *call)
     scd_exchange_set_header(call->x, "Server-Timing", text);
 }
 
-static void problem_of_outcome(scd_embed_call *call)
+static void problem_of_outcome(scd_infer_call *call)
 {
     scd_error err = {.code = call->outcome.code};
     snprintf(err.message, sizeof err.message, "%s", call->outcome.message);
@@ -106,7 +115,7 @@ static void problem_of_outcome(scd_embed_call *call)
     call->problem.retry_after_s = call->outcome.retry_after_s;
 }
 
-void scd_embed_answer(scd_embed_call *call)
+void scd_infer_answer(scd_infer_call *call)
 {
     if (call->outcome.code)
         problem_of_outcome(call);

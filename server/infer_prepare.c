@@ -1,8 +1,7 @@
-/* embed_prepare.c - see embed_call.h: from a body to cells with keys, and what the cache has. */
+/* infer_prepare.c - see infer_call.h: from a body to cells with keys, and what the cache has. */
 #include "api/cache_key.h"
-#include "api/embed_fields.h"
 #include "engine/base/clock.h"
-#include "server/embed_call.h"
+#include "server/infer_call.h"
 #include "server/models.h"
 
 #include <stdio.h>
@@ -12,7 +11,7 @@
 static const double WARN_MAPPED = 0.8, REFUSE_MAPPED = 0.5;
 
 static void __attribute__((format(printf, 3, 4)))
-warn(scd_embed_call *call, const char *code, const char *fmt, ...)
+warn(scd_infer_call *call, const char *code, const char *fmt, ...)
 {
     char text[400];
     if (call->n_warnings == SCD_MAX_WARNINGS)
@@ -26,7 +25,7 @@ warn(scd_embed_call *call, const char *code, const char *fmt, ...)
         call->warnings[call->n_warnings++] = (scd_warning){code, detail};
 }
 
-static bool out_of_memory(scd_embed_call *call)
+static bool out_of_memory(scd_infer_call *call)
 {
     scd_problem_set(&call->problem, SCD_PROBLEM_TOO_LARGE,
                     "the request needs more memory than one request gets: send fewer cells at a "
@@ -41,7 +40,7 @@ typedef struct name_counts {
 } name_counts;
 
 /* Tokens of n names, in the arena given; NULL: out of memory. */
-static int32_t *resolve_all(const scd_embed_call *call, const scd_text *names, size_t n,
+static int32_t *resolve_all(const scd_infer_call *call, const scd_text *names, size_t n,
                             scd_arena *arena, name_counts *counts)
 {
     const scd_vocab *vocab = call->model->vocab;
@@ -63,7 +62,7 @@ static int32_t *resolve_all(const scd_embed_call *call, const scd_text *names, s
     return tokens;
 }
 
-static bool refuse_mouse(scd_embed_call *call, const name_counts *counts)
+static bool refuse_mouse(scd_infer_call *call, const name_counts *counts)
 {
     if (!scd_vocab_is_human(call->model->vocab) || counts->mouse * 2 <= counts->names)
         return false;
@@ -77,7 +76,7 @@ static bool refuse_mouse(scd_embed_call *call, const name_counts *counts)
 /* ---- cells ---------------------------------------------------------------------------------- */
 
 /* Where input `index` of cell c stands in the body. */
-static void point_at(const scd_embed_call *call, size_t c, size_t index, char out[128])
+static void point_at(const scd_infer_call *call, size_t c, size_t index, char out[128])
 {
     const scd_request *r = &call->request;
     if (index == SIZE_MAX)
@@ -90,10 +89,10 @@ static void point_at(const scd_embed_call *call, size_t c, size_t index, char ou
 }
 
 /* A cell that cannot be used: an error in its place, or a problem of the whole request. */
-static void blame(scd_embed_call *call, size_t c, scd_problem_kind kind, const char *pointer,
+static void blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const char *pointer,
                   const char *detail)
 {
-    scd_embed_cell *cell = &call->cells[c];
+    scd_infer_cell *cell = &call->cells[c];
     if (!call->request.skip_errors) {
         scd_problem_add(&call->problem, pointer, "%s", detail);
         return;
@@ -105,11 +104,11 @@ static void blame(scd_embed_call *call, size_t c, scd_problem_kind kind, const c
 }
 
 /* False only when memory is out. */
-static bool serialize_cell(scd_embed_call *call, size_t c, const int32_t *shared,
+static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared,
                            name_counts *counts)
 {
     const scd_cell_input *in = &call->request.cells[c];
-    scd_embed_cell *cell = &call->cells[c];
+    scd_infer_cell *cell = &call->cells[c];
     if (in->fault) {
         blame(call, c, in->fault_kind, in->fault_pointer, in->fault);
         return true;
@@ -140,12 +139,12 @@ static bool serialize_cell(scd_embed_call *call, size_t c, const int32_t *shared
 
 /* SPEC section 2: over the whole request warn under 80 % and refuse under 50 % unless forced; a
  * single cell under 50 % is answered with a warning. */
-static bool judge_mapping(scd_embed_call *call)
+static bool judge_mapping(scd_infer_call *call)
 {
     double mapped = 0, given = 0;
     size_t n = 0, poor = 0, first_poor = 0;
     for (size_t c = 0; c < call->request.n_cells; c++) {
-        const scd_embed_cell *cell = &call->cells[c];
+        const scd_infer_cell *cell = &call->cells[c];
         if (cell->bad)
             continue;
         n++;
@@ -176,7 +175,7 @@ static bool judge_mapping(scd_embed_call *call)
     return true;
 }
 
-static bool serialize_all(scd_embed_call *call)
+static bool serialize_all(scd_infer_call *call)
 {
     scd_request *r = &call->request;
     name_counts counts = {0};
@@ -198,40 +197,42 @@ static bool serialize_all(scd_embed_call *call)
 
 /* ---- cache ---------------------------------------------------------------------------------- */
 
-/* Give every cell its key and its vector's place, fill the vectors that the cache has, and list the
+/* Give every cell its key and its result's place, fill the results that the cache has, and list the
  * others as orders. */
-static bool look_up(scd_embed_call *call)
+static bool look_up(scd_infer_call *call)
 {
     scd_daemon *d = call->d;
-    size_t n = call->request.n_cells, dim = call->model->config->hidden_dim;
-    call->vectors = scd_arena_alloc(&call->arena, n * dim, sizeof *call->vectors);
+    size_t n = call->request.n_cells, width = call->width, bytes = width * sizeof(float);
+    call->results = scd_arena_alloc(&call->arena, n, bytes);
     call->orders = scd_arena_alloc(&call->arena, n, sizeof *call->orders);
     scd_hasher *hasher = scd_hasher_new();
-    if (!call->vectors || !call->orders || !hasher) {
+    if (!call->results || !call->orders || !hasher) {
         scd_hasher_free(hasher);
         return out_of_memory(call);
     }
     scd_cache_scope scope = {.model = call->model->digest,
-                             .task = "embed",
+                             .task = call->task->name,
                              .parameters = "",
                              .identity = scd_engine_device(d->engine)->identity};
+    if (call->work.head)
+        scope.head = call->work.head->digest;
     scd_buf value;
-    scd_buf_init(&value, dim * sizeof(float));
+    scd_buf_init(&value, bytes);
     int64_t start = scd_now_ns();
     for (size_t c = 0; c < n; c++) {
-        scd_embed_cell *cell = &call->cells[c];
-        cell->vector = call->vectors + c * dim;
+        scd_infer_cell *cell = &call->cells[c];
+        cell->result = call->results + c * width;
         if (cell->bad)
             continue;
         cell->key = scd_cache_key(hasher, &scope, &cell->cell);
         scd_buf_clear(&value);
-        if (scd_store_get(d->store, &cell->key, &value) && value.n_bytes == dim * sizeof(float)) {
-            memcpy(cell->vector, value.data, value.n_bytes);
+        if (scd_store_get(d->store, &cell->key, &value) && value.n_bytes == bytes) {
+            memcpy(cell->result, value.data, value.n_bytes);
             cell->source = SCD_SOURCE_HIT;
             call->n_hits++;
         } else {
             call->orders[call->n_orders++] =
-                (scd_order){.cell = &cell->cell, .key = cell->key, .out = cell->vector};
+                (scd_order){.cell = &cell->cell, .key = cell->key, .out = cell->result};
         }
     }
     call->cache_s = (double)(scd_now_ns() - start) * 1e-9;
@@ -242,7 +243,7 @@ static bool look_up(scd_embed_call *call)
 
 /* ---- the whole way -------------------------------------------------------------------------- */
 
-static bool in_time(scd_embed_call *call)
+static bool in_time(scd_infer_call *call)
 {
     if (scd_now_ns() < call->deadline_ns)
         return true;
@@ -251,7 +252,7 @@ static bool in_time(scd_embed_call *call)
     return false;
 }
 
-bool scd_embed_decode(scd_embed_call *call)
+bool scd_infer_decode(scd_infer_call *call)
 {
     size_t n;
     const char *body = scd_exchange_body(call->x, &n);
@@ -259,28 +260,25 @@ bool scd_embed_decode(scd_embed_call *call)
     if (scd_request_decode(body, n, &call->d->limits, &call->input, &call->request, &call->problem))
         return false;
     call->decoded = true;
-    scd_embed_fields fields;
-    if (scd_embed_fields_decode(&call->request, &fields, &call->problem))
-        return false;
+    const char *unknown = NULL;
     call->model =
-        scd_models_choose(call->d->engine, call->request.model, &call->model_index, &call->problem);
-    if (!call->model)
+        scd_models_choose(call->d->engine, call->request.model, &call->work.model, &call->problem);
+    if (!call->model || !call->task->read_fields(call, &unknown))
         return false;
-    call->encoding = fields.encoding;
+    call->width = scd_engine_width(call->d->engine, call->work);
     scd_exchange_get_note(call->x)->cells = call->request.n_cells;
     if (!call->model->config->trained)
-        warn(call, "untrained", "model \"%s\" has random weights: its embeddings mean nothing",
+        warn(call, "untrained", "model \"%s\" has random weights: its answers mean nothing",
              call->model->name);
-    if (fields.unknown)
-        warn(call, "unknown-field", "field \"%.80s\" is not known here and was ignored",
-             fields.unknown);
+    if (unknown)
+        warn(call, "unknown-field", "field \"%.80s\" is not known here and was ignored", unknown);
     if (call->request.timeout_ms)
         call->deadline_ns =
             scd_exchange_arrived_ns(call->x) + call->request.timeout_ms * SCD_NS_PER_MS;
     return in_time(call);
 }
 
-void scd_embed_drop_input(scd_embed_call *call)
+void scd_infer_drop_input(scd_infer_call *call)
 {
     if (call->decoded)
         scd_request_release(&call->request);
@@ -288,7 +286,7 @@ void scd_embed_drop_input(scd_embed_call *call)
     scd_arena_release(&call->input);
 }
 
-static bool copy_text(scd_embed_call *call, scd_text *text)
+static bool copy_text(scd_infer_call *call, scd_text *text)
 {
     if (text->n)
         text->data = scd_arena_strndup(&call->arena, text->data, text->n);
@@ -296,7 +294,7 @@ static bool copy_text(scd_embed_call *call, scd_text *text)
 }
 
 /* What the answer repeats of the request moves to our own memory; the rest goes. */
-static bool let_go_of_input(scd_embed_call *call)
+static bool let_go_of_input(scd_infer_call *call)
 {
     scd_request *r = &call->request;
     bool ok = copy_text(call, &r->sample_id) && copy_text(call, &r->external_ids);
@@ -308,14 +306,14 @@ static bool let_go_of_input(scd_embed_call *call)
         return out_of_memory(call);
     r->cells = NULL;
     r->shared_genes = NULL;
-    scd_embed_drop_input(call);
+    scd_infer_drop_input(call);
     scd_exchange_drop_body(call->x);
     return true;
 }
 
-static bool keep(scd_embed_call *call)
+static bool keep(scd_infer_call *call)
 {
-    if (scd_exchange_keep(call->x, call->arena.used_bytes + scd_embed_answer_bytes(call)))
+    if (scd_exchange_keep(call->x, call->arena.used_bytes + scd_infer_answer_bytes(call)))
         return true;
     scd_problem_set(&call->problem, SCD_PROBLEM_OVERLOADED,
                     "too much is being held for other requests: try again in 1 s");
@@ -323,7 +321,7 @@ static bool keep(scd_embed_call *call)
     return false;
 }
 
-bool scd_embed_prepare(scd_embed_call *call)
+bool scd_infer_prepare(scd_infer_call *call)
 {
     return serialize_all(call) && look_up(call) && let_go_of_input(call) && keep(call) &&
            in_time(call);

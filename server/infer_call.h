@@ -1,0 +1,109 @@
+/* infer_call.h - one request whose cells are computed, on its way through the daemon.
+ *
+ *     handle_*.c        what is particular to a task: its fields, how a result is written
+ *     infer.c           the flow: which thread does which step
+ *     infer_prepare.c   body -> request -> cells -> keys -> what the cache has
+ *     infer_answer.c    results -> JSON or .npy
+ *
+ * A request may wait long for its cells, so what it was read from - the body, names, values - goes
+ * as soon as the cells are serialized, and what stays counts (scd_exchange_keep).
+ *
+ * Threads: one at a time; it moves from an http thread (or prep-0 for much work) to the batcher and
+ *          back.
+ * Owns:    its arenas; all else that hangs on it lives there or in the exchange. */
+#ifndef SCD_INFER_CALL_H
+#define SCD_INFER_CALL_H
+
+#include "api/answer.h"
+#include "server/daemon.h"
+
+enum { SCD_MAX_WARNINGS = 8 };
+
+typedef struct scd_infer_call scd_infer_call;
+
+/* What distinguishes the tasks: one constant of this for each route. */
+typedef struct scd_infer_task {
+    const char *name; /* in keys: "embed" */
+    bool has_npy;     /* the matrix of results may be asked for as a .npy file */
+
+    /* The task's own fields; call->model is chosen. Fills call->work.head, call->fields and
+     * *unknown, the first member that nobody knows (borrowed from the request). False:
+     * call->problem is set. */
+    bool (*read_fields)(scd_infer_call *call, const char **unknown);
+    /* The members of an item that say what came of its cell. */
+    void (*write_result)(const scd_infer_call *call, const float *result, scd_answer *answer);
+    /* How long those are: about, and at most. */
+    void (*size_result)(const scd_infer_call *call, size_t *about, size_t *most);
+} scd_infer_task;
+
+typedef union scd_infer_fields {
+    scd_encoding encoding; /* of embed */
+    struct {
+        size_t top_k;
+        double threshold;
+        uint64_t *order; /* (n_labels) scratch */
+    } annotate;
+} scd_infer_fields;
+
+typedef struct scd_infer_cell {
+    scd_text id;
+    scd_cell cell;
+    scd_digest key;
+    scd_source source;
+    bool bad; /* answered with an error in its place (on_error: skip) */
+    const char *detail, *pointer;
+    scd_problem_kind kind;
+    float *result; /* (width) */
+} scd_infer_cell;
+
+struct scd_infer_call {
+    scd_job job; /* first: prep-0 gets this */
+    const scd_infer_task *task;
+    scd_daemon *d;
+    scd_exchange *x;
+    uint64_t id; /* of the exchange; names the batcher's ticket */
+    bool large;  /* much work: prepared and printed by prep-0 */
+    bool as_npy;
+    bool want_memo;
+    scd_digest memo_key;
+
+    scd_arena input; /* the decoded request, until it is prepared */
+    scd_arena arena; /* the rest */
+    scd_request request;
+    bool decoded;        /* request must be released */
+    int64_t deadline_ns; /* from the arrival of the headers; SCD_NEVER: none was asked for */
+    scd_infer_fields fields;
+    scd_work work;
+    size_t width; /* floats of one result */
+    const scd_served_model *model;
+    scd_infer_cell *cells; /* (request.n_cells) */
+    float *results;        /* (request.n_cells, width) */
+    scd_order *orders;     /* (n_orders) the cells that the cache did not have */
+    size_t n_orders, n_hits;
+    size_t n_warnings;
+    scd_warning warnings[SCD_MAX_WARNINGS];
+
+    scd_problem problem; /* kind NONE: all is well */
+    scd_outcome outcome;
+    double cache_s;
+};
+
+/* A whole request of a task: every handle_*.c ends in this. */
+void scd_infer(const scd_infer_task *task, scd_daemon *d, scd_exchange *x);
+
+/* Decode the body, as far as what is asked for. False: call->problem is set. */
+bool scd_infer_decode(scd_infer_call *call);
+
+/* Resolve, serialize, look up; lets go of the body. False: call->problem is set. */
+bool scd_infer_prepare(scd_infer_call *call);
+
+/* The decoded request goes, if there is one. */
+void scd_infer_drop_input(scd_infer_call *call);
+
+/* About what the answer will have. */
+size_t scd_infer_answer_bytes(const scd_infer_call *call);
+
+/* Answer the exchange: the list, the matrix, or the problem. */
+void scd_infer_answer(scd_infer_call *call);
+
+#endif
