@@ -11,15 +11,12 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/thread.h"
+#include "server/admission.h"
 #include "server/flight.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* The measured rate forgets: each batch weighs the past by this. */
-static const double RATE_MEMORY = 0.9;
 
 struct scd_batcher {
     scd_batcher_options o;
@@ -27,8 +24,7 @@ struct scd_batcher {
     scd_thread thread;
     scd_flight flight;
     bool stopping, draining;
-    size_t queued_tokens;       /* admitted and not yet computed */
-    double rate_tokens, rate_s; /* decayed sums; their ratio is the rate */
+    scd_admission admission;
     size_t max_rows, max_units; /* of a batch; constant */
 
     /* of batch-0 alone */
@@ -72,8 +68,9 @@ static void end_if_over(scd_batcher *b, scd_ticket *t, scd_ticket **ended)
 
 static void count_queued(scd_batcher *b, size_t tokens, bool add)
 {
-    b->queued_tokens = add ? b->queued_tokens + tokens : b->queued_tokens - tokens;
-    scd_metrics_set(b->o.metrics, SCD_GAUGE_QUEUE_TOKENS, (int64_t)b->queued_tokens);
+    size_t *queued = &b->admission.queued_tokens;
+    *queued = add ? *queued + tokens : *queued - tokens;
+    scd_metrics_set(b->o.metrics, SCD_GAUGE_QUEUE_TOKENS, (int64_t)*queued);
 }
 
 static void drop_queued(scd_batcher *b, scd_unit *u)
@@ -236,33 +233,27 @@ static void look_again(scd_batcher *b, submission *s)
     scd_buf_release(&value);
 }
 
-static double rate(const scd_batcher *b)
+/* Under the lock: is there room for the `need` tokens of request `serial`? Fills *refusal where
+ * there is not. */
+static bool admit(scd_batcher *b, size_t need, uint64_t serial, scd_outcome *refusal)
 {
-    return b->rate_s > 0 ? b->rate_tokens / b->rate_s : 0;
-}
-
-/* Under the lock: is there room for `need` tokens? Fills *refusal where there is not. */
-static bool admit(scd_batcher *b, size_t need, scd_outcome *refusal)
-{
-    size_t max = b->o.max_queue_tokens;
+    scd_admission *a = &b->admission;
     *refusal = (scd_outcome){0};
     if (b->draining || b->stopping) {
         refusal->code = SCD_E_CANCELED;
         snprintf(refusal->message, sizeof refusal->message, "the server is shutting down");
-    } else if (need > max) {
+    } else if (need > a->max_tokens) {
         refusal->code = SCD_E_TOO_LARGE;
         snprintf(refusal->message, sizeof refusal->message,
                  "the request needs %zu tokens computed, the queue holds at most %zu: send fewer "
                  "cells at a time",
-                 need, max);
-    } else if (need > max - b->queued_tokens) {
-        double excess = (double)(b->queued_tokens + need - max);
-        double wait = rate(b) > 0 ? ceil(excess / rate(b)) : 1;
+                 need, a->max_tokens);
+    } else if (!scd_admission_has_room(a, need)) {
         refusal->code = SCD_E_BUSY;
-        refusal->retry_after_s = wait < 1 ? 1 : wait > 3600 ? 3600 : (int)wait;
+        refusal->retry_after_s = scd_admission_turn_away(a, need, serial, scd_now_ns());
         snprintf(refusal->message, sizeof refusal->message,
-                 "the queue is full (%zu of %zu tokens): try again in %d s", b->queued_tokens, max,
-                 refusal->retry_after_s);
+                 "the queue is full (%zu of %zu tokens): try again in %d s", a->queued_tokens,
+                 a->max_tokens, refusal->retry_after_s);
     }
     return refusal->code == SCD_OK;
 }
@@ -285,7 +276,7 @@ static void settle(scd_batcher *b, submission *s, scd_ticket **ended)
     for (size_t i = 0; i < s->n_created; i++)
         if (!s->has_value[i] && s->created[i]->waiters)
             need += s->created[i]->cell.n_tokens;
-    bool room = !need || admit(b, need, &refusal);
+    bool room = !need || admit(b, need, t->serial, &refusal);
     if (!room)
         refuse_ticket(b, t, &refusal, ended);
     for (size_t i = 0; i < s->n_created; i++) {
@@ -295,7 +286,8 @@ static void settle(scd_batcher *b, submission *s, scd_ticket **ended)
             deliver(b, u, s->found + i * width, true, ended);
             continue;
         }
-        if (u->waiters && (room || admit(b, u->cell.n_tokens, &refusal))) {
+        if (u->waiters &&
+            (room || admit(b, u->cell.n_tokens, u->waiters->ticket->serial, &refusal))) {
             count_queued(b, u->cell.n_tokens, true);
             scd_flight_queue(&b->flight, scd_unit_heir(u), u);
             continue;
@@ -417,10 +409,8 @@ static void run_batch(scd_batcher *b, size_t n)
     scd_ticket *ended = NULL;
     scd_gate_lock(&b->gate);
     count_queued(b, tokens, false);
-    if (!code) {
-        b->rate_tokens = RATE_MEMORY * b->rate_tokens + (double)tokens;
-        b->rate_s = RATE_MEMORY * b->rate_s + seconds;
-    }
+    if (!code)
+        scd_admission_measure(&b->admission, tokens, seconds);
     for (size_t i = 0; i < n; i++) {
         if (code)
             fail_unit(b, b->picked[i], code, err.message, &ended);
@@ -467,6 +457,7 @@ scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out,
     if (!b)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     b->o = *options;
+    b->admission.max_tokens = options->max_queue_tokens;
     scd_code code = scd_gate_init(&b->gate, err);
     if (code) {
         free(b);
@@ -547,8 +538,7 @@ static scd_code warm_up(scd_batcher *b, scd_work work, scd_error *err)
         code = scd_engine_compute(b->o.engine, work, &cells, 1, b->results, err);
     }
     scd_gate_lock(&b->gate);
-    b->rate_tokens += (double)n;
-    b->rate_s += (double)(scd_now_ns() - start) * 1e-9;
+    scd_admission_measure(&b->admission, n, (double)(scd_now_ns() - start) * 1e-9);
     scd_gate_unlock(&b->gate);
     return code;
 }
@@ -578,7 +568,7 @@ bool scd_batcher_drain(scd_batcher *b, int64_t deadline_ns)
 size_t scd_batcher_queued(scd_batcher *b)
 {
     scd_gate_lock(&b->gate);
-    size_t tokens = b->queued_tokens;
+    size_t tokens = b->admission.queued_tokens;
     scd_gate_unlock(&b->gate);
     return tokens;
 }
@@ -586,7 +576,7 @@ size_t scd_batcher_queued(scd_batcher *b)
 double scd_batcher_rate(scd_batcher *b)
 {
     scd_gate_lock(&b->gate);
-    double r = rate(b);
+    double r = scd_admission_rate(&b->admission);
     scd_gate_unlock(&b->gate);
     return r;
 }

@@ -32,7 +32,7 @@ typedef struct scd_order {
 /* How a ticket ended. */
 typedef struct scd_outcome {
     scd_code code;     /* OK; refused: BUSY, TOO_LARGE; given up: TIMEOUT, CANCELED; or a fault */
-    int retry_after_s; /* BUSY: when there should be room, from the measured rate */
+    int retry_after_s; /* BUSY: when to come back (admission.h) */
     double queue_s, infer_s; /* until the first batch began; from then to the end */
     char message[256];
 } scd_outcome;

@@ -231,8 +231,9 @@ static void refuse_body(scd_exchange *x, scd_problem_kind kind)
         scd_reply_problem(x, kind, "the body is over %zu bytes: send fewer cells at a time",
                           x->http->o.max_body_bytes);
     } else {
-        scd_exchange_set_header(x, "Retry-After", "1");
-        scd_reply_problem(x, kind, "too many request bodies are being read: try again in 1 s");
+        scd_problem problem;
+        scd_no_room(x, &problem);
+        scd_reply_with(x, &problem);
     }
 }
 

@@ -106,11 +106,8 @@ static void resolve(scd_exchange *x)
     const scd_served_model *m = NULL;
     if (!scd_genes_request_decode(body, n, &d->limits, &arena, &r, &problem))
         m = scd_models_choose(d->engine, r.model, &index, &problem);
-    if (m && !scd_exchange_keep(x, arena.used_bytes + r.n * USUAL_BYTES_PER_GENE)) {
-        scd_problem_set(&problem, SCD_PROBLEM_OVERLOADED,
-                        "too much is being held for other requests: try again in 1 s");
-        problem.retry_after_s = 1;
-    }
+    if (m && !scd_exchange_keep(x, arena.used_bytes + r.n * USUAL_BYTES_PER_GENE))
+        scd_no_room(x, &problem);
     if (problem.kind)
         scd_reply_with(x, &problem);
     else

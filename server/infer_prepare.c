@@ -3,6 +3,7 @@
 #include "engine/base/clock.h"
 #include "server/infer_call.h"
 #include "server/models.h"
+#include "server/reply.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -315,9 +316,7 @@ static bool keep(scd_infer_call *call)
 {
     if (scd_exchange_keep(call->x, call->arena.used_bytes + scd_infer_answer_bytes(call)))
         return true;
-    scd_problem_set(&call->problem, SCD_PROBLEM_OVERLOADED,
-                    "too much is being held for other requests: try again in 1 s");
-    call->problem.retry_after_s = 1;
+    scd_no_room(call->x, &call->problem);
     return false;
 }
 

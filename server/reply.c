@@ -39,3 +39,11 @@ void scd_reply_problem(scd_exchange *x, scd_problem_kind kind, const char *fmt, 
     scd_problem_set(&problem, kind, "%s", detail);
     scd_reply_with(x, &problem);
 }
+
+void scd_no_room(const scd_exchange *x, scd_problem *problem)
+{
+    int seconds = 1 + (int)(scd_exchange_id(x) % 4);
+    scd_problem_set(problem, SCD_PROBLEM_OVERLOADED,
+                    "too much is being held for other requests: try again in %d s", seconds);
+    problem->retry_after_s = seconds;
+}

@@ -15,4 +15,8 @@ void scd_reply_problem(scd_exchange *x, scd_problem_kind kind, const char *fmt, 
     __attribute__((format(printf, 3, 4)));
 void scd_reply_with(scd_exchange *x, const scd_problem *problem);
 
+/* Make *problem OVERLOADED because too much memory is held for others. When there will be room
+ * nobody knows: Retry-After is 1 to 4 s by the exchange, so that not all come back at once. */
+void scd_no_room(const scd_exchange *x, scd_problem *problem);
+
 #endif
