@@ -79,6 +79,41 @@ static scd_code labels_init(scd_labels *l, size_t n_cells, size_t n_classes, scd
     return SCD_OK;
 }
 
+/* A table may be for more files than these: labels that no cell has are no classes here. */
+static void drop_empty(scd_labels *l)
+{
+    size_t kept = 0, n = l->n_classes;
+    for (size_t k = 0; k < n; k++) {
+        bool used = false;
+        for (size_t i = 0; i < l->n_cells && !used; i++)
+            used = l->best[i] == (int32_t)k;
+        if (!used) {
+            free(l->names[k]);
+            free(l->ontology[k]);
+            l->names[k] = l->ontology[k] = NULL;
+            continue;
+        }
+        for (size_t i = 0; i < l->n_cells && kept < k; i++) {
+            l->targets[i * n + kept] = l->targets[i * n + k];
+            l->best[i] = l->best[i] == (int32_t)k ? (int32_t)kept : l->best[i];
+        }
+        if (kept < k) {
+            l->names[kept] = l->names[k];
+            l->ontology[kept] = l->ontology[k];
+            l->names[k] = l->ontology[k] = NULL;
+        }
+        kept++;
+    }
+    for (size_t i = 0; i < l->n_cells && kept < n; i++) {
+        float sum = 0;
+        for (size_t k = 0; k < kept; k++)
+            sum += l->targets[i * kept + k] = l->targets[i * n + k];
+        for (size_t k = 0; k < kept && sum > 0; k++)
+            l->targets[i * kept + k] /= sum;
+    }
+    l->n_classes = kept;
+}
+
 /* Every label needs cells on both sides of a split. */
 static scd_code check_classes(const scd_labels *l, const char *where, scd_error *err)
 {
@@ -456,10 +491,12 @@ scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char 
         code = index_barcodes(&t, err);
     if (!code)
         code = read_rows(&t, &tsv, fields, out, err);
-    if (!code)
-        code = check_classes(out, path, err);
     if (!code && ontology_path)
         code = read_ontology(out, ontology_path, err);
+    if (!code) {
+        drop_empty(out);
+        code = check_classes(out, path, err);
+    }
 done:
     for (size_t i = 0; t.index && i < t.n_index; i++)
         free(t.index[i].barcode);

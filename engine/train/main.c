@@ -18,6 +18,8 @@ typedef struct verb {
 static const verb verbs[] = {
     {"init", scd_train_init, "make a model directory with random weights"},
     {"pretrain", scd_train_pretrain, "pre-train a model on h5ad files"},
+    {"finetune", scd_train_finetune, "train a task head on labelled cells"},
+    {"eval", scd_train_eval, "measure a head on labelled cells; write predictions, embeddings"},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 

@@ -337,19 +337,24 @@ done:
 
 scd_code scd_net_export_state(scd_net *net, float *params, float *m, float *v, scd_error *err)
 {
-    size_t bytes = net->n_params * sizeof *params;
-    scd_code code = net->be->download(net->device, params, net->params, bytes, err);
-    if (!code)
-        code = net->be->download(net->device, m, net->m, bytes, err);
-    return code ? code : net->be->download(net->device, v, net->v, bytes, err);
+    float *to[] = {params, m, v}, *from[] = {net->params, net->m, net->v};
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < 3 && !code; i++)
+        if (to[i])
+            code =
+                net->be->download(net->device, to[i], from[i], net->n_params * sizeof *params, err);
+    return code;
 }
 
 scd_code scd_net_import_state(scd_net *net, const float *params, const float *m, const float *v,
                               scd_error *err)
 {
-    size_t bytes = net->n_params * sizeof *params;
-    scd_code code = net->be->upload(net->device, net->params, params, bytes, err);
-    if (!code)
-        code = net->be->upload(net->device, net->m, m, bytes, err);
-    return code ? code : net->be->upload(net->device, net->v, v, bytes, err);
+    const float *from[] = {params, m, v};
+    float *to[] = {net->params, net->m, net->v};
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < 3 && !code; i++)
+        if (from[i])
+            code =
+                net->be->upload(net->device, to[i], from[i], net->n_params * sizeof *params, err);
+    return code;
 }

@@ -114,7 +114,7 @@ typedef struct scd_net_step {
 scd_code scd_net_update(scd_net *net, const scd_net_step *step, double *norm, float *scale,
                         scd_error *err);
 
-/* For checkpoints: params, m, v as three arrays of n_params on the host. */
+/* For checkpoints: params, m, v as three arrays of n_params on the host; NULL: left alone. */
 scd_code scd_net_export_state(scd_net *net, float *params, float *m, float *v, scd_error *err);
 scd_code scd_net_import_state(scd_net *net, const float *params, const float *m, const float *v,
                               scd_error *err);

@@ -14,6 +14,8 @@ enum { SCD_EXIT_OK = 0, SCD_EXIT_FAILED = 1, SCD_EXIT_USAGE = 2 };
 
 int scd_train_init(int argc, char **argv);
 int scd_train_pretrain(int argc, char **argv);
+int scd_train_finetune(int argc, char **argv);
+int scd_train_eval(int argc, char **argv);
 
 /* init_genes.c: the text of a genes.tsv and the size of its vocabulary, special ids included. */
 typedef struct scd_init_genes {

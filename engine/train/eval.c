@@ -1,0 +1,356 @@
+/* eval.c - scdiva-train eval: what a model and its head make of the cells of a file.
+ *
+ * Scores for people and scripts (JSON), and the raw material of tests/bench/quality: predictions as
+ * a table and embeddings as .npy, cells in file order.
+ *
+ * Threads: main and the device's. Owns: everything of the run. */
+#include "api/json_write.h"
+#include "api/npy.h"
+#include "engine/base/mem.h"
+#include "engine/denoise/head.h"
+#include "engine/model/file.h"
+#include "engine/train/classify.h"
+#include "engine/train/labels.h"
+#include "engine/train/options.h"
+#include "engine/train/scores.h"
+#include "engine/train/train.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct options {
+    const char *model, *head, *exclude, *matrix, *gene_column, *labels, *label_column;
+    const char *predictions, *embeddings;
+    scd_option_list data;
+    size_t threads, micro_rows;
+} options;
+
+typedef struct evaluation {
+    const options *o;
+    scd_model *model;
+    scd_corpus *corpus;
+    scd_head *head;
+    const scd_head_info *info; /* NULL: no head, embeddings only */
+    scd_labels labels;         /* of the data, under their own names */
+    int32_t *class_of;         /* (labels.n_classes): the head's label of that name, -1: none */
+    scd_classifier c;
+    scd_feed *feed;
+    size_t n;
+
+    scd_file_writer predictions, embeddings;
+    bool predictions_open, embeddings_open;
+    float *logits;              /* (n_scored, n_labels) of cells whose truth the head knows */
+    int32_t *truth;             /* (n_scored) */
+    size_t n_scored, n_foreign; /* n_foreign: labelled with what the head does not know */
+} evaluation;
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+/* The one head there is; *out stays NULL without any. */
+static scd_code only_head(const char *model, char **out, scd_error *err)
+{
+    char path[4096];
+    scd_code code = SCD_OK;
+    snprintf(path, sizeof path, "%s/heads", model);
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir && !code && (e = readdir(dir));) {
+        if (e->d_name[0] == '.')
+            continue;
+        if (*out)
+            code = scd_fail(err, SCD_E_INVALID, "%s has several heads (%s, %s): choose with --head",
+                            model, *out, e->d_name);
+        else if (!(*out = scd_strdup(e->d_name)))
+            code = scd_fail(err, SCD_E_NOMEM, "out of memory");
+    }
+    if (dir)
+        closedir(dir);
+    return code;
+}
+
+static scd_code open_head(evaluation *e, scd_error *err)
+{
+    char *name = NULL, path[4096];
+    scd_code code = SCD_OK;
+    if (e->o->head)
+        name = scd_strdup(e->o->head);
+    else
+        code = only_head(e->o->model, &name, err);
+    if (!code && name) {
+        snprintf(path, sizeof path, "%s/heads/%s", e->o->model, name);
+        code = scd_head_open(path, scd_model_get_config(e->model), &e->head, err);
+    }
+    if (!code && e->head)
+        e->info = scd_head_get_info(e->head);
+    free(name);
+    return code;
+}
+
+static scd_code open_labels(evaluation *e, scd_error *err)
+{
+    const options *o = e->o;
+    scd_code code =
+        o->labels ? scd_labels_from_table(e->corpus, o->labels, NULL, &e->labels, err)
+                  : scd_labels_from_column(e->corpus, o->label_column, NULL, NULL, &e->labels, err);
+    if (code || !e->info)
+        return code;
+    e->class_of = scd_malloc(e->labels.n_classes, sizeof *e->class_of);
+    if (!e->class_of)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for labels");
+    for (size_t k = 0; k < e->labels.n_classes; k++) {
+        e->class_of[k] = -1;
+        for (size_t j = 0; j < e->info->n_labels; j++)
+            if (!strcmp(e->labels.names[k], e->info->labels[j].label))
+                e->class_of[k] = (int32_t)j;
+    }
+    return SCD_OK;
+}
+
+static scd_code open_all(evaluation *e, scd_error *err)
+{
+    const options *o = e->o;
+    scd_corpus_options corpus = {.paths = o->data.items,
+                                 .n_paths = o->data.n,
+                                 .matrix = o->matrix,
+                                 .gene_column = o->gene_column,
+                                 .exclude = o->exclude};
+    scd_feed_options in_order = {0};
+    scd_code code = scd_model_open(o->model, &e->model, err);
+    if (!code)
+        code = open_head(e, err);
+    if (!code)
+        code = scd_corpus_open(&corpus, &e->corpus, err);
+    if (!code)
+        code = scd_corpus_bind(e->corpus, scd_model_vocab(e->model), 0.01, err);
+    if (!code && (o->labels || o->label_column))
+        code = open_labels(e, err);
+    if (!code)
+        code = scd_classifier_open(e->model, e->info ? e->info->n_labels : 0,
+                                   e->info ? e->info->mlp_dim : 0, o->micro_rows, (int)o->threads,
+                                   &e->c, err);
+    if (!code && e->head)
+        code = scd_classifier_overlay(&e->c, scd_head_tensors(e->head), err);
+    if (!code)
+        code = scd_feed_new(e->corpus, &in_order, &e->feed, err);
+    if (code)
+        return code;
+    e->n = scd_corpus_n_cells(e->corpus);
+    if (e->info) {
+        e->logits = scd_malloc(e->n * e->info->n_labels, sizeof *e->logits);
+        e->truth = scd_malloc(e->n + 1, sizeof *e->truth);
+        if (!e->logits || !e->truth)
+            return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", e->n);
+    }
+    return SCD_OK;
+}
+
+static void release(evaluation *e)
+{
+    if (e->predictions_open)
+        scd_file_writer_abandon(&e->predictions);
+    if (e->embeddings_open)
+        scd_file_writer_abandon(&e->embeddings);
+    scd_feed_free(e->feed);
+    scd_classifier_close(&e->c);
+    scd_labels_release(&e->labels);
+    scd_head_close(e->head);
+    scd_corpus_free(e->corpus);
+    scd_model_close(e->model);
+    free(e->class_of);
+    free(e->logits);
+    free(e->truth);
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static scd_code add(scd_file_writer *writer, scd_buf *text, scd_error *err)
+{
+    scd_code code = text->failed ? scd_fail(err, SCD_E_NOMEM, "out of memory for %s", writer->path)
+                                 : scd_file_writer_add(writer, text->data, text->n_bytes, err);
+    scd_buf_release(text);
+    return code;
+}
+
+static scd_code begin_files(evaluation *e, scd_error *err)
+{
+    scd_buf text;
+    scd_code code = SCD_OK;
+    scd_buf_init(&text, 1u << 20);
+    if (e->o->predictions && !e->info)
+        return scd_fail(err, SCD_E_INVALID, "--predictions: the model %s has no head", e->o->model);
+    if (e->o->predictions) {
+        code = scd_file_writer_open(&e->predictions, e->o->predictions, err);
+        e->predictions_open = !code;
+        scd_buf_puts(&text, "file\tbarcode\ttruth");
+        for (size_t k = 0; k < e->info->n_labels; k++)
+            scd_buf_printf(&text, "\t%s", e->info->labels[k].label);
+        scd_buf_putc(&text, '\n');
+        if (!code)
+            code = add(&e->predictions, &text, err);
+    }
+    if (!code && e->o->embeddings) {
+        code = scd_file_writer_open(&e->embeddings, e->o->embeddings, err);
+        e->embeddings_open = !code;
+        scd_npy_header(&text, e->n, e->c.config->hidden_dim);
+        if (!code)
+            code = add(&e->embeddings, &text, err);
+    }
+    scd_buf_release(&text);
+    return code;
+}
+
+static scd_code end_files(evaluation *e, scd_error *err)
+{
+    scd_code code = SCD_OK;
+    if (e->predictions_open)
+        code = scd_file_writer_commit(&e->predictions, err);
+    e->predictions_open = false;
+    if (!code && e->embeddings_open) {
+        code = scd_file_writer_commit(&e->embeddings, err);
+        e->embeddings_open = false;
+    }
+    return code;
+}
+
+static scd_code put_prediction(evaluation *e, const scd_classified *cell, const char *truth,
+                               scd_error *err)
+{
+    enum { MOST = 4096 };
+    double p[MOST];
+    scd_buf text;
+    scd_buf_init(&text, 1u << 20);
+    scd_scores_softmax(cell->logits, e->info->n_labels, e->info->temperature, p);
+    scd_buf_printf(&text, "%s\t%s\t%s", scd_corpus_file_name(e->corpus, cell->file), cell->barcode,
+                   truth ? truth : "");
+    for (size_t k = 0; k < e->info->n_labels; k++)
+        scd_buf_printf(&text, "\t%.6f", p[k]);
+    scd_buf_putc(&text, '\n');
+    return add(&e->predictions, &text, err);
+}
+
+static scd_code take(void *arg, const scd_classified *cell, scd_error *err)
+{
+    evaluation *e = arg;
+    int32_t best = e->labels.best ? e->labels.best[cell->index] : -1;
+    scd_code code = SCD_OK;
+    if (e->embeddings_open)
+        code = scd_file_writer_add(&e->embeddings, cell->embedding,
+                                   e->c.config->hidden_dim * sizeof(float), err);
+    if (!code && e->predictions_open)
+        code = put_prediction(e, cell, best >= 0 ? e->labels.names[best] : NULL, err);
+    if (best >= 0 && e->info && e->class_of[best] < 0)
+        e->n_foreign++;
+    if (best >= 0 && e->info && e->class_of[best] >= 0) {
+        memcpy(e->logits + e->n_scored * e->info->n_labels, cell->logits,
+               e->info->n_labels * sizeof *e->logits);
+        e->truth[e->n_scored++] = e->class_of[best];
+    }
+    return code;
+}
+
+/* ---- the report ------------------------------------------------------------------------------ */
+
+static void put(scd_buf *out, const char *key, double value)
+{
+    scd_buf_printf(out, ",\"%s\":", key);
+    scd_json_double(out, value);
+}
+
+/* Share of cells at or above the head's threshold, and their accuracy. */
+static void put_coverage(const evaluation *e, scd_buf *out)
+{
+    enum { MOST = 4096 };
+    double p[MOST];
+    size_t classes = e->info->n_labels, n = 0, right = 0;
+    for (size_t i = 0; i < e->n_scored; i++) {
+        size_t best = 0;
+        scd_scores_softmax(e->logits + i * classes, classes, e->info->temperature, p);
+        for (size_t k = 1; k < classes; k++)
+            best = p[k] > p[best] ? k : best;
+        if (p[best] >= e->info->threshold) {
+            n++;
+            right += (int32_t)best == e->truth[i];
+        }
+    }
+    put(out, "threshold", e->info->threshold);
+    put(out, "coverage", (double)n / (double)e->n_scored);
+    put(out, "covered_accuracy", n ? (double)right / (double)n : 0);
+}
+
+static scd_code report(evaluation *e, scd_error *err)
+{
+    scd_buf out;
+    scd_scores s = {0};
+    scd_code code = SCD_OK;
+    scd_buf_init(&out, 1u << 20);
+    scd_buf_puts(&out, "{\"model\":");
+    scd_json_text(&out, scd_model_name(e->model));
+    scd_buf_puts(&out, ",\"head\":");
+    scd_json_text(&out, e->info ? e->info->name : "");
+    scd_buf_printf(&out, ",\"cells\":%zu,\"scored\":%zu,\"labels_unknown_to_head\":%zu", e->n,
+                   e->n_scored, e->n_foreign);
+    if (e->n_scored) {
+        code = scd_scores_of(e->logits, NULL, e->truth, e->n_scored, e->info->n_labels,
+                             e->info->temperature, &s, err);
+        put(&out, "loss", s.loss);
+        put(&out, "accuracy", s.accuracy);
+        put(&out, "balanced_accuracy", s.balanced_accuracy);
+        put(&out, "macro_f1", s.macro_f1);
+        put(&out, "ece", s.ece);
+        put_coverage(e, &out);
+    }
+    scd_buf_puts(&out, "}\n");
+    if (!code && out.failed)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory for the report");
+    if (!code)
+        fputs(out.data, stdout);
+    scd_buf_release(&out);
+    return code;
+}
+
+int scd_train_eval(int argc, char **argv)
+{
+    options o = {.micro_rows = 8192};
+    const scd_option table[] = {
+        {"model", SCD_OPTION_TEXT, &o.model, "DIR", "the model directory", 0, 0, 0, true},
+        {"data", SCD_OPTION_LIST, &o.data, "FILE", "an .h5ad file; may be given several times", 0,
+         0, 0, true},
+        {"head", SCD_OPTION_TEXT, &o.head, "NAME", "absent: the only one there is", 0, 0, 0, 0},
+        {"labels", SCD_OPTION_TEXT, &o.labels, "FILE", "truth: a table as finetune reads it", 0, 0,
+         0, 0},
+        {"label-column", SCD_OPTION_TEXT, &o.label_column, "COLUMN", "or a column of obs", 0, 0, 0,
+         0},
+        {"exclude", SCD_OPTION_TEXT, &o.exclude, "FILE", "cells to leave out", 0, 0, 0, 0},
+        {"matrix", SCD_OPTION_TEXT, &o.matrix, "NAME", "X, raw/X or layers/NAME", 0, 0, 0, 0},
+        {"gene-column", SCD_OPTION_TEXT, &o.gene_column, "COLUMN", "of var", 0, 0, 0, 0},
+        {"predictions", SCD_OPTION_TEXT, &o.predictions, "FILE",
+         "table: file, barcode, truth, one probability per label", 0, 0, 0, 0},
+        {"embeddings", SCD_OPTION_TEXT, &o.embeddings, "FILE", ".npy, cells in file order", 0, 0, 0,
+         0},
+        {"threads", SCD_OPTION_COUNT, &o.threads, "N", "0: one per core", 0, 512, 0, 0},
+        {"micro-rows", SCD_OPTION_COUNT, &o.micro_rows, "N", "rows of a batch", 64, 1 << 24, 0, 0},
+    };
+    size_t n = sizeof table / sizeof table[0];
+    scd_error err = {0};
+    evaluation e = {.o = &o};
+    int status = scd_options_read("eval", "Measure a model and its head on the cells of files.",
+                                  table, n, argc, argv);
+    if (status)
+        goto done;
+    status = SCD_EXIT_FAILED;
+    if (o.labels && o.label_column) {
+        scd_fail(&err, SCD_E_INVALID, "--labels and --label-column exclude one another");
+        status = SCD_EXIT_USAGE;
+    } else if (!open_all(&e, &err) && !begin_files(&e, &err) &&
+               !scd_classifier_run(&e.c, e.feed, e.n, NULL, 0, take, &e, &err) &&
+               !end_files(&e, &err) && !report(&e, &err)) {
+        status = SCD_EXIT_OK;
+    }
+    if (status)
+        fprintf(stderr, "scdiva-train eval: %s\n", err.message);
+done:
+    release(&e);
+    free(o.data.items);
+    return status < 0 ? SCD_EXIT_OK : status;
+}

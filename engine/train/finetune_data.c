@@ -1,0 +1,235 @@
+/* finetune_data.c - the split, and how much each cell and each gene counts. */
+#include "engine/base/mem.h"
+#include "engine/base/rng.h"
+#include "engine/train/finetune.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BLOCK_CELLS = 1024, SPLIT_STREAM = 0x53504c };
+
+/* ---- split ----------------------------------------------------------------------------------- */
+
+static scd_code find_groups(const scd_finetune *run, uint8_t *held_group, scd_error *err)
+{
+    const scd_option_list *names = &run->o->held_out_groups;
+    for (size_t i = 0; i < names->n; i++) {
+        size_t g = 0;
+        while (g < run->labels.n_groups && strcmp(run->labels.group_names[g], names->items[i]))
+            g++;
+        if (g == run->labels.n_groups)
+            return scd_fail(err, SCD_E_INVALID, "--held-out-group %s: no cell is of this group",
+                            names->items[i]);
+        held_group[g] = 1;
+    }
+    return SCD_OK;
+}
+
+/* Whole groups go to one side, chosen by the seed, until the share is reached. */
+static void draw_groups(const scd_finetune *run, uint8_t *held_group)
+{
+    const scd_labels *l = &run->labels;
+    size_t n = 0, n_held = 0, n_left = l->n_groups;
+    for (size_t i = 0; i < l->n_cells; i++)
+        n += l->best[i] >= 0;
+    while ((double)n_held < run->o->held_out * (double)n && n_left > 1) {
+        size_t best = SIZE_MAX;
+        float least = 2;
+        for (size_t g = 0; g < l->n_groups; g++) {
+            float key = scd_rng_uniform(run->o->seed, SPLIT_STREAM + 1, g);
+            if (!held_group[g] && key < least) {
+                least = key;
+                best = g;
+            }
+        }
+        held_group[best] = 1;
+        n_left--;
+        for (size_t i = 0; i < l->n_cells; i++)
+            n_held += l->best[i] >= 0 && l->groups[i] == (int32_t)best;
+    }
+}
+
+/* A held-out class must have been learned, and an empty side is no split. */
+static scd_code check_split(const scd_finetune *run, scd_error *err)
+{
+    const scd_labels *l = &run->labels;
+    for (size_t k = 0; k < l->n_classes; k++) {
+        size_t n = 0;
+        for (size_t i = 0; i < l->n_cells; i++)
+            n += run->train[i] && l->best[i] == (int32_t)k;
+        if (!n)
+            return scd_fail(err, SCD_E_INVALID,
+                            "no cell of label '%s' is left to train on: all were held out",
+                            l->names[k]);
+    }
+    if (!run->n_held)
+        return scd_fail(err, SCD_E_INVALID,
+                        "no cell is held out of %zu: early stopping and calibration need some; "
+                        "give --held-out a larger share",
+                        run->n_train);
+    return SCD_OK;
+}
+
+scd_code scd_finetune_split(scd_finetune *run, scd_error *err)
+{
+    const scd_labels *l = &run->labels;
+    bool by_group = run->o->held_out_groups.n ||
+                    (l->n_groups > 1 && strcmp(run->o->split, "cell"));
+    uint8_t *held_group = scd_calloc(l->n_groups + 1, 1);
+    run->train = scd_calloc(l->n_cells + 1, 1);
+    run->held = scd_calloc(l->n_cells + 1, 1);
+    scd_code code = SCD_OK;
+    if (!held_group || !run->train || !run->held)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory for a split");
+    if (!code && run->o->held_out_groups.n)
+        code = find_groups(run, held_group, err);
+    else if (!code && by_group)
+        draw_groups(run, held_group);
+    for (size_t i = 0; i < l->n_cells && !code; i++) {
+        if (l->best[i] < 0)
+            continue;
+        bool held = by_group
+                        ? l->groups[i] >= 0 && held_group[l->groups[i]]
+                        : (double)scd_rng_uniform(run->o->seed, SPLIT_STREAM, i) < run->o->held_out;
+        run->held[i] = held;
+        run->train[i] = !held;
+        run->n_held += held;
+        run->n_train += !held;
+    }
+    free(held_group);
+    return code ? code : check_split(run, err);
+}
+
+/* ---- weights --------------------------------------------------------------------------------- */
+
+/* weight of a cell = (cells / (classes n_class))^class_power (cells / (files n_file))^file_power,
+ * scaled to a mean of 1 over the training cells; soft labels average their classes. */
+static void weigh_cells(scd_finetune *run, const uint32_t *file_of, double *class_n, double *file_n)
+{
+    const scd_labels *l = &run->labels;
+    size_t classes = l->n_classes, n_files = scd_corpus_n_files(run->corpus);
+    double n = (double)run->n_train, sum = 0;
+    for (size_t i = 0; i < l->n_cells; i++)
+        for (size_t k = 0; run->train[i] && k < classes; k++)
+            class_n[k] += (double)l->targets[i * classes + k];
+    for (size_t i = 0; i < l->n_cells; i++)
+        file_n[file_of[i]] += run->train[i];
+    for (size_t i = 0; i < l->n_cells; i++) {
+        double w = 0;
+        for (size_t k = 0; run->train[i] && k < classes; k++)
+            if (l->targets[i * classes + k] > 0)
+                w += (double)l->targets[i * classes + k] *
+                     pow(n / ((double)classes * fmax(class_n[k], 1)), run->o->class_power);
+        if (run->train[i])
+            w *= pow(n / ((double)n_files * file_n[file_of[i]]), run->o->file_power);
+        run->weights[i] = (float)w;
+        sum += w;
+    }
+    for (size_t i = 0; i < l->n_cells; i++)
+        run->weights[i] = (float)((double)run->weights[i] * n / sum);
+}
+
+typedef struct gene_stats {
+    double *sum, *squares; /* (vocab) of log1p values over training cells */
+    double *n;             /* (vocab) training cells whose file measures the gene */
+} gene_stats;
+
+static double value_of(const scd_corpus_cell *cell, size_t i)
+{
+    double x = (double)cell->values[i];
+    return cell->kind == SCD_INPUT_COUNTS ? log1p(1e4 * x / cell->total) : x;
+}
+
+/* One pass over the corpus: each cell's file, each gene's moments. */
+static scd_code gather(scd_finetune *run, uint32_t *file_of, gene_stats *stats, scd_error *err)
+{
+    size_t n = run->labels.n_cells;
+    scd_corpus_cell *cells = scd_malloc(BLOCK_CELLS, sizeof *cells);
+    scd_code code = cells ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
+    for (size_t first = 0; first < n && !code; first += BLOCK_CELLS) {
+        size_t count = n - first < BLOCK_CELLS ? n - first : BLOCK_CELLS;
+        scd_arena arena;
+        scd_arena_init(&arena, SIZE_MAX / 2);
+        code = scd_corpus_read(run->corpus, first, count, &arena, cells, err);
+        for (size_t c = 0; c < count && !code; c++) {
+            file_of[first + c] = cells[c].file;
+            for (size_t i = 0; run->train[first + c] && i < cells[c].n; i++) {
+                double x = value_of(&cells[c], i);
+                stats->sum[cells[c].tokens[i]] += x;
+                stats->squares[cells[c].tokens[i]] += x * x;
+            }
+        }
+        scd_arena_release(&arena);
+    }
+    free(cells);
+    for (size_t i = 0; i < n && !code; i++) {
+        size_t n_panel = 0;
+        if (!run->train[i] || (i && run->train[i - 1] && file_of[i] == file_of[i - 1]))
+            continue; /* counted with the run it continues */
+        const int32_t *panel = scd_corpus_panel(run->corpus, file_of[i], &n_panel);
+        size_t end = i;
+        while (end < n && run->train[end] && file_of[end] == file_of[i])
+            end++;
+        for (size_t g = 0; g < n_panel; g++)
+            stats->n[panel[g]] += (double)(end - i);
+    }
+    return code;
+}
+
+static const double *sort_key; /* qsort has no argument */
+
+static int by_variance(const void *a, const void *b)
+{
+    double x = sort_key[*(const uint32_t *)a], y = sort_key[*(const uint32_t *)b];
+    return (x > y) - (x < y);
+}
+
+/* Expressed and variable genes are likelier to be on a panel: weight = 0.9 times the gene's rank by
+ * variance of its values, in [0, 1]. */
+static scd_code weigh_genes(scd_finetune *run, const gene_stats *stats, scd_error *err)
+{
+    size_t vocab = run->c.config->vocab;
+    double *variance = scd_calloc(vocab, sizeof *variance);
+    uint32_t *order = scd_malloc(vocab, sizeof *order);
+    scd_code code = SCD_OK;
+    if (!variance || !order)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu genes", vocab);
+    for (size_t g = 0; g < vocab && !code; g++) {
+        double n = fmax(stats->n[g], 1), mean = stats->sum[g] / n;
+        variance[g] = stats->squares[g] / n - mean * mean;
+        order[g] = (uint32_t)g;
+    }
+    if (!code) {
+        sort_key = variance;
+        qsort(order, vocab, sizeof *order, by_variance);
+        for (size_t r = 0; r < vocab; r++)
+            run->gene_weight[order[r]] = (float)(0.9 * (double)r / (double)vocab);
+    }
+    free(variance);
+    free(order);
+    return code;
+}
+
+scd_code scd_finetune_weigh(scd_finetune *run, scd_error *err)
+{
+    size_t vocab = run->c.config->vocab, n = run->labels.n_cells;
+    size_t n_sums = run->labels.n_classes + scd_corpus_n_files(run->corpus);
+    double *sums = scd_calloc(3 * vocab + n_sums, sizeof *sums);
+    uint32_t *file_of = scd_malloc(n + 1, sizeof *file_of);
+    run->weights = scd_calloc(n + 1, sizeof *run->weights);
+    run->gene_weight = scd_calloc(vocab, sizeof *run->gene_weight);
+    scd_code code = SCD_OK;
+    if (!sums || !file_of || !run->weights || !run->gene_weight)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", n);
+    gene_stats stats = {sums, sums + vocab, sums + 2 * vocab};
+    if (!code)
+        code = gather(run, file_of, &stats, err);
+    if (!code) {
+        weigh_cells(run, file_of, sums + 3 * vocab, sums + 3 * vocab + run->labels.n_classes);
+        code = weigh_genes(run, &stats, err);
+    }
+    free(sums);
+    free(file_of);
+    return code;
+}
