@@ -2,8 +2,9 @@
  *
  * In count space, in this order, each with its own probability: the sum of several cells of a kind
  * (deeper), binomial thinning (shallower), gene effects of a made-up batch, a gene panel, a random
- * subset of the expressed genes as the sequence, and a shift of the values' scale. Cells whose counts
- * are not known (log1p_cp10k) skip what needs counts. A step that would leave no gene is left out.
+ * subset of the expressed genes as the sequence, and a shift of the values' scale. Cells whose
+ * counts are not known (log1p_cp10k) skip what needs counts. A step that would leave no gene is
+ * left out.
  *
  * Threads: any. Owns: nothing; results live in the caller's arena. Everything random is a pure
  * function of (seed, draw). */
