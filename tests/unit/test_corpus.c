@@ -173,6 +173,39 @@ static void any_run_of_cells_reads_as_the_whole_does(void **state)
     scd_vocab_free(vocab);
 }
 
+static void more_files_than_may_be_open_are_read_in_any_order(void **state)
+{
+    (void)state;
+    enum { N = 40 };
+    static char texts[N][160];
+    const char *paths[N];
+    char command[160];
+    scd_error err;
+    scd_corpus *corpus = NULL;
+    for (size_t i = 0; i < N; i++) { /* a: CSR, c: CSC, which stays open longer */
+        snprintf(texts[i], sizeof texts[i], "%s/copy-%02zu.h5ad", corpus_dir, i);
+        snprintf(command, sizeof command, "cd %s && cp %s.h5ad copy-%02zu.h5ad", corpus_dir,
+                 i % 2 ? "a" : "c", i);
+        assert_int_equal(system(command), 0);
+        paths[i] = texts[i];
+    }
+    const scd_corpus_options options = {.paths = paths, .n_paths = N};
+    assert_int_equal(scd_corpus_open(&options, &corpus, &err), SCD_OK);
+    scd_vocab *vocab = corpus_bound(corpus);
+    assert_int_equal(scd_corpus_n_cells(corpus), N / 2 * (60 + 5));
+    for (size_t i = 0; i < 2 * N; i++) {
+        size_t file = i * 17 % N;
+        scd_corpus_cell cell;
+        size_t first = file / 2 * 65 + (file % 2 ? 60 : 0);
+        assert_int_equal(scd_corpus_read(corpus, first, 1, &arena, &cell, &err), SCD_OK);
+        assert_int_equal(cell.file, file);
+        assert_string_equal(cell.barcode, file % 2 ? "a-0" : "c-0");
+        assert_float_equal(value_of(vocab, &cell, "HES4"), 1, 0);
+    }
+    scd_corpus_free(corpus);
+    scd_vocab_free(vocab);
+}
+
 /* ---- left out -------------------------------------------------------------------------------- */
 
 static void excluded_barcodes_are_not_in_the_list(void **state)
@@ -421,6 +454,24 @@ static void a_wrong_value_deep_in_a_file_is_found_when_it_is_read(void **state)
     scd_vocab_free(vocab);
 }
 
+static void without_room_for_temporary_files_it_says_where(void **state)
+{
+    (void)state;
+    scd_error err;
+    scd_corpus *corpus = NULL;
+    const char *old = getenv("TMPDIR");
+    char *kept = old ? strdup(old) : NULL;
+    setenv("TMPDIR", "/nowhere", 1);
+    scd_code code = corpus_try((const char *const[4]){"a"}, NULL, &corpus, &err);
+    if (kept)
+        setenv("TMPDIR", kept, 1);
+    else
+        unsetenv("TMPDIR");
+    free(kept);
+    assert_int_equal(code, SCD_E_IO);
+    assert_non_null(strstr(err.message, "/nowhere"));
+}
+
 static void no_file_is_refused(void **state)
 {
     (void)state;
@@ -473,6 +524,7 @@ int main(void)
         WITH_ARENA(counts_are_recovered_from_log1p_where_they_show),
         WITH_ARENA(genes_unknown_to_the_vocabulary_count_in_the_total_only),
         WITH_ARENA(any_run_of_cells_reads_as_the_whole_does),
+        WITH_ARENA(more_files_than_may_be_open_are_read_in_any_order),
         WITH_ARENA(excluded_barcodes_are_not_in_the_list),
         cmocka_unit_test(a_barcode_that_no_file_has_is_an_error_that_names_it),
         WITH_ARENA(leaving_out_every_cell_is_an_error),
@@ -484,6 +536,7 @@ int main(void)
         cmocka_unit_test(mouse_genes_are_refused_by_a_human_vocabulary),
         cmocka_unit_test(too_few_known_genes_are_refused_with_examples),
         WITH_ARENA(a_wrong_value_deep_in_a_file_is_found_when_it_is_read),
+        cmocka_unit_test(without_room_for_temporary_files_it_says_where),
         cmocka_unit_test(no_file_is_refused),
         cmocka_unit_test(each_failed_allocation_is_reported_and_leaves_nothing),
     };
