@@ -117,7 +117,4 @@ scd_code scd_pretrain_save(scd_pretrain *run, scd_error *err); /* a checkpoint *
 scd_code scd_pretrain_write_model(scd_pretrain *run, const scd_pretrain_score *scores,
                                   scd_error *err);
 
-/* gene_svd.c: the rows of gene_embedding from the co-expression of the training cells. */
-scd_code scd_gene_svd(scd_pretrain *run, float *embedding, scd_error *err);
-
 #endif

@@ -194,6 +194,11 @@ static int read_sizes(scd_pretrain *run)
               stderr);
         return SCD_EXIT_USAGE;
     }
+    if (o->init && !strcmp(o->init_embedding, "svd")) {
+        fputs("scdiva-train pretrain: --init-embedding svd would overwrite what --init knows\n",
+              stderr);
+        return SCD_EXIT_USAGE;
+    }
     if (scd_model_config_parse("{}", 2, c, &err)) {
         fprintf(stderr, "scdiva-train pretrain: %s\n", err.message);
         return SCD_EXIT_FAILED;

@@ -6,6 +6,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "engine/model/file.h"
+#include "engine/train/gene_svd.h"
 #include "engine/train/model_text.h"
 #include "engine/train/pretrain.h"
 #include "engine/train/train.h"
@@ -18,7 +19,7 @@
 #include <unistd.h>
 
 #define SPLIT_STREAM (UINT64_C(0xC3) << 56)
-enum { MAX_GENES_BYTES = 1 << 28 };
+enum { MAX_GENES_BYTES = 1 << 28, SVD_CELLS = 32768 };
 
 /* ---- genes ----------------------------------------------------------------------------------- */
 
@@ -328,6 +329,12 @@ static scd_code silence_latent(scd_pretrain *run, scd_error *err)
 
 static scd_code embed_genes(scd_pretrain *run, scd_error *err)
 {
+    const scd_gene_svd_input input = {.corpus = run->corpus,
+                                      .keep = run->keep,
+                                      .max_cells = SVD_CELLS,
+                                      .vocab = run->config.vocab,
+                                      .d = run->config.d,
+                                      .seed = run->o.seed};
     size_t first, n;
     scd_code code = scd_net_tensor(run->net, "gene_embedding.weight", &first, &n, err);
     if (code)
@@ -337,7 +344,7 @@ static scd_code embed_genes(scd_pretrain *run, scd_error *err)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for the gene embedding");
     code = scd_backend_cpu.download(run->device, host, device, n * sizeof *host, err);
     if (!code)
-        code = scd_gene_svd(run, host, err);
+        code = scd_gene_svd(&input, host, err);
     if (!code)
         code = scd_backend_cpu.upload(run->device, device, host, n * sizeof *host, err);
     free(host);
