@@ -23,9 +23,12 @@ MODEL = ["--hidden", "128", "--dim", "128", "--layers", "4", "--heads", "4", "--
 
 
 def start(build, model, data):
-    """The running daemon and its URL, once it is ready."""
+    """The running daemon and its URL, once it is ready. It sees no SCDIVA_ variables: those of the
+    tests would be options of its own (SCDIVA_DATA), or unknown ones, which it refuses."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("SCDIVA_")}
     daemon = subprocess.Popen([os.path.join(build, "scdivad"), "--model", model, "--data", data,
-                               "--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True)
+                               "--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True,
+                              env=env)
     for line in daemon.stderr:
         ready = re.search(r" ready .*url=(\S+)", line)
         if ready:

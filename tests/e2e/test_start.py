@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 
 import numpy as np
 
@@ -209,6 +210,25 @@ def test_everything_can_come_from_the_environment():
         code = process.wait(harness.STOP_S)
         process.stdout.close()
     assert code == 0, code
+
+
+def test_the_data_of_the_tests_is_no_place_for_the_cache_of_their_daemons():
+    command = harness.scdivad()
+    build, data = os.path.dirname(command[-1]), harness.scratch()
+    theirs = {"SCDIVA_DATA": data, "SCDIVA_TEST_SLOW": "1", "SCDIVA_KEYS": "/nonexistent"}
+    before = dict(os.environ)
+    os.environ.update(theirs)
+    try:
+        with Daemon(harness.small_model()) as d:
+            harness.check_good(d)
+        done = subprocess.run([sys.executable, os.path.join(harness.HERE, "demo.py"), "--build",
+                               build], cwd=harness.TOP, text=True, timeout=120 * harness.SLOW,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    assert done.returncode == 0 and "from the cache, same bytes: True" in done.stdout, done.stdout
+    assert os.listdir(data) == []
 
 
 def test_a_bad_value_in_the_environment_is_named():
