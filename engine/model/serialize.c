@@ -68,36 +68,51 @@ static scd_code refuse_value(const work *w, size_t i, size_t *bad_index, scd_err
                     i, v);
 }
 
-/* Checks every input; sums in input order: exact for counts, which are whole. */
+/* What the inputs of a cell add up to, in count space and in their order. */
+typedef struct tally {
+    double given, mapped;
+    size_t known, positive;
+} tally;
+
+static inline void count_input(tally *t, int32_t id, double count)
+{
+    bool known = id >= 0;
+    t->given += count;
+    t->mapped += known ? count : 0;
+    t->known += known;
+    t->positive += known && count > 0;
+}
+
+static void finish_scan(work *w, const tally *t, scd_cell *out)
+{
+    *out = (scd_cell){.genes_known = t->known,
+                      .genes_unknown = w->in->n - t->known,
+                      .mapped_counts = t->mapped,
+                      .given_counts = t->given};
+    w->n_positive = t->positive;
+}
+
+/* Checks every input; the sums are exact, for counts are whole. */
 static scd_code scan_counts(work *w, scd_cell *out, size_t *bad_index, scd_error *err)
 {
     const scd_cell_values *in = w->in;
-    double given = 0, mapped = 0;
-    size_t known = 0, positive = 0;
+    tally t = {0};
     for (size_t i = 0; i < in->n; i++) {
         double v = in->values[i];
         if (!(v >= 0 && v <= MAX_COUNT) || (double)(int64_t)v != v)
             return refuse_value(w, i, bad_index, err);
-        bool is_known = in->tokens[i] >= 0;
-        given += v;
-        mapped += is_known ? v : 0;
-        known += is_known;
-        positive += is_known && v > 0;
+        count_input(&t, in->tokens[i], v);
     }
-    *out = (scd_cell){.genes_known = known,
-                      .genes_unknown = in->n - known,
-                      .mapped_counts = mapped,
-                      .given_counts = given};
-    w->n_positive = positive;
-    w->total = in->total != 0 ? in->total : given;
+    finish_scan(w, &t, out);
+    w->total = in->total != 0 ? in->total : t.given;
     if (!isfinite(in->total) || in->total < 0)
         return scd_fail(err, SCD_E_INVALID, "total is %g, must be a finite number above 0",
                         in->total);
-    if (w->total < given * (1 - TOTAL_TOLERANCE))
+    if (w->total < t.given * (1 - TOTAL_TOLERANCE))
         return scd_fail(err, SCD_E_INVALID,
                         "total is %.17g, less than the sum %.17g of the counts given; leave it "
                         "out to use their sum",
-                        w->total, given);
+                        w->total, t.given);
     return SCD_OK;
 }
 
@@ -105,24 +120,14 @@ static scd_code scan_log1p(work *w, scd_cell *out, size_t *bad_index, scd_error 
 {
     const scd_cell_values *in = w->in;
     const float most = (float)log1p(1e4); /* compared as float32: so the values were stored */
-    double given = 0, mapped = 0;
-    size_t known = 0, positive = 0;
+    tally t = {0};
     for (size_t i = 0; i < in->n; i++) {
         double v = in->values[i];
         if (!(v >= 0 && v <= 16) || (float)v > most)
             return refuse_value(w, i, bad_index, err);
-        bool is_known = in->tokens[i] >= 0;
-        double count = v > 0 ? expm1(v) : 0;
-        given += count;
-        mapped += is_known ? count : 0;
-        known += is_known;
-        positive += is_known && v > 0;
+        count_input(&t, in->tokens[i], v > 0 ? expm1(v) : 0);
     }
-    *out = (scd_cell){.genes_known = known,
-                      .genes_unknown = in->n - known,
-                      .mapped_counts = mapped,
-                      .given_counts = given};
-    w->n_positive = positive;
+    finish_scan(w, &t, out);
     return SCD_OK;
 }
 

@@ -8,6 +8,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/rng.h"
 #include "engine/model/serialize.h"
+#include "tests/bench/spread.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,19 +24,6 @@ static int32_t tokens[N_CELLS][N_GENES];
 static double counts[N_CELLS][N_GENES], logs[N_CELLS][N_GENES];
 static scd_model_config config;
 static scd_vocab *vocab;
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static void report(const char *name, double *times)
-{
-    qsort(times, N_TIMES, sizeof times[0], by_value);
-    printf("  %-34s %8.2f us  (%.2f to %.2f)\n", name, times[N_TIMES / 2], times[N_TIMES / 10],
-           times[N_TIMES * 9 / 10]);
-}
 
 static void make_vocab(void)
 {
@@ -92,7 +80,7 @@ static void measure_resolve(const char *name, bool at_once)
         if (tokens[c][0] < 0)
             abort();
     }
-    report(name, times);
+    scd_bench_print_us(name, times, N_TIMES);
 }
 
 static void measure_serialize(const char *name, scd_input_kind kind)
@@ -111,25 +99,12 @@ static void measure_serialize(const char *name, scd_input_kind kind)
         times[t] = 1e-3 * (double)(scd_now_ns() - start);
         scd_arena_release(&arena);
     }
-    report(name, times);
-}
-
-static void print_machine(void)
-{
-    char line[256];
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    while (file && fgets(line, sizeof line, file))
-        if (strncmp(line, "model name", 10) == 0) {
-            printf("machine: %s", strchr(line, ':') + 2);
-            break;
-        }
-    if (file)
-        fclose(file);
+    scd_bench_print_us(name, times, N_TIMES);
 }
 
 int main(void)
 {
-    print_machine();
+    scd_bench_print_machine();
     printf("%d cells of %d genes, %d rounds\n", N_CELLS, N_GENES, N_ROUNDS);
     make_vocab();
     static const char *const titles[N_WAYS] = {"resolve by symbol", "resolve by Ensembl id",

@@ -11,6 +11,7 @@
 #include "engine/base/rng.h"
 #include "engine/engine.h"
 #include "tests/bench/roof.h"
+#include "tests/bench/spread.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,12 +28,6 @@ static const workload workloads[] = {{"200 genes", 200, 200},
                                      {"512 genes", 512, 512},
                                      {"1,200 genes", 1200, 1200},
                                      {"mixed 200 to 1,200", 200, 1200}};
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
 
 /* Floating-point operations of one cell of `genes` tokens through every layer in full. */
 static double nominal_flop(const scd_model_config *c, double genes)
@@ -103,7 +98,7 @@ static void run(scd_engine *engine, const workload *w, double seconds, double ro
             free(cells[i].values);
         }
     }
-    qsort(rates, n_batches, sizeof *rates, by_value);
+    scd_bench_sort(rates, n_batches);
     double median = rates[n_batches / 2], per_cell = flop / (double)total;
     printf("  %-20s %9.2f cells/s (%.2f to %.2f, %zu batches)  %7.1f GFLOP/s nominal  %5.1f %% of "
            "the roof\n",

@@ -8,6 +8,7 @@
 #include "api/request.h"
 #include "engine/base/clock.h"
 #include "engine/base/rng.h"
+#include "tests/bench/spread.h"
 
 #include <cjson/cJSON.h>
 #include <math.h>
@@ -86,12 +87,6 @@ static void run_base64(void)
     sink += out.n_bytes;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 static double measure(const char *name, void (*run)(void))
 {
     double times[N_RUNS];
@@ -101,10 +96,7 @@ static double measure(const char *name, void (*run)(void))
             run();
         times[i] = (double)(scd_now_ns() - start) / (1e3 * BATCH);
     }
-    qsort(times, N_RUNS, sizeof times[0], by_value);
-    printf("  %-34s %8.2f us  (%.2f to %.2f)\n", name, times[N_RUNS / 2], times[N_RUNS / 10],
-           times[N_RUNS * 9 / 10]);
-    return times[N_RUNS / 2];
+    return scd_bench_print_us(name, times, N_RUNS);
 }
 
 static void check_floats(uint64_t n)
@@ -129,26 +121,13 @@ static void check_floats(uint64_t n)
            (unsigned long long)checked, (unsigned long long)wrong);
 }
 
-static void print_machine(void)
-{
-    char line[256];
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    while (file && fgets(line, sizeof line, file))
-        if (strncmp(line, "model name", 10) == 0) {
-            printf("machine: %s", strchr(line, ':') + 2);
-            break;
-        }
-    if (file)
-        fclose(file);
-}
-
 int main(int argc, char **argv)
 {
     scd_buf_init(&body, 1 << 20);
     scd_buf_init(&out, 1 << 20);
     for (uint32_t i = 0; i < N_FLOATS; i++)
         floats[i] = scd_rng_normal(4, 1, i);
-    print_machine();
+    scd_bench_print_machine();
     for (int log1p_values = 0; log1p_values < 2; log1p_values++) {
         make_body(log1p_values);
         printf("a cell of %d genes, %s, %zu bytes\n", N_GENES,

@@ -10,6 +10,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "tests/bench/roof.h"
+#include "tests/bench/spread.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,12 +46,6 @@ typedef struct timing {
     double median_s, least_s, most_s;
 } timing;
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Runs `body` often enough for 50 ms, RUNS times. */
 static timing measure(step *body, void *arg)
 {
@@ -66,7 +61,7 @@ static timing measure(step *body, void *arg)
         } while (now - start < 50 * SCD_NS_PER_MS);
         each[i] = (double)(now - start) / 1e9 / n;
     }
-    qsort(each, RUNS, sizeof each[0], by_value);
+    scd_bench_sort(each, RUNS);
     return (timing){each[RUNS / 2], each[0], each[RUNS - 1]};
 }
 

@@ -6,6 +6,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/rng.h"
 #include "server/store.h"
+#include "tests/bench/spread.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -21,18 +22,12 @@ static scd_digest keys[N_ENTRIES], absent[N_ENTRIES];
 static scd_store *store;
 static volatile size_t sink;
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void report(const char *name, double *seconds, size_t n_runs, double per_run,
                    const char *unit)
 {
     for (size_t i = 0; i < n_runs; i++)
         seconds[i] *= 1e6 / per_run;
-    qsort(seconds, n_runs, sizeof *seconds, by_value);
+    scd_bench_sort(seconds, n_runs);
     printf("%-34s %9.3f  [%8.3f %8.3f] %s\n", name, seconds[n_runs / 2], seconds[n_runs / 10],
            seconds[n_runs * 9 / 10], unit);
 }

@@ -11,6 +11,7 @@
 #include "engine/backend/train_ops.h"
 #include "engine/base/mem.h"
 #include "engine/cpu/train_gemm.h"
+#include "tests/bench/spread.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -236,12 +237,6 @@ static scd_code adamw(bench *b, scd_error *err)
 
 /* ---- timing ---- */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double seconds(const bench *b)
 {
     struct timespec t;
@@ -264,7 +259,7 @@ static void time_step(bench *b, step *body, double each[RUNS])
         } while (now - start < 0.03);
         each[i] = (now - start) / n;
     }
-    qsort(each, RUNS, sizeof each[0], by_value);
+    scd_bench_sort(each, RUNS);
 }
 
 /* The fastest of three shapes that leave nothing to be desired, by this thread alone. */

@@ -2,6 +2,7 @@
 #include "tests/bench/roof.h"
 
 #include "engine/base/clock.h"
+#include "tests/bench/spread.h"
 
 #include <dnnl.h>
 #include <stdio.h>
@@ -18,12 +19,6 @@ static void must(bool failed, const char *what)
         return;
     fprintf(stderr, "roof: %s\n", what);
     exit(1);
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
 }
 
 /* Small numbers that are no zeros, in either type. */
@@ -46,7 +41,7 @@ static double median_seconds(dnnl_primitive_t primitive, dnnl_stream_t stream,
              "a product failed");
         seconds[i] = (double)(scd_now_ns() - start) * 1e-9;
     }
-    qsort(seconds, RUNS, sizeof *seconds, by_value);
+    scd_bench_sort(seconds, RUNS);
     return seconds[RUNS / 2];
 }
 
