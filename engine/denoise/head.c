@@ -3,7 +3,7 @@
  * Both files are opened once each, and what is parsed, mapped and hashed is what those descriptors
  * show. A head is a small file of somebody's training run: whatever is wrong with it is said with
  * the file, the key or the tensor, and nothing is guessed. */
-#include "engine/denoise/head.h"
+#include "engine/denoise/head_impl.h"
 
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
@@ -181,6 +181,22 @@ static scd_code read_json(scd_head *head, const char *path, const char *json, si
     return code ? code : read_labels(head, path, err);
 }
 
+scd_code scd_head_parse(const char *json, size_t n, const char *path, scd_head **out,
+                        scd_error *err)
+{
+    *out = NULL;
+    scd_head *head = scd_calloc(1, sizeof *head);
+    if (!head)
+        return scd_fail(err, SCD_E_NOMEM, "%s: out of memory", path);
+    scd_code code = read_json(head, path, json, n, err);
+    if (code) {
+        scd_head_close(head);
+        return code;
+    }
+    *out = head;
+    return SCD_OK;
+}
+
 /* ---- head.safetensors ------------------------------------------------------------------------ */
 
 /* The tensor is there with its shape, and holds numbers. */
@@ -299,22 +315,26 @@ static scd_code digest_files(scd_head *head, const char *json, size_t n, int fd,
     return code;
 }
 
-static scd_code read_files(scd_head *head, const char *json_path, const char *weights_path,
-                           const scd_model_config *config, scd_error *err)
+static scd_code read_files(const char *json_path, const char *weights_path,
+                           const scd_model_config *config, scd_head **out, scd_error *err)
 {
     int json_fd = -1, weights_fd = -1;
     size_t n = 0, n_json = 0, n_weights = 0;
     char *json = NULL;
+    scd_head *head = NULL;
     scd_code code;
     if ((code = scd_file_open(json_path, &json_fd, &n, err)) ||
         (code = scd_file_open(weights_path, &weights_fd, &n_weights, err)) ||
         (code = scd_file_read(json_fd, json_path, JSON_MAX_BYTES, &json, &n_json, err)) ||
-        (code = read_json(head, json_path, json, n_json, err)) ||
+        (code = scd_head_parse(json, n_json, json_path, &head, err)) ||
         (code = scd_safetensors_map(weights_fd, n_weights, weights_path, &head->tensors, err)) ||
-        (code = check_tensors(head, weights_path, config, err)))
+        (code = check_tensors(head, weights_path, config, err)) ||
+        (code = digest_files(head, json, n_json, weights_fd, weights_path, err)))
         goto done;
-    code = digest_files(head, json, n_json, weights_fd, weights_path, err);
+    *out = head;
+    head = NULL;
 done:
+    scd_head_close(head);
     free(json);
     if (weights_fd >= 0)
         close(weights_fd);
@@ -327,24 +347,23 @@ scd_code scd_head_open(const char *dir, const scd_model_config *config, scd_head
                        scd_error *err)
 {
     *out = NULL;
-    scd_head *head = scd_calloc(1, sizeof *head);
-    char *json_path = join(dir, "head.json"), *weights_path = join(dir, "head.safetensors");
+    char *name = NULL, *json_path = join(dir, "head.json");
+    char *weights_path = join(dir, "head.safetensors");
     scd_code code = SCD_OK;
-    if (!head || !json_path || !weights_path)
+    if (!json_path || !weights_path)
         code = scd_fail(err, SCD_E_NOMEM, "%s: out of memory", dir);
     if (!code)
-        code = scd_file_dir_name(dir, "head", &head->name, err);
+        code = scd_file_dir_name(dir, "head", &name, err);
     if (!code)
-        code = read_files(head, json_path, weights_path, config, err);
+        code = read_files(json_path, weights_path, config, out, err);
+    if (!code) {
+        (*out)->info.name = (*out)->name = name;
+        name = NULL;
+    }
+    free(name);
     free(weights_path);
     free(json_path);
-    if (code) {
-        scd_head_close(head);
-        return code;
-    }
-    head->info.name = head->name;
-    *out = head;
-    return SCD_OK;
+    return code;
 }
 
 void scd_head_close(scd_head *head)
