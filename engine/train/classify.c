@@ -128,11 +128,21 @@ static scd_code remember(running *r, const scd_corpus_cell *cell, size_t index, 
     return SCD_OK;
 }
 
+/* A cell without any gene the model knows: after those before it, with no answer. */
+static scd_code run_empty(running *r, const scd_corpus_cell *cell, size_t index, scd_error *err)
+{
+    scd_classified none = {.index = index, .file = cell->file, .barcode = cell->barcode};
+    scd_code code = run_pack(r, err);
+    return code ? code : r->sink(r->arg, &none, err);
+}
+
 static scd_code run_cell(running *r, const scd_corpus_cell *cell, size_t index,
                          const scd_augment_options *augment, uint64_t draw, scd_error *err)
 {
     static const scd_augment_options as_measured;
     scd_classifier *c = r->c;
+    if (!cell->n)
+        return run_empty(r, cell, index, err);
     scd_augment_input in = {.cell = cell, .draw = draw};
     scd_arena arena;
     scd_cell out;

@@ -36,7 +36,7 @@ typedef struct scd_classified {
     uint32_t file;
     const char *barcode;
     const float *logits;    /* (classes); NULL without a head */
-    const float *embedding; /* (H) */
+    const float *embedding; /* (H); both NULL for a cell without any gene the model knows */
 } scd_classified;
 typedef scd_code scd_classified_sink(void *arg, const scd_classified *cell, scd_error *err);
 

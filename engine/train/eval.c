@@ -16,6 +16,7 @@
 #include "engine/train/train.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,9 +42,10 @@ typedef struct evaluation {
 
     scd_file_writer predictions, embeddings;
     bool predictions_open, embeddings_open;
-    float *logits;              /* (n_scored, n_labels) of cells whose truth the head knows */
-    int32_t *truth;             /* (n_scored) */
-    size_t n_scored, n_foreign; /* n_foreign: labelled with what the head does not know */
+    float *logits;  /* (n_scored, n_labels) of cells whose truth the head knows */
+    int32_t *truth; /* (n_scored) */
+    float *nothing; /* (H) NaN: the embedding of a cell without known genes */
+    size_t n_scored, n_foreign, n_empty; /* n_foreign: labelled with what the head does not know */
 } evaluation;
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -136,6 +138,11 @@ static scd_code open_all(evaluation *e, scd_error *err)
     if (code)
         return code;
     e->n = scd_corpus_n_cells(e->corpus);
+    e->nothing = scd_malloc(e->c.config->hidden_dim, sizeof *e->nothing);
+    for (size_t i = 0; e->nothing && i < e->c.config->hidden_dim; i++)
+        e->nothing[i] = NAN;
+    if (!e->nothing)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
     if (e->info) {
         e->logits = scd_malloc(e->n * e->info->n_labels, sizeof *e->logits);
         e->truth = scd_malloc(e->n + 1, sizeof *e->truth);
@@ -160,6 +167,7 @@ static void release(evaluation *e)
     free(e->class_of);
     free(e->logits);
     free(e->truth);
+    free(e->nothing);
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -220,11 +228,15 @@ static scd_code put_prediction(evaluation *e, const scd_classified *cell, const 
     double p[MOST];
     scd_buf text;
     scd_buf_init(&text, 1u << 20);
-    scd_scores_softmax(cell->logits, e->info->n_labels, e->info->temperature, p);
+    if (cell->logits)
+        scd_scores_softmax(cell->logits, e->info->n_labels, e->info->temperature, p);
     scd_buf_printf(&text, "%s\t%s\t%s", scd_corpus_file_name(e->corpus, cell->file), cell->barcode,
                    truth ? truth : "");
-    for (size_t k = 0; k < e->info->n_labels; k++)
-        scd_buf_printf(&text, "\t%.6f", p[k]);
+    for (size_t k = 0; k < e->info->n_labels; k++) {
+        scd_buf_putc(&text, '\t');
+        if (cell->logits)
+            scd_buf_printf(&text, "%.6f", p[k]);
+    }
     scd_buf_putc(&text, '\n');
     return add(&e->predictions, &text, err);
 }
@@ -234,9 +246,13 @@ static scd_code take(void *arg, const scd_classified *cell, scd_error *err)
     evaluation *e = arg;
     int32_t best = e->labels.best ? e->labels.best[cell->index] : -1;
     scd_code code = SCD_OK;
+    const float *embedding = cell->embedding ? cell->embedding : e->nothing;
     if (e->embeddings_open)
-        code = scd_file_writer_add(&e->embeddings, cell->embedding,
+        code = scd_file_writer_add(&e->embeddings, embedding,
                                    e->c.config->hidden_dim * sizeof(float), err);
+    e->n_empty += !cell->embedding;
+    if (!cell->embedding)
+        best = -1;
     if (!code && e->predictions_open)
         code = put_prediction(e, cell, best >= 0 ? e->labels.names[best] : NULL, err);
     if (best >= 0 && e->info && e->class_of[best] < 0)
@@ -288,8 +304,10 @@ static scd_code report(evaluation *e, scd_error *err)
     scd_json_text(&out, scd_model_name(e->model));
     scd_buf_puts(&out, ",\"head\":");
     scd_json_text(&out, e->info ? e->info->name : "");
-    scd_buf_printf(&out, ",\"cells\":%zu,\"scored\":%zu,\"labels_unknown_to_head\":%zu", e->n,
-                   e->n_scored, e->n_foreign);
+    scd_buf_printf(&out,
+                   ",\"cells\":%zu,\"scored\":%zu,\"labels_unknown_to_head\":%zu,"
+                   "\"cells_without_known_genes\":%zu",
+                   e->n, e->n_scored, e->n_foreign, e->n_empty);
     if (e->n_scored) {
         code = scd_scores_of(e->logits, NULL, e->truth, e->n_scored, e->info->n_labels,
                              e->info->temperature, &s, err);

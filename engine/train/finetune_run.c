@@ -80,6 +80,10 @@ static scd_code add_cell(step_state *s, scd_error *err)
     scd_code code = scd_feed_next(run->feed, &cell, &index, err);
     if (code)
         return code;
+    if (!cell->n) { /* no gene the model knows: nothing to learn from */
+        run->drawn++;
+        return SCD_OK;
+    }
     scd_augment_input in = {.cell = cell,
                             .partners = partners,
                             .n_partners = find_partners(run, cell, index, partners),
@@ -163,7 +167,11 @@ static scd_code keep_answer(void *arg, const scd_classified *cell, scd_error *er
 {
     held_out *h = arg;
     size_t classes = h->run->labels.n_classes;
-    (void)err;
+    if (!cell->logits)
+        return scd_fail(err, SCD_E_INVALID,
+                        "held-out cell %s of %s has no gene the model knows: leave it out "
+                        "(--exclude)",
+                        cell->barcode, scd_corpus_file_name(h->run->corpus, cell->file));
     memcpy(h->logits + h->n * classes, cell->logits, classes * sizeof *h->logits);
     if (h->targets)
         memcpy(h->targets + h->n * classes, h->run->labels.targets + cell->index * classes,

@@ -1,0 +1,318 @@
+"""test_finetune.py - scdiva-train finetune annotation and eval: heads that learn, to the bit, that the
+daemon serves as eval sees them, and what is refused.
+
+Cells are made here: three types, each with its own genes, over a background.
+"""
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+
+import harness
+from harness import Daemon, SLOW, clean_environment, scdiva_train, scratch
+from test_train import write_h5ad
+
+TYPES = ["B", "CD4 T", "NK"]
+N_CELLS, N_GENES = 150, 40
+QUICK = ["--batch", "16", "--mlp", "16", "--micro-rows", "512", "--lr", "0.01", "--backbone-lr",
+         "0.003", "--epochs", "6", "--calibrate-copies", "1", "--seed", "4"]
+
+
+# ---- data and runs -------------------------------------------------------------------------------
+
+def cells(seed=1, n=N_CELLS):
+    rng = np.random.default_rng(seed)
+    kind = rng.permutation(np.arange(n) % len(TYPES))
+    rate = np.full((n, N_GENES), 0.5)
+    for i, k in enumerate(kind):
+        rate[i, 5 * k:5 * k + 5] = 8
+    x = rng.poisson(rate).astype(np.float32)
+    x[:, -1] += 1  # no cell is empty
+    return x, [TYPES[k] for k in kind]
+
+
+@functools.cache
+def data():
+    x, kinds = cells()
+    ids = {"B": "CL:0000236", "CD4 T": "CL:0000624", "NK": "CL:0000623"}
+    obs = {"kind": kinds, "id": [ids[k] for k in kinds],
+           "donor": [f"d{i % 5}" for i in range(len(kinds))],
+           "lonely": ["one" if i == 7 else "rest" for i in range(len(kinds))]}
+    return write_h5ad("labelled.h5ad", x, obs=obs)
+
+
+@functools.cache
+def base():
+    """A random model with the cells' genes."""
+    genes = scratch("finetune.genes.tsv")
+    with open(genes, "w", encoding="utf-8") as f:
+        f.write("token_id\tsymbol\n" + "".join(f"{i + 2}\tGENE{i}\n" for i in range(N_GENES)))
+    out = scratch("finetune.base")
+    subprocess.run(scdiva_train() + ["init", "--out", out, "--genes", genes, "--hidden", "32",
+                                     "--dim", "32", "--layers", "2", "--heads", "2", "--ffn", "48",
+                                     "--seed", "2"],
+                   check=True, stdout=subprocess.DEVNULL, env=clean_environment())
+    return out
+
+
+def model(name):
+    """A copy of the base to train a head in."""
+    out = scratch(name)
+    shutil.copytree(base(), out)
+    return out
+
+
+def command(out, *flags, labels=("--label-column", "kind")):
+    return scdiva_train() + ["finetune", "annotation", "--model", out, "--data", data(), *labels,
+                             *QUICK, *flags]
+
+
+def run(args, exit=0):
+    p = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                       timeout=100 * SLOW, env=clean_environment(), check=False)
+    assert p.returncode == exit, f"exit {p.returncode}, not {exit}:\n{p.stdout}"
+    assert "Sanitizer" not in p.stdout and "runtime error" not in p.stdout, p.stdout
+    return p.stdout
+
+
+def refused(said, *parts):
+    for part in parts:
+        assert part in said, f"'{part}' is not in: {said}"
+
+
+def head(out, name="annotation"):
+    with open(os.path.join(out, "heads", name, "head.json"), encoding="utf-8") as f:
+        return json.load(f)
+
+
+def files(out, name="annotation"):
+    found = {}
+    for f in ("head.json", "head.safetensors"):
+        with open(os.path.join(out, "heads", name, f), "rb") as stream:
+            found[f] = stream.read()
+    return found
+
+
+@functools.cache
+def trained():
+    out = model("finetune.trained")
+    run(command(out, "--ontology-column", "id"))
+    return out
+
+
+# ---- learning ------------------------------------------------------------------------------------
+
+def test_a_head_learns_types_that_have_their_own_genes():
+    h = head(trained())
+    assert [x["label"] for x in h["labels"]] == TYPES
+    assert [x["ontology_id"] for x in h["labels"]] == ["CL:0000236", "CL:0000624", "CL:0000623"]
+    # eight counts against a half in five genes: hardly a cell can be mistaken
+    assert h["evaluation"]["held_out"]["accuracy"] > 0.9, h["evaluation"]
+    assert 0.25 <= h["temperature"] <= 8 and 0 <= h["threshold"] <= 1
+    assert not os.path.exists(os.path.join(trained(), "heads", "annotation", "checkpoint.bin"))
+
+
+def test_eval_scores_a_file_it_has_not_seen_and_writes_predictions_and_embeddings():
+    x, kinds = cells(seed=9, n=40)
+    path = write_h5ad("unseen.h5ad", x, obs={"kind": kinds})
+    table, array = scratch("unseen.tsv"), scratch("unseen.npy")
+    said = json.loads(run(scdiva_train() + ["eval", "--model", trained(), "--data", path,
+                                            "--label-column", "kind", "--predictions", table,
+                                            "--embeddings", array]))
+    assert said["cells"] == said["scored"] == 40 and said["accuracy"] > 0.9, said
+    lines = open(table, encoding="utf-8").read().split("\n")
+    assert lines[0].split("\t") == ["file", "barcode", "truth", *TYPES]
+    first = lines[1].split("\t")
+    assert first[:3] == ["unseen.h5ad", "unseen.h5ad-0", kinds[0]]
+    assert abs(sum(map(float, first[3:])) - 1) < 1e-5
+    embeddings = np.load(array)
+    assert embeddings.shape == (40, 32) and np.isfinite(embeddings).all()
+
+
+def test_the_daemon_answers_what_eval_wrote():
+    x, kinds = cells(seed=9, n=40)
+    path = write_h5ad("served.h5ad", x, obs={"kind": kinds})
+    table = scratch("served.tsv")
+    run(scdiva_train() + ["eval", "--model", trained(), "--data", path, "--predictions", table])
+    rows = [line.split("\t") for line in open(table, encoding="utf-8").read().split("\n")[1:-1]]
+    d = Daemon(trained(), flags=("--precision", "fp32"))
+    try:
+        body = {"cells": [{"genes": [f"GENE{g}" for g in np.nonzero(c)[0]],
+                           "values": [float(v) for v in c[c > 0]]} for c in x], "top_k": 3}
+        items = d.post("/v1/annotations", body).json()["data"]
+        assert len(items) == len(rows)
+        for item, row in zip(items, rows):
+            p = {t["label"]: t["probability"] for t in item["top"]}
+            for label, want in zip(TYPES, row[3:]):
+                # both are fp32; the head's tensors are bf16 in the file for both
+                assert abs(p[label] - float(want)) < 1e-4, (item, row)
+    finally:
+        d.stop()
+
+
+def test_the_same_command_gives_the_same_bytes_with_any_number_of_threads():
+    one, two = model("finetune.t1"), model("finetune.t2")
+    augment = ("--thin-share", "0.5", "--panel-share", "0.5", "--sum-share", "0.3",
+               "--subset-share", "0.3", "--gene-sigma", "0.2", "--epochs", "2")
+    run(command(one, "--threads", "1", *augment))
+    run(command(two, "--threads", "2", *augment))
+    assert files(one) == files(two)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes():
+    whole, halves = model("finetune.whole"), model("finetune.halves")
+    flags = ("--epochs", "12", "--patience", "0", "--sum-share", "0.3")
+    run(command(whole, *flags))
+    log = os.path.join(halves, "heads", "annotation", "train.csv")
+    p = subprocess.Popen(command(halves, *flags), stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, env=clean_environment())
+    end = time.monotonic() + 60 * SLOW
+    while time.monotonic() < end and p.poll() is None:
+        if os.path.exists(log) and open(log, encoding="utf-8").read().count("\n") > 3:
+            p.send_signal(signal.SIGINT)
+            break
+        time.sleep(0.002)
+    said = p.communicate()[0]
+    assert p.returncode in (0, 1), said
+    if p.returncode:
+        refused(said, "the same command goes on")
+        assert not os.path.exists(os.path.join(halves, "heads", "annotation", "head.json"))
+        refused(run(command(halves, *flags)), "going on from step")
+    assert files(whole) == files(halves)
+
+
+def test_a_frozen_backbone_stays_out_of_the_head():
+    out = model("finetune.frozen")
+    run(command(out, "--train-layers", "0"))
+    header = files(out)["head.safetensors"]
+    n = int.from_bytes(header[:8], "little")
+    names = set(json.loads(header[8:8 + n])) - {"__metadata__"}
+    assert names == {"mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias"}
+
+
+def test_only_the_last_layers_are_in_the_head_where_only_they_were_trained():
+    out = model("finetune.last")
+    run(command(out, "--train-layers", "1", "--epochs", "1"))
+    header = files(out)["head.safetensors"]
+    n = int.from_bytes(header[:8], "little")
+    names = set(json.loads(header[8:8 + n])) - {"__metadata__"}
+    assert "layers.1.attn.q_proj.weight" in names and "final_norm.weight" in names
+    assert not any(x.startswith(("layers.0.", "gene_", "value_")) for x in names), names
+
+
+def test_a_donor_is_on_one_side_of_the_split():
+    out = model("finetune.donor")
+    said = run(command(out, "--group-column", "donor", "--held-out-group", "d2", "--epochs", "1"))
+    refused(said, "120 to train on, 30 held out")
+
+
+def test_a_table_of_soft_labels_is_as_good_as_a_column():
+    _, kinds = cells()
+    table = scratch("soft.tsv")
+    with open(table, "w", encoding="utf-8") as f:
+        f.write("file\tbarcode\t" + "\t".join(TYPES) + "\tnobody\n")
+        for i, k in enumerate(kinds):
+            p = [0.9 if t == k else 0.05 for t in TYPES]
+            f.write(f"labelled.h5ad\tlabelled.h5ad-{i}\t" + "\t".join(map(str, p)) + "\t0\n")
+        f.write("another.h5ad\tcell\t1\t0\t0\t0\n")  # of a file that is not here
+    out = model("finetune.soft")
+    run(command(out, labels=("--labels", table)))
+    assert head(out)["evaluation"]["held_out"]["accuracy"] > 0.9
+    assert [x["label"] for x in head(out)["labels"]] == TYPES  # what nobody is, is no label
+
+
+def test_killed_at_any_moment_it_leaves_no_head_that_opens():
+    out = model("finetune.killed")
+    p = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                         env=clean_environment())
+    time.sleep(0.4 * SLOW)
+    p.kill()
+    p.wait()
+    if not os.path.exists(os.path.join(out, "heads", "annotation", "head.json")):
+        said = run(scdiva_train() + ["eval", "--model", out, "--data", data()], exit=1)
+        refused(said, "head.json")
+    run(command(out, "--force"))
+    assert head(out)["task"] == "annotation"
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+def test_labels_that_cannot_be_learned_are_refused_by_name():
+    out = model("finetune.bad")
+    refused(run(command(out, labels=("--label-column", "lonely")), exit=1), "'one' has 1 cell")
+    refused(run(command(out, labels=("--label-column", "cluster")), exit=1), "cluster")
+    refused(run(command(out, labels=()), exit=2), "--label-column")
+    refused(run(command(out, labels=("--labels", "x", "--label-column", "kind")), exit=2),
+            "one of")
+    refused(run(command(out, "--group-column", "donor", "--held-out-group", "d9"), exit=1), "d9")
+    refused(run(command(out, "--name", "../x"), exit=2), "--name")
+    refused(run(command(out, "--lr", "fast"), exit=2), "--lr fast")
+    refused(run(command(out, "--no-such"), exit=2), "--no-such")
+
+
+def test_a_bad_table_is_refused_with_its_line():
+    out = model("finetune.table")
+    cases = {"barcode\tB\tNK\nlabelled.h5ad-0\t0.5\t0.6\n": "line 2: probabilities add up to 1.1",
+             "barcode\tB\tNK\nlabelled.h5ad-0\tmuch\t0\n": "'much' under B",
+             "barcode\tB\tNK\nlabelled.h5ad-0\t1\n": "line 2: 2 fields",
+             "cell\tB\tNK\nlabelled.h5ad-0\t1\t0\n": "no column `barcode`",
+             "barcode\tB\tNK\nlabelled.h5ad-0\t1\t0\nlabelled.h5ad-0\t1\t0\n": "given before",
+             "barcode\tB\tNK\nstranger\t1\t0\n": "none of its 1 cells",
+             "": "empty"}
+    for text, message in cases.items():
+        table = scratch("bad.tsv")
+        with open(table, "w", encoding="utf-8") as f:
+            f.write(text)
+        refused(run(command(out, labels=("--labels", table)), exit=1), message)
+
+
+def test_an_existing_head_is_replaced_only_when_asked():
+    out = model("finetune.again")
+    run(command(out, "--epochs", "1"))
+    refused(run(command(out, "--epochs", "1"), exit=1), "--force")
+    run(command(out, "--epochs", "1", "--force"))
+
+
+def test_a_checkpoint_of_another_run_is_refused():
+    out = model("finetune.other")
+    p = subprocess.Popen(command(out, "--epochs", "500", "--patience", "0"),
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         env=clean_environment())
+    checkpoint = os.path.join(out, "heads", "annotation", "checkpoint.bin")
+    end = time.monotonic() + 60 * SLOW
+    while not os.path.exists(checkpoint) and time.monotonic() < end:
+        time.sleep(0.01)
+    p.send_signal(signal.SIGTERM)
+    p.communicate()
+    refused(run(command(out, "--epochs", "3"), exit=1), "checkpoint.bin")
+
+
+def test_what_is_no_h5ad_is_named():
+    path = scratch("no.h5ad")
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("hello")
+    said = run(scdiva_train() + ["eval", "--model", trained(), "--data", path], exit=1)
+    refused(said, "no.h5ad")
+
+
+def test_eval_without_a_head_gives_embeddings_alone():
+    array = scratch("base.npy")
+    said = json.loads(run(scdiva_train() + ["eval", "--model", base(), "--data", data(),
+                                            "--embeddings", array]))
+    assert said["cells"] == N_CELLS and said["scored"] == 0 and said["head"] == ""
+    assert np.load(array).shape == (N_CELLS, 32)
+    refused(run(scdiva_train() + ["eval", "--model", base(), "--data", data(), "--predictions",
+                                  scratch("none.tsv")], exit=1), "no head")
+
+
+def test_of_several_heads_one_must_be_chosen():
+    out = model("finetune.two")
+    run(command(out, "--epochs", "1", "--name", "a"))
+    run(command(out, "--epochs", "1", "--name", "b"))
+    refused(run(scdiva_train() + ["eval", "--model", out, "--data", data()], exit=1), "--head")
+    run(scdiva_train() + ["eval", "--model", out, "--data", data(), "--head", "b"])
