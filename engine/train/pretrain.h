@@ -91,7 +91,8 @@ typedef struct scd_pretrain {
     size_t n_eval;
     int32_t frequent;  /* expressed by most training cells */
     float *gene_means; /* (vocab) over the training cells that express it */
-    size_t n_baseline; /* training cells that both come from */
+    double mean_value; /* over all tokens of the training cells */
+    size_t n_baseline; /* training cells that these come from */
 } scd_pretrain;
 
 /* pretrain_options.c: 0, SCD_EXIT_* or -1 (help was printed). */
@@ -104,8 +105,9 @@ void scd_pretrain_release(scd_pretrain *run);
 /* pretrain_step.c: the next step; what it did is added to *sums. */
 scd_code scd_pretrain_step(scd_pretrain *run, scd_pretrain_sums *sums, scd_error *err);
 
-/* pretrain_eval.c: choose cells and fit the baselines; then as often as wanted. */
-scd_code scd_pretrain_eval_set_up(scd_pretrain *run, scd_error *err);
+/* pretrain_eval.c: fit the baselines, choose cells; then evaluate as often as wanted. */
+scd_code scd_pretrain_fit_baselines(scd_pretrain *run, scd_error *err);
+scd_code scd_pretrain_choose_cells(scd_pretrain *run, scd_error *err);
 scd_code scd_pretrain_eval(scd_pretrain *run, scd_pretrain_score scores[SCD_PRETRAIN_RATES],
                            scd_error *err);
 

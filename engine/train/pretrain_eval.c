@@ -45,7 +45,7 @@ static scd_code add_block(scd_pretrain *run, size_t first, size_t n, sums *s, sc
 }
 
 /* Over all cells, or over blocks spread evenly where there are very many. */
-static scd_code fit_baselines(scd_pretrain *run, scd_error *err)
+scd_code scd_pretrain_fit_baselines(scd_pretrain *run, scd_error *err)
 {
     size_t n_blocks = (run->n_cells + BLOCK_CELLS - 1) / BLOCK_CELLS;
     size_t n_used = n_blocks < MAX_BLOCKS ? n_blocks : MAX_BLOCKS;
@@ -59,11 +59,15 @@ static scd_code fit_baselines(scd_pretrain *run, scd_error *err)
         size_t first = i * n_blocks / n_used * BLOCK_CELLS, left = run->n_cells - first;
         code = add_block(run, first, left < BLOCK_CELLS ? left : BLOCK_CELLS, &s, err);
     }
+    double sum = 0, n = 0;
     for (size_t g = 0; g < run->config.vocab && !code; g++) {
+        sum += s.values[g];
+        n += s.n[g];
         run->gene_means[g] = s.n[g] ? (float)(s.values[g] / s.n[g]) : 0;
         if (s.n[g] > s.n[run->frequent])
             run->frequent = (int32_t)g;
     }
+    run->mean_value = n > 0 ? sum / n : 0;
     free(s.values);
     free(s.n);
     return code;
@@ -71,7 +75,7 @@ static scd_code fit_baselines(scd_pretrain *run, scd_error *err)
 
 /* ---- held-out cells -------------------------------------------------------------------------- */
 
-scd_code scd_pretrain_eval_set_up(scd_pretrain *run, scd_error *err)
+scd_code scd_pretrain_choose_cells(scd_pretrain *run, scd_error *err)
 {
     size_t n = run->n_held_out < run->o.eval_cells ? run->n_held_out : run->o.eval_cells, seen = 0;
     if (!n)
@@ -91,7 +95,7 @@ scd_code scd_pretrain_eval_set_up(scd_pretrain *run, scd_error *err)
             return code;
         run->eval_draws[run->n_eval++] = i;
     }
-    return fit_baselines(run, err);
+    return SCD_OK;
 }
 
 static scd_code flush(scd_pretrain *run, scd_pretrain_score *score, scd_error *err)

@@ -351,6 +351,24 @@ static scd_code embed_genes(scd_pretrain *run, scd_error *err)
     return code;
 }
 
+/* The value head begins with the mean of all values and no opinion besides: from a random one, ten
+ * times the squared distance to values of 2 to 7 would drown what the genes' loss has to say for
+ * hundreds of steps. */
+static scd_code calm_value_head(scd_pretrain *run, scd_error *err)
+{
+    size_t weight, bias, n;
+    float mean = (float)run->mean_value;
+    scd_code code = scd_net_tensor(run->net, "value_head.2.weight", &weight, &n, err);
+    if (!code)
+        code = scd_train_ops_cpu.zero(run->device, scd_net_params(run->net) + weight, n, err);
+    if (!code)
+        code = scd_net_tensor(run->net, "value_head.2.bias", &bias, &n, err);
+    if (!code)
+        code = scd_backend_cpu.upload(run->device, scd_net_params(run->net) + bias, &mean,
+                                      sizeof mean, err);
+    return code;
+}
+
 static scd_code make_net(scd_pretrain *run, scd_error *err)
 {
     const scd_device_options device = {.precision = SCD_PRECISION_FP32,
@@ -368,6 +386,8 @@ static scd_code make_net(scd_pretrain *run, scd_error *err)
         return code;
     code = run->start ? scd_net_load(run->net, scd_model_tensors(run->start), err)
                       : scd_net_randomize(run->net, run->o.seed, err);
+    if (!code && !run->start)
+        code = calm_value_head(run, err);
     if (!code && !strcmp(run->o.init_embedding, "svd"))
         code = embed_genes(run, err);
     if (!code && run->o.no_latent)
@@ -399,8 +419,9 @@ scd_code scd_pretrain_set_up(scd_pretrain *run, scd_error *err)
         return code;
     count_steps(run);
     describe(run);
-    if ((code = fingerprint(run, err)) || (code = make_net(run, err)) ||
-        (code = make_feed(run, err)) || (code = scd_pretrain_eval_set_up(run, err)))
+    if ((code = fingerprint(run, err)) || (code = scd_pretrain_fit_baselines(run, err)) ||
+        (code = make_net(run, err)) || (code = make_feed(run, err)) ||
+        (code = scd_pretrain_choose_cells(run, err)))
         return code;
     return scd_pretrain_load(run, err);
 }
