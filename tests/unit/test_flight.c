@@ -52,7 +52,7 @@ static int tear_down(void **state)
     return 0;
 }
 
-static scd_unit *new_unit(fixture *f, size_t rows, size_t model)
+static scd_unit *new_unit(fixture *f, size_t rows, scd_work work)
 {
     int32_t ids[MAX_ROWS];
     float values[MAX_ROWS];
@@ -64,18 +64,23 @@ static scd_unit *new_unit(fixture *f, size_t rows, size_t model)
     scd_digest key = {{0}};
     f->next_key++;
     memcpy(key.bytes, &f->next_key, sizeof f->next_key);
-    scd_unit *u = scd_unit_new(&key, &cell, (scd_work){.model = model});
+    scd_unit *u = scd_unit_new(&key, &cell, work);
     assert_non_null(u);
     scd_flight_insert(&f->flight, u);
     return u;
 }
 
 /* Ticket t asks for n more cells of `rows` rows. */
-static void ask_model(fixture *f, size_t t, scd_class rank, size_t n, size_t rows, size_t model)
+static void ask_work(fixture *f, size_t t, scd_class rank, size_t n, size_t rows, scd_work work)
 {
     f->tickets[t].rank = rank;
     for (size_t i = 0; i < n; i++)
-        scd_flight_queue(&f->flight, &f->tickets[t], new_unit(f, rows, model));
+        scd_flight_queue(&f->flight, &f->tickets[t], new_unit(f, rows, work));
+}
+
+static void ask_model(fixture *f, size_t t, scd_class rank, size_t n, size_t rows, size_t model)
+{
+    ask_work(f, t, rank, n, rows, (scd_work){.model = model});
 }
 
 static void ask(fixture *f, size_t t, scd_class rank, size_t n, size_t rows)
@@ -125,7 +130,8 @@ static const char *pick(fixture *f)
 static void a_unit_keeps_a_copy_of_its_cell_and_is_found_by_its_key(void **state)
 {
     fixture *f = *state;
-    scd_unit *u = new_unit(f, 5, 3), *other = new_unit(f, 2, 3);
+    scd_unit *u = new_unit(f, 5, (scd_work){.model = 3}),
+             *other = new_unit(f, 2, (scd_work){.model = 3});
     scd_digest key = u->key, absent = {{9, 9}};
     assert_ptr_equal(scd_flight_find(&f->flight, &key), u);
     assert_null(scd_flight_find(&f->flight, &absent));
@@ -146,7 +152,7 @@ static void keys_that_share_a_bucket_are_told_apart(void **state)
     fixture *f = *state;
     scd_unit *u[3];
     for (size_t i = 0; i < 3; i++) {
-        u[i] = new_unit(f, 2, 0);
+        u[i] = new_unit(f, 2, (scd_work){.model = 0});
         scd_flight_remove(&f->flight, u[i]);
         memset(u[i]->key.bytes, 0, 8); /* the bytes that choose the bucket */
         u[i]->key.bytes[20] = (uint8_t)i;
@@ -185,7 +191,7 @@ static void tickets_are_found_by_serial_even_in_one_bucket(void **state)
 static void waiters_come_and_go_in_any_order(void **state)
 {
     fixture *f = *state;
-    scd_unit *u = new_unit(f, 2, 0);
+    scd_unit *u = new_unit(f, 2, (scd_work){.model = 0});
     for (size_t t = 0; t < 4; t++)
         wait_for(f, t, u);
     scd_unit_leave(&f->waiters[2]);
@@ -207,7 +213,7 @@ static void
 the_heir_is_an_interactive_waiter_before_a_bulk_one_and_the_first_of_its_class(void **state)
 {
     fixture *f = *state;
-    scd_unit *u = new_unit(f, 2, 0);
+    scd_unit *u = new_unit(f, 2, (scd_work){.model = 0});
     for (size_t t = 0; t < 4; t++)
         f->tickets[t].rank = t < 2 ? SCD_BULK : SCD_INTERACTIVE;
     wait_for(f, 0, u);
@@ -354,6 +360,19 @@ static void a_batch_is_of_one_model(void **state)
     assert_string_equal(pick(f), "3 4");
 }
 
+static void a_batch_is_of_one_head(void **state)
+{
+    static const scd_head_info heads[2];
+    fixture *f = *state;
+    ask_work(f, 1, SCD_INTERACTIVE, 2, 10, (scd_work){0, &heads[0]}); /* 1 2 */
+    ask_work(f, 2, SCD_INTERACTIVE, 2, 10, (scd_work){0, NULL});      /* 3 4 */
+    ask_work(f, 3, SCD_INTERACTIVE, 1, 10, (scd_work){0, &heads[1]}); /* 5 */
+    ask_work(f, 4, SCD_INTERACTIVE, 1, 10, (scd_work){0, &heads[0]}); /* 6 */
+    assert_string_equal(pick(f), "1 6 2");
+    assert_string_equal(pick(f), "3 4");
+    assert_string_equal(pick(f), "5");
+}
+
 static void models_alternate_while_both_have_work(void **state)
 {
     fixture *f = *state;
@@ -461,6 +480,7 @@ int main(void)
         WITH_FIXTURE(bulk_keeps_a_quarter_and_pays_for_whole_cells),
         WITH_FIXTURE(unspent_credit_of_bulk_is_bounded),
         WITH_FIXTURE(a_batch_is_of_one_model),
+        WITH_FIXTURE(a_batch_is_of_one_head),
         WITH_FIXTURE(models_alternate_while_both_have_work),
         WITH_FIXTURE(bulk_work_of_another_model_does_not_keep_interactive_work_out),
         WITH_FIXTURE(nor_does_bulk_work_of_two_models),
