@@ -191,7 +191,7 @@ lint: | $(TEST_DEPS) ## layers, third-party homes, sizes, and that documents agr
 
 check-headers: ## every header compiles on its own
 	$(Q)for h in $$(git ls-files '*.h' | grep -v _body.h); do \
-	  $(CC) $(CPPFLAGS) $(CFLAGS) -x c -fsyntax-only $$h || exit 1; done
+	  $(CC) $(CPPFLAGS) $(HDF5_CFLAGS) $(CFLAGS) -x c -fsyntax-only $$h || exit 1; done
 
 format: ## clang-format everything
 	$(Q)$(call install,clang-format)
