@@ -9,7 +9,7 @@
 #include "engine/base/mem.h"
 #include "engine/denoise/head.h"
 #include "engine/model/file.h"
-#include "engine/train/classify.h"
+#include "engine/train/eval.h"
 #include "engine/train/labels.h"
 #include "engine/train/options.h"
 #include "engine/train/scores.h"
@@ -26,6 +26,7 @@ typedef struct options {
     const char *predictions, *embeddings;
     scd_option_list data;
     size_t threads, micro_rows;
+    bool losses;
 } options;
 
 typedef struct evaluation {
@@ -39,6 +40,7 @@ typedef struct evaluation {
     scd_classifier c;
     scd_feed *feed;
     size_t n;
+    scd_eval_loss losses[SCD_EVAL_RATES];
 
     scd_file_writer predictions, embeddings;
     bool predictions_open, embeddings_open;
@@ -131,6 +133,8 @@ static scd_code open_all(evaluation *e, scd_error *err)
         code = scd_classifier_open(e->model, e->info ? e->info->n_labels : 0,
                                    e->info ? e->info->mlp_dim : 0, o->micro_rows, (int)o->threads,
                                    &e->c, err);
+    for (size_t i = 0; o->losses && i < SCD_EVAL_RATES && !code; i++) /* of the model alone */
+        code = scd_eval_losses(&e->c, e->corpus, scd_eval_rates[i], &e->losses[i], err);
     if (!code && e->head)
         code = scd_classifier_overlay(&e->c, scd_head_tensors(e->head), err);
     if (!code)
@@ -294,6 +298,22 @@ static void put_coverage(const evaluation *e, scd_buf *out)
     put(out, "covered_accuracy", n ? (double)right / (double)n : 0);
 }
 
+static void put_losses(const evaluation *e, scd_buf *out)
+{
+    scd_buf_puts(out, ",\"hidden\":[");
+    for (size_t i = 0; i < SCD_EVAL_RATES; i++) {
+        const scd_eval_loss *l = &e->losses[i];
+        scd_buf_printf(out, "%s{\"share\":", i ? "," : "");
+        scd_json_double(out, scd_eval_rates[i]);
+        scd_buf_printf(out, ",\"tokens\":%zu", l->n);
+        put(out, "gene_loss", l->gene_loss);
+        put(out, "gene_accuracy", l->accuracy);
+        put(out, "value_mse", l->value_mse);
+        scd_buf_putc(out, '}');
+    }
+    scd_buf_putc(out, ']');
+}
+
 static scd_code report(evaluation *e, scd_error *err)
 {
     scd_buf out;
@@ -318,6 +338,8 @@ static scd_code report(evaluation *e, scd_error *err)
         put(&out, "ece", s.ece);
         put_coverage(e, &out);
     }
+    if (e->o->losses)
+        put_losses(e, &out);
     scd_buf_puts(&out, "}\n");
     if (!code && out.failed)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for the report");
@@ -346,6 +368,8 @@ int scd_train_eval(int argc, char **argv)
          "table: file, barcode, truth, one probability per label", 0, 0, 0, 0},
         {"embeddings", SCD_OPTION_TEXT, &o.embeddings, "FILE", ".npy, cells in file order", 0, 0, 0,
          0},
+        {"losses", SCD_OPTION_FLAG, &o.losses, NULL,
+         "the objective's losses of the model, 15, 50 and 90 % hidden", 0, 0, 0, 0},
         {"threads", SCD_OPTION_COUNT, &o.threads, "N", "0: one per core", 0, 512, 0, 0},
         {"micro-rows", SCD_OPTION_COUNT, &o.micro_rows, "N", "rows of a batch", 64, 1 << 24, 0, 0},
     };

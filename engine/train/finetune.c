@@ -176,27 +176,32 @@ static char *joined(const char *a, const char *b, const char *c)
     return out;
 }
 
-/* heads/NAME, its checkpoint, and that nothing whole is overwritten unasked. */
+/* The run works in heads/.NAME, which nobody takes for a head, and becomes heads/NAME when it is
+ * whole; nothing whole is overwritten unasked. */
 static scd_code open_dir(scd_finetune *run, scd_error *err)
 {
     const scd_finetune_options *o = run->o;
-    char *heads = joined(o->model, "heads", ""), *json = joined(o->model, "heads", o->name);
-    run->dir = joined(o->model, "heads", o->name);
+    char hidden[256];
+    char *heads = joined(o->model, "heads", "");
+    if ((size_t)snprintf(hidden, sizeof hidden, ".%s", o->name) >= sizeof hidden)
+        hidden[0] = 0;
+    run->final_dir = joined(o->model, "heads", o->name);
+    run->dir = joined(o->model, "heads", hidden);
     run->checkpoint_path = run->dir ? joined(run->dir, "checkpoint.bin", "") : NULL;
-    free(json);
-    json = run->dir ? joined(run->dir, "head.json", "") : NULL;
     scd_code code = SCD_OK;
-    if (!heads || !json || !run->checkpoint_path)
+    if (!heads || !run->final_dir || !run->checkpoint_path)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory");
+    else if (!hidden[0])
+        code = scd_fail(err, SCD_E_INVALID, "--name: too long");
+    if (!code && !access(run->final_dir, F_OK) && !o->force)
+        code = scd_fail(err, SCD_E_INVALID,
+                        "%s is there already; --force replaces it, --name makes another",
+                        run->final_dir);
     if (!code)
         code = make_dir(heads, err);
     if (!code)
         code = make_dir(run->dir, err);
-    if (!code && !access(json, F_OK) && access(run->checkpoint_path, F_OK) && !o->force)
-        code = scd_fail(err, SCD_E_INVALID,
-                        "%s is there already; --force replaces it, --name makes another", json);
     free(heads);
-    free(json);
     return code;
 }
 
@@ -298,6 +303,7 @@ static void run_release(scd_finetune *run)
     free(run->weights);
     free(run->gene_weight);
     free(run->dir);
+    free(run->final_dir);
     free(run->checkpoint_path);
     free(run->net_best);
     free(run->head_best);

@@ -49,7 +49,7 @@ typedef struct scd_finetune {
     size_t first_layer; /* as scd_net_backward counts; n_layers: frozen */
     bool frozen;
     scd_feed *feed, *held_feed;
-    char *dir, *checkpoint_path; /* heads/NAME */
+    char *dir, *final_dir, *checkpoint_path; /* heads/.NAME while it runs; heads/NAME */
 
     /* where training stands */
     uint64_t step, drawn;

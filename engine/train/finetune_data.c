@@ -74,8 +74,7 @@ static scd_code check_split(const scd_finetune *run, scd_error *err)
 scd_code scd_finetune_split(scd_finetune *run, scd_error *err)
 {
     const scd_labels *l = &run->labels;
-    bool by_group = run->o->held_out_groups.n ||
-                    (l->n_groups > 1 && strcmp(run->o->split, "cell"));
+    bool by_group = run->o->held_out_groups.n || (l->n_groups > 1 && strcmp(run->o->split, "cell"));
     uint8_t *held_group = scd_calloc(l->n_groups + 1, 1);
     run->train = scd_calloc(l->n_cells + 1, 1);
     run->held = scd_calloc(l->n_cells + 1, 1);

@@ -9,6 +9,7 @@
 #include "engine/train/finetune.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -210,6 +211,34 @@ static scd_code write_json(const scd_finetune *run, const calibration *c, const 
     return code;
 }
 
+/* ---- the directory ----------------------------------------------------------------------------
+ */
+
+static scd_code io_error(const char *path, scd_error *err)
+{
+    return scd_fail(err, SCD_E_IO, "%s: %s", path, strerror(errno));
+}
+
+/* The run's folder takes the head's name; a head that was there is exchanged for it, then removed.
+ */
+static scd_code publish(const scd_finetune *run, scd_error *err)
+{
+    static const char *const files[] = {"head.json", "head.safetensors", "train.csv"};
+    char path[4096];
+    if (unlink(run->checkpoint_path) && errno != ENOENT)
+        return io_error(run->checkpoint_path, err);
+    if (access(run->final_dir, F_OK))
+        return rename(run->dir, run->final_dir) ? io_error(run->final_dir, err) : SCD_OK;
+    if (renameat2(AT_FDCWD, run->dir, AT_FDCWD, run->final_dir, RENAME_EXCHANGE))
+        return io_error(run->final_dir, err);
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", run->dir, files[i]);
+        unlink(path); /* what else lies there is not ours: the folder stays then */
+    }
+    rmdir(run->dir);
+    return SCD_OK;
+}
+
 /* ---- the end of a run ------------------------------------------------------------------------ */
 
 static void report(const scd_finetune *run, const calibration *c)
@@ -222,7 +251,7 @@ static void report(const scd_finetune *run, const calibration *c)
     printf("held out, %zu copies:  accuracy %.4f  balanced %.4f  macro-F1 %.4f  ECE %.4f -> %.4f\n",
            run->o->calibrate_copies, c->calibrated.accuracy, c->calibrated.balanced_accuracy,
            c->calibrated.macro_f1, c->augmented.ece, c->calibrated.ece);
-    printf("temperature %.4f, threshold %.4f\n%s\n", c->temperature, c->threshold, run->dir);
+    printf("temperature %.4f, threshold %.4f\n%s\n", c->temperature, c->threshold, run->final_dir);
 }
 
 scd_code scd_finetune_write(scd_finetune *run, scd_error *err)
@@ -234,14 +263,12 @@ scd_code scd_finetune_write(scd_finetune *run, scd_error *err)
     scd_code code = fit(run, &c, err);
     if (code)
         return code;
-    if (unlink(json) && errno != ENOENT)
-        return scd_fail(err, SCD_E_IO, "%s: %s", json, strerror(errno));
     code = write_tensors(run, weights, err);
     if (!code)
         code = write_json(run, &c, json, err);
-    if (!code) {
-        unlink(run->checkpoint_path); /* whole now; a checkpoint would start it again */
+    if (!code)
+        code = publish(run, err);
+    if (!code)
         report(run, &c);
-    }
     return code;
 }

@@ -1,5 +1,5 @@
-"""test_finetune.py - scdiva-train finetune annotation and eval: heads that learn, to the bit, that the
-daemon serves as eval sees them, and what is refused.
+"""test_finetune.py - scdiva-train finetune annotation and eval: heads that learn, to the bit, that
+the daemon serves as eval sees them, and what is refused.
 
 Cells are made here: three types, each with its own genes, over a background.
 """
@@ -114,7 +114,7 @@ def test_a_head_learns_types_that_have_their_own_genes():
     # eight counts against a half in five genes: hardly a cell can be mistaken
     assert h["evaluation"]["held_out"]["accuracy"] > 0.9, h["evaluation"]
     assert 0.25 <= h["temperature"] <= 8 and 0 <= h["threshold"] <= 1
-    assert not os.path.exists(os.path.join(trained(), "heads", "annotation", "checkpoint.bin"))
+    assert os.listdir(os.path.join(trained(), "heads")) == ["annotation"]
 
 
 def test_eval_scores_a_file_it_has_not_seen_and_writes_predictions_and_embeddings():
@@ -168,7 +168,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes():
     whole, halves = model("finetune.whole"), model("finetune.halves")
     flags = ("--epochs", "12", "--patience", "0", "--sum-share", "0.3")
     run(command(whole, *flags))
-    log = os.path.join(halves, "heads", "annotation", "train.csv")
+    log = os.path.join(halves, "heads", ".annotation", "train.csv")
     p = subprocess.Popen(command(halves, *flags), stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, text=True, env=clean_environment())
     end = time.monotonic() + 60 * SLOW
@@ -234,8 +234,8 @@ def test_killed_at_any_moment_it_leaves_no_head_that_opens():
     p.kill()
     p.wait()
     if not os.path.exists(os.path.join(out, "heads", "annotation", "head.json")):
-        said = run(scdiva_train() + ["eval", "--model", out, "--data", data()], exit=1)
-        refused(said, "head.json")
+        said = run(scdiva_train() + ["eval", "--model", out, "--data", data()])
+        assert json.loads(said)["head"] == ""  # half a head is none
     run(command(out, "--force"))
     assert head(out)["task"] == "annotation"
 
@@ -275,7 +275,9 @@ def test_an_existing_head_is_replaced_only_when_asked():
     out = model("finetune.again")
     run(command(out, "--epochs", "1"))
     refused(run(command(out, "--epochs", "1"), exit=1), "--force")
-    run(command(out, "--epochs", "1", "--force"))
+    run(command(out, "--epochs", "1", "--force", "--seed", "5"))
+    assert "--seed 5" in head(out)["recipe"]
+    assert os.listdir(os.path.join(out, "heads")) == ["annotation"]
 
 
 def test_a_checkpoint_of_another_run_is_refused():
@@ -283,7 +285,7 @@ def test_a_checkpoint_of_another_run_is_refused():
     p = subprocess.Popen(command(out, "--epochs", "500", "--patience", "0"),
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                          env=clean_environment())
-    checkpoint = os.path.join(out, "heads", "annotation", "checkpoint.bin")
+    checkpoint = os.path.join(out, "heads", ".annotation", "checkpoint.bin")
     end = time.monotonic() + 60 * SLOW
     while not os.path.exists(checkpoint) and time.monotonic() < end:
         time.sleep(0.01)
@@ -308,6 +310,16 @@ def test_eval_without_a_head_gives_embeddings_alone():
     assert np.load(array).shape == (N_CELLS, 32)
     refused(run(scdiva_train() + ["eval", "--model", base(), "--data", data(), "--predictions",
                                   scratch("none.tsv")], exit=1), "no head")
+
+
+def test_eval_tells_the_losses_of_the_objective():
+    said = json.loads(run(scdiva_train() + ["eval", "--model", base(), "--data", data(),
+                                            "--losses"]))
+    assert [h["share"] for h in said["hidden"]] == [0.15, 0.5, 0.9]
+    for h in said["hidden"]:
+        # random weights know nothing: about log(vocabulary) and hardly a gene right
+        assert h["tokens"] > 100 and h["gene_loss"] > 2 and h["gene_accuracy"] < 0.3, h
+        assert h["value_mse"] > 0
 
 
 def test_of_several_heads_one_must_be_chosen():
