@@ -109,7 +109,8 @@ static scd_code read_variable(const scd_h5ad *file, const scd_h5_data *data, hsi
     }
     for (size_t i = 0; i < n && !code; i++) {
         size_t length = strings[i] ? pool_length(strings[i]) : 0;
-        code = take_text(file, data, first + i, strings[i], length, arena, out + i, err);
+        code = take_text(file, data, first + i, strings[i] ? strings[i] : "", length, arena,
+                         out + i, err);
     }
 
 done:

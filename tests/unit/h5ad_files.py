@@ -62,23 +62,28 @@ def anndata(path, x="csr", obs=None, **options):
     if x in ("csr", "csc"):
         sparse(f, "X", MATRIX, x, **options)
     elif x == "dense":
-        tag(f.create_dataset("X", data=MATRIX.astype(options.pop("dtype", "f4")), **options), "array")
+        values = MATRIX.astype(options.pop("dtype", "f4"))
+        tag(f.create_dataset("X", data=values, **options), "array")
     return f
 
 
-# ---- good files ------------------------------------------------------------------------------------
+# ---- good files ----------------------------------------------------------------------------------
 
 def good(at):
     for name, options in {
-            "csr": {}, "csr_int64": dict(index="i8", dtype="i8"), "csr_big_endian":
-            dict(index=">i4", dtype=">f8"), "csr_uint": dict(index="u2", dtype="u1"),
-            "csr_lzf": dict(compression="lzf"), "csr_gzip": dict(compression="gzip", shuffle=True,
-                                                                 fletcher32=True, chunks=(3,)),
-            "csc": dict(x="csc"), "csc_gzip": dict(x="csc", compression="gzip", chunks=(2,)),
-            "dense": dict(x="dense"), "dense_bool_like": dict(x="dense", dtype="i2"),
+            "csr": {},
+            "csr_int64": dict(index="i8", dtype="i8"),
+            "csr_big_endian": dict(index=">i4", dtype=">f8"),
+            "csr_uint": dict(index="u2", dtype="u1"),
+            "csr_lzf": dict(compression="lzf"),
+            "csr_gzip": dict(compression="gzip", shuffle=True, fletcher32=True, chunks=(3,)),
+            "csc": dict(x="csc"),
+            "csc_gzip": dict(x="csc", compression="gzip", chunks=(2,)),
+            "dense": dict(x="dense"),
+            "dense_int": dict(x="dense", dtype="i2"),
             "dense_gzip": dict(x="dense", chunks=(2, 3), compression="gzip"),
-            "dense_big_endian": dict(x="dense", dtype=">f8"), "dense_half": dict(x="dense",
-                                                                                dtype="f2")}.items():
+            "dense_big_endian": dict(x="dense", dtype=">f8"),
+            "dense_half": dict(x="dense", dtype="f2")}.items():
         anndata(at("good_%s.h5ad" % name), **options).close()
 
     with anndata(at("good_untidy.h5ad"), x=None) as f:  # unsorted, repeated, stored zeros
@@ -167,7 +172,7 @@ def records(path):
         g.attrs["h5sparse_shape"] = [6, 5]
 
 
-# ---- bad files -------------------------------------------------------------------------------------
+# ---- bad files -----------------------------------------------------------------------------------
 
 def bad(at):
     open(at("bad_text.h5ad"), "w").write("cell,gene\n" * 100)
@@ -214,7 +219,8 @@ def bad(at):
 
 def bad_columns(at):
     def obs(name, column, values):
-        with anndata(at("bad_%s.h5ad" % name), obs={column: values} if values is not None else {}) as f:
+        there = {} if values is None else {column: values}
+        with anndata(at("bad_%s.h5ad" % name), obs=there) as f:
             yield f["obs"]
 
     for _ in obs("column_length", "x", np.arange(7)):
@@ -319,7 +325,7 @@ def text_bomb(path):
         f.write(one * 100000)
 
 
-# ---- what matrices hold ----------------------------------------------------------------------------
+# ---- what matrices hold --------------------------------------------------------------------------
 
 def choices(at):
     log = np.log1p(MATRIX / np.maximum(MATRIX.sum(1, keepdims=True), 1) * 1e4)
@@ -365,7 +371,7 @@ def choices(at):
         f.create_dataset("X", data=m, chunks=(100, 5), compression="gzip")
 
 
-# ---- facts -----------------------------------------------------------------------------------------
+# ---- facts ---------------------------------------------------------------------------------------
 
 def dense_of(item, shape=None):
     if isinstance(item, h5py.Dataset):
