@@ -138,6 +138,7 @@ static scd_code choose(scd_corpus *corpus, size_t file, const scd_corpus_options
         f->why = keep_text(corpus, choice.why);
         f->kind = choice.kind;
         f->recoverable = choice.recoverable;
+        f->normalised_to = choice.normalised_to;
         f->is_turned = matrix.encoding == SCD_H5AD_CSC;
         f->n_rows = scd_h5ad_n_obs(handle);
         if (!f->matrix || !f->frame || !f->why || !f->gene_column != !choice.gene_column)

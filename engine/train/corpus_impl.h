@@ -72,6 +72,7 @@ typedef struct scd_corpus_file {
     ino_t inode;
     scd_input_kind kind;
     bool recoverable;
+    double normalised_to; /* sum of expm1 over a whole cell: 1e4, or what the file used */
     bool is_turned;     /* CSC: opening it again costs a pass over all of it */
     size_t n_rows;      /* in the file */
     size_t first;       /* number of its first cell in the corpus */

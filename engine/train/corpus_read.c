@@ -53,7 +53,7 @@ static scd_code check(const scd_corpus_file *f, const row_values *row, const scd
 /* Log1p values whose counts show through: expm1 of each is a multiple of the least one, which is
  * that of a single read. The unit is fitted to all of them, since one value alone was rounded.
  * False: the row stays as it is. */
-static bool recover(row_values *row, double *counts)
+static bool recover(row_values *row, double normalised_to, double *counts)
 {
     double least = INFINITY, sum = 0, units = 0;
     for (size_t i = 0; i < row->n; i++) {
@@ -73,7 +73,7 @@ static bool recover(row_values *row, double *counts)
     }
     row->values = counts;
     row->kind = SCD_INPUT_COUNTS;
-    row->total = 1e4 / unit;
+    row->total = normalised_to / unit;
     return true;
 }
 
@@ -140,7 +140,7 @@ static scd_code make_cell(scd_corpus *corpus, const scd_corpus_file *f, row_valu
         for (size_t i = 0; i < row->n; i++)
             row->total += row->values[i];
     else if (f->recoverable && row->n)
-        recover(row, counts);
+        recover(row, f->normalised_to, counts);
     size_t n = scatter(corpus, f->map->tokens, row);
     int32_t *tokens = scd_arena_alloc(arena, n, sizeof *tokens);
     float *values = scd_arena_alloc(arena, n, sizeof *values);
