@@ -31,14 +31,14 @@ static void head_fill(void *arg, size_t entry, size_t first, size_t n, float *ou
 }
 
 /* head.json as text. */
-static int head_write_json(const char *dir, const char *text)
+static scd_code head_write_json(const char *dir, const char *text)
 {
     char path[128];
     snprintf(path, sizeof path, "%s/head.json", dir);
     return scd_file_write(path, text, strlen(text), NULL);
 }
 
-static int head_write_good_json(const char *dir, const char *model_digest)
+static scd_code head_write_good_json(const char *dir, const char *model_digest)
 {
     char text[1000];
     snprintf(text, sizeof text,
@@ -50,8 +50,8 @@ static int head_write_good_json(const char *dir, const char *model_digest)
 
 /* The four tensors of the MLP for a model of `hidden` dimensions, and n more. `bad` != 0 becomes
  * the first element of mlp.0.bias. */
-static int head_write_tensors(const char *dir, size_t hidden, const scd_tensor_entry *more,
-                              size_t n, float bad)
+static scd_code head_write_tensors(const char *dir, size_t hidden, const scd_tensor_entry *more,
+                                   size_t n, float bad)
 {
     char path[128];
     scd_tensor_entry entries[HEAD_TENSORS_MAX] = {
