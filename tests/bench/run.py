@@ -44,6 +44,8 @@ def main():
                           ("probes beside much work", "probes.py")):
         section(title, [python, os.path.join(HERE, script)], env)
     section("PyTorch", [env.get("TORCH_PYTHON", python), os.path.join(HERE, "torch_peer.py")], env)
+    section("training", [python, os.path.join(HERE, "train_throughput.py")], env)
+    section("two hundred cells by heart", [python, os.path.join(HERE, "overfit.py")], env)
     section("JSON", [os.path.join(build, "bench", "bench_json")], env)
     section("genes and serialization", [os.path.join(build, "bench", "bench_cells")], env)
     if args.long:
