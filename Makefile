@@ -171,6 +171,21 @@ bench: programs $(BENCHES:%=$(B)/bench/%) | $(TEST_DEPS) ## engine, HTTP, cache,
 	$(Q)$(call install,wrk)
 	$(Q)$(PYTHON) tests/bench/run.py --build $(B)
 
+# ---- the bundled model: made again from its data, and judged ------------------------------------
+DATA ?= ../shared/data
+OUT ?= $(B)/models/pbmc
+.PHONY: model-pbmc bench-quality
+model-pbmc: programs ## train the bundled model again (hours): make model-pbmc DATA=../shared/data
+	$(Q)config/models/pbmc/train.sh $(DATA) $(OUT) $(B)
+
+# The field's own libraries judge, in a virtual environment of their own.
+QUALITY := $(B)/quality-venv
+$(QUALITY)/done: tests/bench/quality/requirements.txt
+	$(Q)$(call install,python3-venv)
+	$(Q)/usr/bin/python3 -m venv $(QUALITY) && $(QUALITY)/bin/pip -q install -r $< && touch $@
+bench-quality: programs $(QUALITY)/done ## judge the bundled model with scikit-learn, scanpy and scib-metrics
+	$(Q)$(QUALITY)/bin/python tests/bench/quality/bundled.py --build $(B) --data $(DATA)
+
 # ---- fuzzing: make fuzz T=fuzz_request SECONDS=60 --------------------------------------------------
 SECONDS ?= 60
 .PHONY: fuzz

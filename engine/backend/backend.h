@@ -23,7 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SCD_BACKEND_ABI 1u
+#define SCD_BACKEND_ABI 2u
 
 typedef enum scd_dtype { SCD_F32, SCD_F16, SCD_BF16 } scd_dtype;
 typedef enum scd_precision {
@@ -44,6 +44,8 @@ typedef struct scd_device_options {
     scd_precision precision; /* auto: bf16 where the hardware multiplies it, else fp32 */
     int threads;             /* CPU: compute threads, the owner included; 0: one per core */
     int index;               /* CUDA: which device */
+    int give_way; /* CPU: compute threads yield to all others of the machine, for a server whose
+                     probes must be answered meanwhile */
 } scd_device_options;
 
 typedef struct scd_device_info {

@@ -110,7 +110,7 @@ static scd_code cpu_open(const scd_device_options *options, scd_device **out, sc
     if (!device->scratch || !device->library)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory");
     if (!code)
-        code = scd_pool_new(device->threads, &device->pool, err);
+        code = scd_pool_new(device->threads, options->give_way, &device->pool, err);
     if (!code && !device->kernels->product)
         code = scd_dnnl_open(device->threads, precision, &device->dnnl, err);
     if (code) {

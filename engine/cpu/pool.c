@@ -41,6 +41,7 @@ struct scd_pool {
     void *arg;
     bool stop;
     int threads;
+    bool give_way; /* workers run at a lower priority */
     worker *workers; /* (threads - 1) */
 };
 
@@ -86,7 +87,8 @@ static void *worker_main(void *arg)
     worker *me = arg;
     scd_pool *pool = me->pool;
     scd_pool_no_openmp();
-    scd_thread_give_way();
+    if (pool->give_way)
+        scd_thread_give_way();
     for (unsigned seen = 0;;) {
         seen = word_wait(&pool->generation, seen);
         if (pool->stop)
@@ -97,13 +99,13 @@ static void *worker_main(void *arg)
     }
 }
 
-scd_code scd_pool_new(int threads, scd_pool **out, scd_error *err)
+scd_code scd_pool_new(int threads, bool give_way, scd_pool **out, scd_error *err)
 {
     *out = NULL;
     scd_pool *pool = scd_malloc_aligned(1, sizeof *pool);
     if (!pool)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for the thread pool");
-    *pool = (scd_pool){.threads = 1};
+    *pool = (scd_pool){.threads = 1, .give_way = give_way};
     omp_set_num_threads(1); /* weights are packed by the thread that opens, before any run */
     pool->workers = scd_calloc((size_t)threads, sizeof *pool->workers);
     scd_code code =

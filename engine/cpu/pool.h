@@ -11,12 +11,14 @@
 #include "engine/base/error.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef struct scd_pool scd_pool;
 
-/* `threads` counts the owner. SCD_E_NOMEM. */
-scd_code scd_pool_new(int threads, scd_pool **out, scd_error *err);
+/* `threads` counts the owner. give_way: workers run at nice 10, as the owner of a daemon does; else
+ * at the priority of who calls this. SCD_E_NOMEM. */
+scd_code scd_pool_new(int threads, bool give_way, scd_pool **out, scd_error *err);
 void scd_pool_free(scd_pool *pool); /* NULL is fine */
 int scd_pool_threads(const scd_pool *pool);
 

@@ -92,7 +92,7 @@ static void a_pool_does_every_task_once_however_often_it_runs(void **state)
     (void)state;
     for (int threads = 1; threads <= 5; threads += 2) {
         scd_pool *pool;
-        assert_int_equal(scd_pool_new(threads, &pool, NULL), SCD_OK);
+        assert_int_equal(scd_pool_new(threads, false, &pool, NULL), SCD_OK);
         assert_int_equal(scd_pool_threads(pool), threads);
         for (int run = 0; run < 200; run++) {
             static count c;
