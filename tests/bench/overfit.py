@@ -38,7 +38,7 @@ def main():
         took = time.monotonic() - start
         with open(os.path.join(out, "train.csv"), encoding="utf-8", newline="") as f:
             rows = list(csv.DictReader(f))
-    for row in rows[::max(1, len(rows) // 8)] + rows[-1:]:
+    for row in rows[:-1:max(1, len(rows) // 8)] + rows[-1:]:
         common.row(f"step {row['step']}", f"cross-entropy {float(row['gene_loss']):.5f}, value MSE "
                    f"{float(row['value_loss']):.6f}, genes named {float(row['accuracy']):.4f}")
     common.row("took", f"{took:.0f} s")
