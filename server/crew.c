@@ -11,7 +11,7 @@ struct scd_crew {
     scd_gate gate;
     scd_thread thread;
     scd_job *first, **last;
-    bool stopping;
+    bool stopping, ended; /* ended: the thread takes no more */
 };
 
 static void *run(void *arg)
@@ -24,6 +24,7 @@ static void *run(void *arg)
         scd_job *job = c->first;
         if (job && !(c->first = job->next))
             c->last = &c->first;
+        c->ended = !job;
         scd_gate_unlock(&c->gate);
         if (!job)
             return NULL;
@@ -52,15 +53,20 @@ scd_code scd_crew_open(scd_crew **out, scd_error *err)
     return SCD_OK;
 }
 
-void scd_crew_close(scd_crew *c)
+void scd_crew_stop(scd_crew *c)
 {
-    if (!c)
-        return;
     scd_gate_lock(&c->gate);
     c->stopping = true;
     scd_gate_wake(&c->gate);
     scd_gate_unlock(&c->gate);
     scd_thread_join(&c->thread);
+}
+
+void scd_crew_close(scd_crew *c)
+{
+    if (!c)
+        return;
+    scd_crew_stop(c);
     scd_gate_release(&c->gate);
     free(c);
 }
@@ -68,9 +74,14 @@ void scd_crew_close(scd_crew *c)
 void scd_crew_post(scd_crew *c, scd_job *job)
 {
     scd_gate_lock(&c->gate);
-    job->next = NULL;
-    *c->last = job;
-    c->last = &job->next;
-    scd_gate_wake(&c->gate);
+    bool ended = c->ended;
+    if (!ended) {
+        job->next = NULL;
+        *c->last = job;
+        c->last = &job->next;
+        scd_gate_wake(&c->gate);
+    }
     scd_gate_unlock(&c->gate);
+    if (ended)
+        job->run(job);
 }

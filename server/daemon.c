@@ -202,8 +202,10 @@ void scd_daemon_stop(scd_daemon *d)
         scd_http_quiesce(d->http);
         scd_http_wait_idle(d->http, scd_now_ns() + LAST_ANSWERS_S * SCD_NS_PER_S);
     }
-    scd_crew_close(d->crew);
+    if (d->crew)
+        scd_crew_stop(d->crew);
     scd_http_close(d->http);
+    scd_crew_close(d->crew);
     scd_watch_close(d->watch);
     scd_batcher_close(d->batcher);
     scd_memo_close(d->memo);

@@ -74,6 +74,18 @@ static void a_job_that_runs_may_be_posted_again_even_while_it_closes(void **stat
     assert_int_equal(atomic_load(&n_ran), 51);
 }
 
+static void after_the_stop_a_job_runs_where_it_is_posted(void **state)
+{
+    (void)state;
+    scd_crew *c = open_crew();
+    scd_crew_stop(c);
+    job j = {.job.run = run, .crew = c, .posts_left = 2};
+    scd_crew_post(c, &j.job);
+    assert_int_equal(atomic_load(&n_ran), 3);
+    assert_true(pthread_equal(j.ran_in, pthread_self()));
+    scd_crew_close(c);
+}
+
 static void *post_some(void *arg)
 {
     job *jobs = arg;
@@ -130,6 +142,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(jobs_run_in_order_and_all_of_them_before_it_closes),
         cmocka_unit_test(a_job_that_runs_may_be_posted_again_even_while_it_closes),
+        cmocka_unit_test(after_the_stop_a_job_runs_where_it_is_posted),
         cmocka_unit_test(jobs_of_several_threads_run_one_at_a_time),
         cmocka_unit_test(a_sleeping_crew_wakes_for_a_job_and_an_idle_one_closes),
         cmocka_unit_test(a_crew_without_memory_is_not_opened),
