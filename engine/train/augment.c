@@ -22,11 +22,17 @@ enum {
     PANEL_YES,
     PANEL_BY,
     PANEL_TOTAL,
+    PANEL_TOP,
+    PANEL_TOP_BY,
     SCALE_YES,
     SCALE_BY,
     SUBSET_YES,
     SUBSET_BY
 };
+
+/* Share of all genes that a selection leaves out for being expressed too much (scanpy's default, a
+ * mean above 3 in log1p, is 1 to 2 % of them in blood). */
+static const double TOP_GENES = 0.03;
 
 typedef struct count {
     int32_t token;
@@ -70,6 +76,7 @@ scd_code scd_augment_check(const scd_augment_options *o, scd_error *err)
         {"thin-min", o->thin_min, o->thin_share > 0 ? 1e-3 : 0, 1},
         {"panel-share", o->panel_share, 0, 1},
         {"panel-min", o->panel_min, o->panel_share > 0 ? 1e-3 : 0, 1},
+        {"panel-top", o->panel_top, 0, 1},
         {"panel-total", o->panel_total, 0, 1},
         {"scale-share", o->scale_share, 0, 1},
         {"scale", o->scale, o->scale_share > 0 ? 1 : 0, 1000},
@@ -200,12 +207,15 @@ static void gene_effects(state *s)
     }
 }
 
-/* A gene of weight w is on a panel of fraction f with probability f^(1 - w). */
+/* A gene of weight w is on a panel of fraction f with probability f^(1 - w); panels may lack up to
+ * TOP_GENES of all genes, those expressed most. */
 static scd_code panel(state *s, scd_error *err)
 {
     if (!happens(s, PANEL_YES, s->o->panel_share))
         return SCD_OK;
     double f = s->o->panel_min + (1 - s->o->panel_min) * (double)uniform(s, PICK, PANEL_BY);
+    bool top = s->in->gene_level && happens(s, PANEL_TOP, s->o->panel_top);
+    double highest = top ? 1 - TOP_GENES * (double)uniform(s, PICK, PANEL_TOP_BY) : 1;
     count *list = new_list(s, s->n);
     size_t n = 0;
     double kept = 0;
@@ -213,6 +223,8 @@ static scd_code panel(state *s, scd_error *err)
         return no_memory(err);
     for (size_t i = 0; i < s->n; i++) {
         int32_t token = s->list[i].token;
+        if (top && (double)s->in->gene_level[token] > highest)
+            continue;
         double w = s->in->gene_weight ? (double)s->in->gene_weight[token] : 0;
         if ((double)uniform(s, PANEL, (uint64_t)(uint32_t)token) < pow(f, 1 - w)) {
             kept += s->list[i].n;

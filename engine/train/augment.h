@@ -23,6 +23,8 @@ typedef struct scd_augment_options {
     double thin_min;
     double panel_share; /* keep a panel of a fraction in [panel_min, 1] of all genes */
     double panel_min;
+    double panel_top;   /* share of panels without the genes that are expressed most: selections
+                           of variable genes leave out housekeeping and ribosomal genes */
     double panel_total; /* share of panels whose total is recomputed on the panel */
     double scale_share; /* values become log1p(s expm1(x)), s log-uniform in [1/scale, scale] */
     double scale;
@@ -34,14 +36,14 @@ typedef struct scd_augment_options {
 /* SCD_E_INVALID names the option that is out of range. */
 scd_code scd_augment_check(const scd_augment_options *options, scd_error *err);
 
-/* How much a gene is to be preferred in panels: (vocab) weights in [0, 1], 1 the most. NULL: all
- * alike. */
 typedef struct scd_augment_input {
     const scd_corpus_cell *cell;
     const scd_corpus_cell *const *partners; /* cells of the same kind and file, or none */
     size_t n_partners;
-    const float *gene_weight; /* (vocab) or NULL */
-    uint64_t draw;            /* number of this draw: fixes everything random */
+    const float
+        *gene_weight;        /* (vocab) how much panels prefer a gene, in [0, 1]; NULL: all alike */
+    const float *gene_level; /* (vocab) its rank by mean expression, in [0, 1]; NULL: not known */
+    uint64_t draw;           /* number of this draw: fixes everything random */
 } scd_augment_input;
 
 /* The serialized cell in `out` (as scd_cell_serialize leaves it: order, cut at MAX_GENE_LEN). */

@@ -121,6 +121,7 @@ static size_t option_table(scd_finetune_options *o, scd_option table[MAX_OPTIONS
         NUMBER("gene-sigma", augment.gene_sigma, "log-normal gene effects", 0, 4),
         NUMBER("panel-share", augment.panel_share, "a panel of the genes", 0, 1),
         NUMBER("panel-min", augment.panel_min, "of at least this fraction", 0.001, 1),
+        NUMBER("panel-top", augment.panel_top, "without the genes expressed most", 0, 1),
         NUMBER("panel-total", augment.panel_total, "total recomputed on the panel", 0, 1),
         NUMBER("scale-share", augment.scale_share, "shift the values' scale", 0, 1),
         NUMBER("scale", augment.scale, "by at most this factor", 1, 1000),
@@ -302,6 +303,7 @@ static void run_release(scd_finetune *run)
     free(run->held);
     free(run->weights);
     free(run->gene_weight);
+    free(run->gene_level);
     free(run->dir);
     free(run->final_dir);
     free(run->checkpoint_path);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK_CELLS = 1024, SPLIT_STREAM = 0x53504c };
+enum { BLOCK_CELLS = 1024, SPLIT_STREAM = 0x53504c, MEAN_BINS = 20 };
 
 /* ---- split ----------------------------------------------------------------------------------- */
 
@@ -130,14 +130,14 @@ static void weigh_cells(scd_finetune *run, const uint32_t *file_of, double *clas
 }
 
 typedef struct gene_stats {
-    double *sum, *squares; /* (vocab) of log1p values over training cells */
+    double *sum, *squares; /* (vocab) of counts per 10,000 over training cells */
     double *n;             /* (vocab) training cells whose file measures the gene */
 } gene_stats;
 
 static double value_of(const scd_corpus_cell *cell, size_t i)
 {
     double x = (double)cell->values[i];
-    return cell->kind == SCD_INPUT_COUNTS ? log1p(1e4 * x / cell->total) : x;
+    return cell->kind == SCD_INPUT_COUNTS ? 1e4 * x / cell->total : expm1(x);
 }
 
 /* One pass over the corpus: each cell's file, each gene's moments. */
@@ -178,34 +178,69 @@ static scd_code gather(scd_finetune *run, uint32_t *file_of, gene_stats *stats, 
 
 static const double *sort_key; /* qsort has no argument */
 
-static int by_variance(const void *a, const void *b)
+static int by_key(const void *a, const void *b)
 {
-    double x = sort_key[*(const uint32_t *)a], y = sort_key[*(const uint32_t *)b];
-    return (x > y) - (x < y);
+    uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
+    double x = sort_key[i], y = sort_key[k];
+    return x != y ? (x > y) - (x < y) : (i > k) - (i < k);
 }
 
-/* Expressed and variable genes are likelier to be on a panel: weight = 0.9 times the gene's rank by
- * variance of its values, in [0, 1]. */
+/* order: genes by rising key. */
+static void sort_genes(uint32_t *order, size_t n, const double *key)
+{
+    sort_key = key;
+    qsort(order, n, sizeof *order, by_key);
+}
+
+/* Dispersion (variance over mean, its logarithm) against that of genes of like mean: z-scores
+ * within bins of equal size along the order of means, as Seurat's and scanpy's selections of
+ * variable genes have it. Genes nobody expresses come last. */
+static void normalise(double *dispersion, const double *mean, const uint32_t *by_mean, size_t vocab)
+{
+    size_t first = 0;
+    while (first < vocab && !(mean[by_mean[first]] > 0))
+        dispersion[by_mean[first++]] = -INFINITY;
+    for (size_t bin = 0; bin < MEAN_BINS; bin++) {
+        size_t from = first + (vocab - first) * bin / MEAN_BINS;
+        size_t to = first + (vocab - first) * (bin + 1) / MEAN_BINS;
+        double sum = 0, squares = 0, n = (double)(to - from);
+        for (size_t i = from; i < to; i++) {
+            sum += dispersion[by_mean[i]];
+            squares += dispersion[by_mean[i]] * dispersion[by_mean[i]];
+        }
+        double sd = sqrt(fmax(squares / fmax(n, 1) - sum * sum / fmax(n * n, 1), 1e-12));
+        for (size_t i = from; i < to; i++)
+            dispersion[by_mean[i]] = (dispersion[by_mean[i]] - sum / n) / sd;
+    }
+}
+
+/* Panels prefer variable genes: weight = 0.95 times the rank by normalised dispersion. level: the
+ * rank by mean. */
 static scd_code weigh_genes(scd_finetune *run, const gene_stats *stats, scd_error *err)
 {
     size_t vocab = run->c.config->vocab;
-    double *variance = scd_calloc(vocab, sizeof *variance);
+    double *mean = scd_calloc(2 * vocab, sizeof *mean), *dispersion = mean + vocab;
     uint32_t *order = scd_malloc(vocab, sizeof *order);
     scd_code code = SCD_OK;
-    if (!variance || !order)
+    if (!mean || !order)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu genes", vocab);
     for (size_t g = 0; g < vocab && !code; g++) {
-        double n = fmax(stats->n[g], 1), mean = stats->sum[g] / n;
-        variance[g] = stats->squares[g] / n - mean * mean;
+        double n = fmax(stats->n[g], 1);
+        mean[g] = stats->sum[g] / n;
+        double variance = stats->squares[g] / n - mean[g] * mean[g];
+        dispersion[g] = mean[g] > 0 ? log(fmax(variance / mean[g], 1e-12)) : 0;
         order[g] = (uint32_t)g;
     }
     if (!code) {
-        sort_key = variance;
-        qsort(order, vocab, sizeof *order, by_variance);
+        sort_genes(order, vocab, mean);
         for (size_t r = 0; r < vocab; r++)
-            run->gene_weight[order[r]] = (float)(0.9 * (double)r / (double)vocab);
+            run->gene_level[order[r]] = (float)((double)(r + 1) / (double)vocab);
+        normalise(dispersion, mean, order, vocab);
+        sort_genes(order, vocab, dispersion);
+        for (size_t r = 0; r < vocab; r++)
+            run->gene_weight[order[r]] = (float)(0.95 * (double)r / (double)vocab);
     }
-    free(variance);
+    free(mean);
     free(order);
     return code;
 }
@@ -218,8 +253,9 @@ scd_code scd_finetune_weigh(scd_finetune *run, scd_error *err)
     uint32_t *file_of = scd_malloc(n + 1, sizeof *file_of);
     run->weights = scd_calloc(n + 1, sizeof *run->weights);
     run->gene_weight = scd_calloc(vocab, sizeof *run->gene_weight);
+    run->gene_level = scd_calloc(vocab, sizeof *run->gene_level);
     scd_code code = SCD_OK;
-    if (!sums || !file_of || !run->weights || !run->gene_weight)
+    if (!sums || !file_of || !run->weights || !run->gene_weight || !run->gene_level)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", n);
     gene_stats stats = {sums, sums + vocab, sums + 2 * vocab};
     if (!code)

@@ -88,6 +88,7 @@ static scd_code add_cell(step_state *s, scd_error *err)
                             .partners = partners,
                             .n_partners = find_partners(run, cell, index, partners),
                             .gene_weight = run->gene_weight,
+                            .gene_level = run->gene_level,
                             .draw = run->drawn++};
     scd_arena arena;
     scd_cell out;

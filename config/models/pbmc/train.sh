@@ -1,0 +1,18 @@
+#!/bin/sh
+# Make the bundled model again: pre-training, then the annotation head. Hours on two cores; the same
+# data and program give the same bytes. Both steps go on where they were stopped.
+#
+#     config/models/pbmc/train.sh DATA_DIR OUT_DIR [BUILD_DIR]
+set -eu
+
+data=$1 out=$2 train=${3:-build}/scdiva-train
+here=$(dirname "$0")
+set -- --data "$data/kang_ifnb.h5ad" --data "$data/pbmc_ifnb_9k.h5ad" \
+       --data "$data/pbmc68k_reduced.h5ad" --exclude "$here/exclude.tsv"
+
+if [ ! -f "$out/model.safetensors" ]; then
+    "$train" pretrain "$@" --data "$data/perturbseq_k562_gbm.h5ad" \
+        --extra-genes-column perturbation --gene-table "$data/genes/gencode_v48_human.csv.gz" \
+        --init-embedding svd --value-only-share 0.1 --panel-share 0.3 --thin-share 0.2 \
+        --max-tokens 320 --epochs 12 --seed 1 --eval-cells 128 --dtype bf16 --out "$out"
+fi
