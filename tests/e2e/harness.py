@@ -331,8 +331,8 @@ class Daemon:
 
     def keeps_freed_memory(self):
         """The address sanitizer holds it in quarantine, valgrind in its own heap."""
-        with open(f"/proc/{self.process.pid}/maps", encoding="utf-8") as f:
-            return re.search("libasan|valgrind", f.read()) is not None
+        with open(f"/proc/{self.process.pid}/exe", "rb") as f:
+            return re.search(b"__asan_init|valgrind", f.read()) is not None
 
     # -- the end --
 

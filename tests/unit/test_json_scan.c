@@ -4,6 +4,7 @@
 #include "api/json_scan.h"
 #include "engine/base/rng.h"
 
+#include <float.h>
 #include <locale.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -194,6 +195,17 @@ static double read_number(const char *text)
     return value;
 }
 
+/* The reader rounds in 80-bit arithmetic (float_text.c), which valgrind carries out with 64 bits.
+ */
+static void needs_long_double(void)
+{
+    volatile long double one = 1, epsilon = LDBL_EPSILON;
+    if (one + epsilon == one) {
+        print_message("skipped: long double has not its 64 bits here (valgrind)\n");
+        skip();
+    }
+}
+
 static void assert_like_strtod(const char *text)
 {
     double got = read_number(text), wanted = strtod(text, NULL);
@@ -211,6 +223,7 @@ static uint64_t random_word(uint64_t i)
 static void numbers_are_rounded_exactly_as_strtod_does(void **state)
 {
     (void)state;
+    needs_long_double();
     static const char *const hard[] = {
         "0",
         "-0",
@@ -261,6 +274,7 @@ static void numbers_are_rounded_exactly_as_strtod_does(void **state)
 static void whole_numbers_in_the_middle_of_two_doubles_go_to_the_even_one(void **state)
 {
     (void)state;
+    needs_long_double();
     char text[64];
     for (uint64_t i = 0; i < 100000; i++) { /* from 2^63 to 10^19: doubles are 2048 apart */
         uint64_t w = (UINT64_C(1) << 63) + random_word(i) % UINT64_C(776627963145224191);
@@ -359,6 +373,7 @@ static int write_number(char *out, size_t cap, uint64_t i)
 static void arrays_of_numbers_are_what_strtod_reads_from_the_same_text(void **state)
 {
     (void)state;
+    needs_long_double();
     enum { N = 3000 };
     static const char *const separators[] = {",", ", ", " ,\n ", ",\t"};
     char *body = malloc(N * 64);
@@ -427,9 +442,9 @@ static void arrays_of_names_are_read_whatever_their_length_and_spelling(void **s
 static void long_arrays_refuse_what_short_ones_refuse(void **state)
 {
     (void)state;
-    static const char *const bad[] = {
-        "01",  "1.",   ".5",  "-",   "1.2.3", "1e",  "+1",   "0x1", "1 1", "--1",
-        "NaN", "1,,1", "-.5", "1_0", "00",    "-01", "1.e5", "",    "\"a", "\"\x01\"", "\"\xFF\""};
+    static const char *const bad[] = {"01",  "1.",  ".5",   "-",   "1.2.3", "1e",       "+1",
+                                      "0x1", "1 1", "--1",  "NaN", "1,,1",  "-.5",      "1_0",
+                                      "00",  "-01", "1.e5", "",    "\"a",   "\"\x01\"", "\"\xFF\""};
     char text[400];
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         strcpy(text, "[");
