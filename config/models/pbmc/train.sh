@@ -16,3 +16,9 @@ if [ ! -f "$out/model.safetensors" ]; then
         --init-embedding svd --value-only-share 0.1 --panel-share 0.3 --thin-share 0.2 \
         --max-tokens 320 --epochs 12 --seed 1 --eval-cells 128 --dtype bf16 --out "$out"
 fi
+if [ ! -f "$out/heads/annotation/head.json" ]; then
+    "$train" finetune annotation --model "$out" "$@" --labels "$here/labels.tsv" \
+        --ontology "$here/ontology.tsv" --split cell --epochs 14 --patience 0 \
+        --sum-share 0.5 --panel-share 0.7 --panel-min 0.15 --panel-top 0.7 --panel-total 0.5 \
+        --smoothing 0.05 --max-tokens 320 --precision 0.95 --calibrate-copies 2
+fi
