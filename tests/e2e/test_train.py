@@ -115,7 +115,7 @@ RUN = ["--steps", "40", "--eval-every", "10"]
 @functools.cache
 def whole():
     """An uninterrupted run of RUN on one thread; its folder and what it printed."""
-    out = scratch("whole")
+    out = scratch("train.whole")
     return out, pretrain(out, *RUN, "--threads", "1")
 
 
@@ -150,7 +150,7 @@ def test_the_daemon_serves_it_as_the_reference_computes_it():
 
 def test_entropies_are_those_of_the_training_cells():
     # Held out by a column, so that it is known here who trains.
-    out = scratch("entropies")
+    out = scratch("train.entropies")
     pretrain(out, "--steps", "1", "--held-out-column", "donor=d1")
     x = counts()[[i % 4 != 1 for i in range(N_CELLS)]].astype(np.float64)
     x = np.log1p(1e4 * x / x.sum(1, keepdims=True))
@@ -175,7 +175,7 @@ def test_training_beats_guessing():
     x = np.zeros((300, N_GENES), np.float32)
     for cell, kind in zip(x, kinds):
         cell[12 * kind:12 * kind + 12] = rng.poisson(np.linspace(1, 12, 12))
-    out = scratch("learns")
+    out = scratch("train.learns")
     pretrain(out, "--steps", "250", "--lr", "0.005", "--eval-every", "250", "--held-out", "0.2",
              "--value-weight", "1", file=write_h5ad("kinds.h5ad", x))
     first, last = rows(out)[1], rows(out)[-1]
@@ -189,23 +189,23 @@ def test_training_beats_guessing():
 def test_any_number_of_threads_gives_the_same_bytes():
     want = read(whole()[0], "model.safetensors")
     for threads in ("2", "3"):
-        out = scratch(f"threads{threads}")
+        out = scratch(f"train.threads{threads}")
         pretrain(out, *RUN, "--threads", threads)
         assert read(out, "model.safetensors") == want, f"{threads} threads differ"
 
 
 def test_other_seeds_and_evaluations_do_what_they_should():
     want = read(whole()[0], "model.safetensors")
-    out = scratch("unwatched")
+    out = scratch("train.unwatched")
     pretrain(out, "--steps", "40", "--eval-every", "7", "--eval-cells", "2")
     assert read(out, "model.safetensors") == want, "evaluation must not move the model"
-    out = scratch("seed4")
+    out = scratch("train.seed4")
     pretrain(out, *RUN, "--seed", "4")
     assert read(out, "model.safetensors") != want
 
 
 def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_bytes():
-    out = scratch("stopped")
+    out = scratch("train.stopped")
     flags = (*RUN, "--checkpoint-steps", "1")
     p = start_and_reach(out, 10, *flags)
     p.send_signal(signal.SIGINT)
@@ -222,7 +222,7 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_bytes():
 
 
 def test_a_killed_run_leaves_nothing_whole_and_goes_on():
-    out = scratch("killed")
+    out = scratch("train.killed")
     flags = (*RUN, "--checkpoint-steps", "1")
     for step in (5, 15, 25):
         p = start_and_reach(out, step, *flags)
@@ -236,9 +236,9 @@ def test_a_killed_run_leaves_nothing_whole_and_goes_on():
 
 
 def test_how_the_batch_is_cut_changes_only_the_last_bits():
-    out = scratch("cut")
+    out = scratch("train.cut")
     pretrain(out, "--steps", "1", "--micro-rows", "101")
-    other = scratch("uncut")
+    other = scratch("train.uncut")
     pretrain(other, "--steps", "1", "--micro-rows", "4096")
     a, b = rows(out)[-1], rows(other)[-1]
     for column in ("gene_loss", "value_loss", "gradient"):
@@ -248,7 +248,7 @@ def test_how_the_batch_is_cut_changes_only_the_last_bits():
 # ---- options -------------------------------------------------------------------------------------
 
 def test_extra_genes_of_a_column_join_the_vocabulary():
-    out = scratch("extra")
+    out = scratch("train.extra")
     pretrain(out, "--steps", "1", "--extra-genes-column", "perturbation")
     symbols = [line.split("\t")[1] for line in read(out, "genes.tsv").decode().splitlines()[1:]]
     assert "KLF1" in symbols and "BAK1" in symbols and "control" not in symbols, symbols
@@ -257,7 +257,7 @@ def test_extra_genes_of_a_column_join_the_vocabulary():
 
 def test_ablations_and_variants_say_so_in_the_model():
     def config(name, *flags):
-        out = scratch(name)
+        out = scratch("train." + name)
         pretrain(out, "--steps", "2", *flags)
         return out, json.loads(read(out, "config.json"))
     out, c = config("values", "--value-only-share", "0.3", "--pooling", "clean")
@@ -274,7 +274,7 @@ def test_ablations_and_variants_say_so_in_the_model():
 
 
 def test_a_model_can_be_the_start_of_another():
-    out = scratch("further")
+    out = scratch("train.further")
     start = whole()[0]
     x = write_h5ad("more.h5ad", counts(2))
     pretrain(out, "--init", start, "--steps", "5", "--batch", "8", file=x, sizes=[])
@@ -294,15 +294,15 @@ def check_refused(out, words, *flags, exit=1, **kwargs):
 
 
 def test_files_of_no_use_are_named():
-    text = scratch("no.h5ad")
+    text = scratch("train.no.h5ad")
     with open(text, "w", encoding="utf-8") as f:
         f.write("barcode,gene\n")
-    out = scratch("bad")
+    out = scratch("train.bad")
     check_refused(out, ["no.h5ad"], "--steps", "1", file=text)
     check_refused(out, ["nowhere.h5ad"], "--steps", "1", file="/nowhere.h5ad")
     scaled = write_h5ad("scaled.h5ad", counts() - counts().mean(0))
     check_refused(out, ["scaled.h5ad", "X"], "--steps", "1", file=scaled)
-    genes = scratch("other.tsv")
+    genes = scratch("train.other.tsv")
     with open(genes, "w", encoding="utf-8") as f:
         f.write("symbol\n" + "".join(f"OTHER{i}\n" for i in range(20)))
     check_refused(out, ["train.h5ad", "GENE"], "--steps", "1", "--genes", genes)
@@ -310,7 +310,7 @@ def test_files_of_no_use_are_named():
 
 
 def test_an_empty_split_is_refused():
-    out = scratch("split")
+    out = scratch("train.split")
     check_refused(out, ["--held-out", "1e-09"], "--steps", "1", "--held-out", "1e-9")
     check_refused(out, ["donor=d9"], "--steps", "1", "--held-out-column", "donor=d9")
     check_refused(out, ["nothing"], "--steps", "1", "--held-out-column", "nothing=1")
@@ -320,7 +320,7 @@ def test_an_empty_split_is_refused():
 
 
 def test_wrong_use_is_exit_2():
-    out = scratch("usage")
+    out = scratch("train.usage")
     for flags in (["--order", "alphabet"], ["--dtype", "f64"], ["--pooling", "both"],
                   ["--lr", "fast"], ["--batch", "0"], ["--held-out", "1.5"], ["--colour", "blue"],
                   ["--held-out-column", "donor"], ["--init", "m", "--genes", "g"]):
@@ -330,7 +330,7 @@ def test_wrong_use_is_exit_2():
 
 
 def test_a_checkpoint_of_another_run_is_refused():
-    out = scratch("another")
+    out = scratch("train.another")
     p = start_and_reach(out, 1, *RUN, "--checkpoint-steps", "1")
     p.send_signal(signal.SIGINT)
     p.communicate()
@@ -344,7 +344,7 @@ def test_a_checkpoint_of_another_run_is_refused():
 
 
 def test_a_finished_model_is_replaced_only_by_force():
-    out = scratch("finished")
+    out = scratch("train.finished")
     pretrain(out, "--steps", "2")
     before = read(out, "model.safetensors")
     said = pretrain(out, "--steps", "3", exit=1)
@@ -355,7 +355,7 @@ def test_a_finished_model_is_replaced_only_by_force():
 
 
 def test_two_runs_do_not_share_a_folder():
-    out = scratch("shared")
+    out = scratch("train.shared")
     p = start_and_reach(out, 1, "--steps", "100000", "--checkpoint-steps", "1")
     try:
         said = pretrain(out, "--steps", "100000", "--checkpoint-steps", "1", exit=1)
@@ -366,7 +366,7 @@ def test_two_runs_do_not_share_a_folder():
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_whole():
-    out = scratch("full")
+    out = scratch("train.full")
 
     def small_files():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # write(2) answers EFBIG instead
@@ -387,7 +387,7 @@ def test_real_files_of_three_kinds_train_together():
     files = [os.path.join(folder, n) for n in names]
     if not all(os.path.exists(f) for f in files):
         raise Skip("../shared/data is not there")
-    out = scratch("real")
+    out = scratch("train.real")
     flags = [a for f in files[1:] for a in ("--data", f)]
     pretrain(out, *flags, "--steps", "2", "--eval-cells", "4", "--extra-genes-column", "condition",
              file=files[0], sizes=["--hidden", "32", "--layers", "1", "--heads", "2", "--ffn", "32",
