@@ -138,7 +138,8 @@ $(B)/obj/api/openapi.o: api/openapi.json
 # ---- tests ---------------------------------------------------------------------------------------
 TEST_LINK = $(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) \
             -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
-$(B)/obj/tests/%.o: | $(TEST_DEPS)
+# Named one by one: a pattern rule without a recipe would add nothing.
+$(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/*/*.c)): | $(TEST_DEPS)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(ARCHIVES)
 	$(TEST_LINK)
 $(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(ARCHIVES)
