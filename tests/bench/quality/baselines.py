@@ -1,6 +1,7 @@
 """What every figure is set beside: the same cells under representations anyone can make.
 
-- all genes: log1p values of the genes that both sides measure;
+- all genes: log1p values of the genes that the test cells' files and any training file measure,
+  0 where a training file lacks one (better than only the genes that all files share);
 - 2,000 HVGs: the most variable of them (scanpy, flavour seurat, on the training cells);
 - PCA-50: principal components, fitted on the training cells;
 - random projection: 50 Gaussian directions.

@@ -136,17 +136,23 @@ def together(values):
         seen.add(gene)
     if not genes:
         raise SystemExit("no gene is in all of the files")
-    return Values([k for v in values for k in v.keys], genes,
-                  np.concatenate([on_genes(v, genes) for v in values]),
+    return Values([k for v in values for k in v.keys], genes, stacked(values, genes),
                   np.concatenate([v.batch for v in values]) if all(v.batch is not None
                                                                   for v in values) else None)
 
 
-def on_genes(values, genes):
-    column = {}
-    for i, gene in enumerate(values.genes):
-        column.setdefault(gene, i)
-    return values.x[:, [column[g] for g in genes]]
+def stacked(values, genes):
+    """The values of these genes, 0 where a file did not measure one, as a model sees it too."""
+    out = np.zeros((sum(len(v.keys) for v in values), len(genes)), np.float32)
+    first = 0
+    for v in values:
+        column = {}
+        for i, gene in enumerate(v.genes):
+            column.setdefault(gene, i)
+        have = [i for i, gene in enumerate(genes) if gene in column]
+        out[first:first + len(v.keys), have] = v.x[:, [column[genes[i]] for i in have]]
+        first += len(v.keys)
+    return out
 
 
 def rows_of(keys, wanted):

@@ -68,16 +68,19 @@ def learned(args, cells, truth, labels):
         teach = np.where(np.isin(truth.astype(str), seen), truth, "")
         found = baselines.within(test.x, teach, cells.labels)
         return found, "within these cells, five folds", test
-    train = inputs.together([inputs.read_h5ad(p) for p in args.train_h5ad])
-    both = inputs.together([train, inputs.Values(test.keys, test.genes, test.x, None)])
-    x, n = both.x, len(train.keys)
-    known = inputs.look_up(labels, train.keys)
-    mine = set(cells.keys)
-    use = np.array([k in seen and key not in mine for k, key in zip(known, train.keys)])
+    train = [inputs.read_h5ad(p) for p in args.train_h5ad]
+    measured = set().union(*(v.genes for v in train))
+    genes = [g for g in dict.fromkeys(test.genes) if g in measured]
+    keys, mine = [k for v in train for k in v.keys], set(cells.keys)
+    known = inputs.look_up(labels, keys)
+    use = np.array([k in seen and key not in mine for k, key in zip(known, keys)])
     if len(set(known[use])) < 2:
         raise SystemExit("--train-h5ad: fewer than two types among its labelled cells")
-    found = baselines.across(x[:n][use], known[use], x[n:], cells.labels)
-    return found, "from %d other cells, %d shared genes" % (use.sum(), len(both.genes)), test
+    if not genes:
+        raise SystemExit("--train-h5ad: no gene of the test cells is in these files")
+    found = baselines.across(inputs.stacked(train, genes)[use], known[use],
+                             inputs.stacked([test], genes), cells.labels)
+    return found, "from %d other cells, %d genes" % (use.sum(), len(genes)), test
 
 
 def representations(args, cells, truth, test):

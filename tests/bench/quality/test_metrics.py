@@ -119,6 +119,12 @@ class Inputs(unittest.TestCase):
                          [1, -1])
         self.assertEqual(list(inputs.rows_of([("x", "A")], [("", "A")])), [0])
 
+    def test_a_gene_that_one_file_lacks_is_zero_there(self):
+        a = inputs.Values([("x", "A")], ["g", "h"], np.array([[1, 2]], np.float32), None)
+        b = inputs.Values([("y", "B")], ["h"], np.array([[3]], np.float32), None)
+        np.testing.assert_array_equal(inputs.stacked([a, b], ["h", "g"]), [[2, 1], [3, 0]])
+        self.assertEqual(inputs.together([a, b]).genes, ["h"])
+
 
 if __name__ == "__main__":
     unittest.main()
