@@ -40,7 +40,8 @@ struct scd_store_file {
 
     scd_db *db; /* NULL: no disk tier now */
     scd_file_status status;
-    uint64_t base_entries; /* counted when the file was opened */
+    uint64_t base_entries;  /* counted when the file was opened */
+    uint64_t settled_bytes; /* used after the last step; UINT64_MAX: there was none */
     bool counted, evicting;
     int64_t pause_ns, check_ns, rebuilt_ns;
 
@@ -146,6 +147,7 @@ static scd_code attach(scd_store_file *f, scd_error *err)
     if (code)
         return code;
     f->counted = f->evicting = false;
+    f->settled_bytes = UINT64_MAX;
     f->base_entries = 0;
     f->status.bytes = usage.used_bytes;
     f->status.quiet_until_ns = 0;
@@ -353,12 +355,15 @@ void scd_store_file_report_suspicion(scd_store_file *f)
             f->path);
 }
 
-/* Down to 90 % of the bound, for a few milliseconds at a time. */
+/* Down to 90 % of the bound, for a few milliseconds at a time, and at least down to where the last
+ * step ended: on the slowest disk the file is over its bound by one group, not by one more each
+ * time. */
 static scd_code evict(scd_store_file *f, scd_db_usage *usage, scd_error *err)
 {
     int64_t stop_ns = scd_now_ns() + STEP_NS;
+    uint64_t enough = f->settled_bytes > f->max_bytes ? f->settled_bytes : f->max_bytes;
     scd_code code = SCD_OK;
-    while (f->evicting && !code && scd_now_ns() < stop_ns) {
+    while (f->evicting && !code && (scd_now_ns() < stop_ns || usage->used_bytes > enough)) {
         size_t n = 0;
         code = scd_db_evict(f->db, EVICT_ROWS, &n, err);
         f->status.evicted += n;
@@ -393,6 +398,8 @@ static scd_code keep_size(scd_store_file *f, scd_error *err)
     }
     f->status.next_step_ns = f->evicting || (shrinks && !code) ? scd_now_ns() : SCD_NEVER;
     f->status.bytes = usage.used_bytes;
+    if (!code)
+        f->settled_bytes = usage.used_bytes;
     return code;
 }
 

@@ -100,7 +100,7 @@ static inline void fixture_close(fixture *f)
 
 static inline bool fixture_flush(fixture *f)
 {
-    return scd_store_flush(f->store, scd_now_ns() + 20 * SCD_NS_PER_S);
+    return scd_store_flush(f->store, scd_now_ns() + 120 * SCD_NS_PER_S);
 }
 
 static inline scd_store_stats fixture_stats(fixture *f)
