@@ -24,6 +24,7 @@ enum {
     PANEL_TOTAL,
     PANEL_TOP,
     PANEL_TOP_BY,
+    PANEL_SPREAD,
     SCALE_YES,
     SCALE_BY,
     SUBSET_YES,
@@ -33,6 +34,9 @@ enum {
 /* Share of all genes that a selection leaves out for being expressed too much (scanpy's default, a
  * mean above 3 in log1p, is 1 to 2 % of them in blood). */
 static const double TOP_GENES = 0.03;
+
+/* From a strict selection of variable genes to one that hardly looks at them. */
+static const double SPREAD_LOW = 0.05, SPREAD_HIGH = 2;
 
 typedef struct count {
     int32_t token;
@@ -207,13 +211,34 @@ static void gene_effects(state *s)
     }
 }
 
-/* A gene of weight w is on a panel of fraction f with probability f^(1 - w); panels may lack up to
- * TOP_GENES of all genes, those expressed most. */
+/* How surely a gene of rank r, in [0, 1], is on a panel of a fraction f of all genes:
+ *
+ *     p(r) = 1 / (1 + exp((c - r) / s)),  c such that the mean of p over r ~ U(0, 1) is f
+ *
+ * s is how little the panel minds the rank: near 0 it takes the first f genes, above 1 any. */
+typedef struct selection {
+    double fraction, centre, spread;
+} selection;
+
+static selection select_genes(double fraction, double spread)
+{
+    double a = expm1(fraction / spread), all = expm1(1 / spread);
+    double centre = fraction < 1 ? -spread * log(a / (all - a)) : -INFINITY;
+    return (selection){fraction, centre, spread};
+}
+
+static double chance(const selection *p, double rank)
+{
+    return 1 / (1 + exp((p->centre - rank) / p->spread));
+}
+
+/* Panels may also lack up to TOP_GENES of all genes, those expressed most. */
 static scd_code panel(state *s, scd_error *err)
 {
     if (!happens(s, PANEL_YES, s->o->panel_share))
         return SCD_OK;
-    double f = s->o->panel_min + (1 - s->o->panel_min) * (double)uniform(s, PICK, PANEL_BY);
+    selection by = select_genes(log_uniform(s, PANEL_BY, s->o->panel_min, 1),
+                                log_uniform(s, PANEL_SPREAD, SPREAD_LOW, SPREAD_HIGH));
     bool top = s->in->gene_level && happens(s, PANEL_TOP, s->o->panel_top);
     double highest = top ? 1 - TOP_GENES * (double)uniform(s, PICK, PANEL_TOP_BY) : 1;
     count *list = new_list(s, s->n);
@@ -225,8 +250,8 @@ static scd_code panel(state *s, scd_error *err)
         int32_t token = s->list[i].token;
         if (top && (double)s->in->gene_level[token] > highest)
             continue;
-        double w = s->in->gene_weight ? (double)s->in->gene_weight[token] : 0;
-        if ((double)uniform(s, PANEL, (uint64_t)(uint32_t)token) < pow(f, 1 - w)) {
+        double p = s->in->gene_rank ? chance(&by, (double)s->in->gene_rank[token]) : by.fraction;
+        if ((double)uniform(s, PANEL, (uint64_t)(uint32_t)token) < p) {
             kept += s->list[i].n;
             list[n++] = s->list[i];
         }

@@ -21,7 +21,7 @@ typedef struct scd_augment_options {
     double gene_sigma; /* log-normal effect of each gene, spread of its logarithm */
     double thin_share; /* binomial thinning to a fraction log-uniform in [thin_min, 1] */
     double thin_min;
-    double panel_share; /* keep a panel of a fraction in [panel_min, 1] of all genes */
+    double panel_share; /* keep a panel: a fraction of all genes, log-uniform in [panel_min, 1] */
     double panel_min;
     double panel_top;   /* share of panels without the genes that are expressed most: selections
                            of variable genes leave out housekeeping and ribosomal genes */
@@ -40,8 +40,8 @@ typedef struct scd_augment_input {
     const scd_corpus_cell *cell;
     const scd_corpus_cell *const *partners; /* cells of the same kind and file, or none */
     size_t n_partners;
-    const float
-        *gene_weight;        /* (vocab) how much panels prefer a gene, in [0, 1]; NULL: all alike */
+    const float *gene_rank;  /* (vocab) its rank by variability, in [0, 1]: panels prefer high
+                                ones; NULL: all alike */
     const float *gene_level; /* (vocab) its rank by mean expression, in [0, 1]; NULL: not known */
     uint64_t draw;           /* number of this draw: fixes everything random */
 } scd_augment_input;

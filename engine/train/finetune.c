@@ -302,7 +302,7 @@ static void run_release(scd_finetune *run)
     free(run->train);
     free(run->held);
     free(run->weights);
-    free(run->gene_weight);
+    free(run->gene_rank);
     free(run->gene_level);
     free(run->dir);
     free(run->final_dir);

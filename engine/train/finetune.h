@@ -44,7 +44,7 @@ typedef struct scd_finetune {
     uint8_t *train, *held; /* (n_cells): which side of the split; neither: no label */
     size_t n_train, n_held;
     float *weights; /* (n_cells) of the training loss, mean 1 over training cells */
-    float *gene_weight, *gene_level; /* (vocab) for panels, as augment.h says */
+    float *gene_rank, *gene_level; /* (vocab) for panels, as augment.h says */
     scd_classifier c;
     size_t first_layer; /* as scd_net_backward counts; n_layers: frozen */
     bool frozen;

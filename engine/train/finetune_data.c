@@ -214,9 +214,8 @@ static void normalise(double *dispersion, const double *mean, const uint32_t *by
     }
 }
 
-/* Panels prefer variable genes: weight = 0.95 times the rank by normalised dispersion. level: the
- * rank by mean. */
-static scd_code weigh_genes(scd_finetune *run, const gene_stats *stats, scd_error *err)
+/* rank: by normalised dispersion; level: by mean. Both rise to 1. */
+static scd_code rank_genes(scd_finetune *run, const gene_stats *stats, scd_error *err)
 {
     size_t vocab = run->c.config->vocab;
     double *mean = scd_calloc(2 * vocab, sizeof *mean), *dispersion = mean + vocab;
@@ -238,7 +237,7 @@ static scd_code weigh_genes(scd_finetune *run, const gene_stats *stats, scd_erro
         normalise(dispersion, mean, order, vocab);
         sort_genes(order, vocab, dispersion);
         for (size_t r = 0; r < vocab; r++)
-            run->gene_weight[order[r]] = (float)(0.95 * (double)r / (double)vocab);
+            run->gene_rank[order[r]] = (float)((double)(r + 1) / (double)vocab);
     }
     free(mean);
     free(order);
@@ -252,17 +251,17 @@ scd_code scd_finetune_weigh(scd_finetune *run, scd_error *err)
     double *sums = scd_calloc(3 * vocab + n_sums, sizeof *sums);
     uint32_t *file_of = scd_malloc(n + 1, sizeof *file_of);
     run->weights = scd_calloc(n + 1, sizeof *run->weights);
-    run->gene_weight = scd_calloc(vocab, sizeof *run->gene_weight);
+    run->gene_rank = scd_calloc(vocab, sizeof *run->gene_rank);
     run->gene_level = scd_calloc(vocab, sizeof *run->gene_level);
     scd_code code = SCD_OK;
-    if (!sums || !file_of || !run->weights || !run->gene_weight || !run->gene_level)
+    if (!sums || !file_of || !run->weights || !run->gene_rank || !run->gene_level)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", n);
     gene_stats stats = {sums, sums + vocab, sums + 2 * vocab};
     if (!code)
         code = gather(run, file_of, &stats, err);
     if (!code) {
         weigh_cells(run, file_of, sums + 3 * vocab, sums + 3 * vocab + run->labels.n_classes);
-        code = weigh_genes(run, &stats, err);
+        code = rank_genes(run, &stats, err);
     }
     free(sums);
     free(file_of);

@@ -87,7 +87,7 @@ static scd_code add_cell(step_state *s, scd_error *err)
     scd_augment_input in = {.cell = cell,
                             .partners = partners,
                             .n_partners = find_partners(run, cell, index, partners),
-                            .gene_weight = run->gene_weight,
+                            .gene_rank = run->gene_rank,
                             .gene_level = run->gene_level,
                             .draw = run->drawn++};
     scd_arena arena;

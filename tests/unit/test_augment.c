@@ -131,26 +131,46 @@ static void a_sum_of_cells_adds_counts_and_totals(void **state)
     assert_true(fabs(v[4] - expected((double)counts[2], cell.total + 100)) < 1e-6);
 }
 
-static void a_panel_prefers_genes_of_weight_and_may_recompute_the_total(void **state)
+/* Ranks rise with the token, so that the second half is the more variable one. */
+static void a_panel_keeps_a_fraction_and_prefers_variable_genes(void **state)
 {
     (void)state;
-    float weight[VOCAB] = {0};
+    enum { DRAWS = 400 };
+    float rank[VOCAB] = {0};
+    double v[VOCAB], low = 0, high = 0;
+    for (int i = 0; i < GENES; i++)
+        rank[i + 2] = (float)(i + 1) / GENES;
+    scd_augment_options o = {.panel_share = 1, .panel_min = 0.02};
+    for (uint64_t draw = 0; draw < DRAWS; draw++) {
+        augmented(&o, (scd_augment_input){.gene_rank = rank, .draw = draw}, v);
+        for (int i = 0; i < GENES; i++)
+            *(i < GENES / 2 ? &low : &high) += v[i + 2] > 0;
+    }
+    /* log-uniform in [m, 1] has the mean (1 - m) / -ln m = 0.25 and spreads by 0.26: 400 draws
+     * tell it to 0.013, three of which are allowed; ranks end at 1 / 200 above their mean */
+    assert_true(fabs((low + high) / (DRAWS * GENES) - 0.98 / -log(0.02)) < 0.04);
+    assert_true(high > 1.5 * low);
+    o.panel_min = 1;
+    assert_int_equal(augmented(&o, (scd_augment_input){.gene_rank = rank, .draw = 1}, v), GENES);
+}
+
+static void a_panel_may_recompute_the_total(void **state)
+{
+    (void)state;
     double v[VOCAB], sum;
-    for (int i = 0; i < GENES / 2; i++)
-        weight[i + 2] = 1;
-    scd_augment_options o = {.panel_share = 1, .panel_min = 0.001, .panel_total = 1};
+    scd_augment_options o = {.panel_share = 1, .panel_min = 0.1, .panel_total = 1};
     for (uint64_t draw = 0; draw < 20; draw++) {
-        augmented(&o, (scd_augment_input){.gene_weight = weight, .draw = draw}, v);
+        augmented(&o, (scd_augment_input){.draw = draw}, v);
         sum = 0;
         for (int i = 0; i < GENES; i++)
             sum += expm1(v[i + 2]);
         assert_true(fabs(sum / 1e4 - 1) < 1e-4); /* the total is that of the panel */
-        for (int i = 0; i < GENES / 2; i++)
-            assert_true(v[i + 2] > 0); /* weight 1: always on it */
     }
     o.panel_total = 0;
-    augmented(&o, (scd_augment_input){.gene_weight = weight, .draw = 1}, v);
-    assert_true(fabs(v[2] - expected((double)counts[0], cell.total)) < 1e-6);
+    augmented(&o, (scd_augment_input){.draw = 1}, v);
+    for (int i = 0; i < GENES; i++)
+        assert_true(v[i + 2] == 0 ||
+                    fabs(v[i + 2] - expected((double)counts[i], cell.total)) < 1e-6);
 }
 
 static void a_subset_has_the_number_of_tokens_asked_for_at_most(void **state)
@@ -226,7 +246,8 @@ int main(void)
         cmocka_unit_test(the_same_draw_gives_the_same_cell_and_another_another),
         cmocka_unit_test(thinning_keeps_composition_in_the_mean),
         cmocka_unit_test(a_sum_of_cells_adds_counts_and_totals),
-        cmocka_unit_test(a_panel_prefers_genes_of_weight_and_may_recompute_the_total),
+        cmocka_unit_test(a_panel_keeps_a_fraction_and_prefers_variable_genes),
+        cmocka_unit_test(a_panel_may_recompute_the_total),
         cmocka_unit_test(a_subset_has_the_number_of_tokens_asked_for_at_most),
         cmocka_unit_test(a_cell_never_becomes_empty),
         cmocka_unit_test(cells_without_counts_are_not_thinned_or_summed),
