@@ -239,7 +239,7 @@ static scd_code panel(state *s, scd_error *err)
         return SCD_OK;
     selection by = select_genes(log_uniform(s, PANEL_BY, s->o->panel_min, 1),
                                 log_uniform(s, PANEL_SPREAD, SPREAD_LOW, SPREAD_HIGH));
-    bool top = s->in->gene_level && happens(s, PANEL_TOP, s->o->panel_top);
+    bool top = s->o->gene_level && happens(s, PANEL_TOP, s->o->panel_top);
     double highest = top ? 1 - TOP_GENES * (double)uniform(s, PICK, PANEL_TOP_BY) : 1;
     count *list = new_list(s, s->n);
     size_t n = 0;
@@ -248,9 +248,9 @@ static scd_code panel(state *s, scd_error *err)
         return no_memory(err);
     for (size_t i = 0; i < s->n; i++) {
         int32_t token = s->list[i].token;
-        if (top && (double)s->in->gene_level[token] > highest)
+        if (top && (double)s->o->gene_level[token] > highest)
             continue;
-        double p = s->in->gene_rank ? chance(&by, (double)s->in->gene_rank[token]) : by.fraction;
+        double p = s->o->gene_rank ? chance(&by, (double)s->o->gene_rank[token]) : by.fraction;
         if ((double)uniform(s, PANEL, (uint64_t)(uint32_t)token) < p) {
             kept += s->list[i].n;
             list[n++] = s->list[i];

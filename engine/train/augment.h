@@ -31,6 +31,10 @@ typedef struct scd_augment_options {
     double subset_share; /* keep a random fraction in [subset_min, 1] of the expressed genes */
     double subset_min;
     size_t max_tokens; /* at most so many of them, chosen at random; 0: MAX_GENE_LEN decides */
+
+    /* What panels know of genes, in [0, 1]; borrowed; NULL: nothing, all are alike. */
+    const float *gene_rank;  /* (vocab) rank by variability: panels prefer high ones */
+    const float *gene_level; /* (vocab) rank by mean expression */
 } scd_augment_options;
 
 /* SCD_E_INVALID names the option that is out of range. */
@@ -40,10 +44,7 @@ typedef struct scd_augment_input {
     const scd_corpus_cell *cell;
     const scd_corpus_cell *const *partners; /* cells of the same kind and file, or none */
     size_t n_partners;
-    const float *gene_rank;  /* (vocab) its rank by variability, in [0, 1]: panels prefer high
-                                ones; NULL: all alike */
-    const float *gene_level; /* (vocab) its rank by mean expression, in [0, 1]; NULL: not known */
-    uint64_t draw;           /* number of this draw: fixes everything random */
+    uint64_t draw; /* number of this draw: fixes everything random */
 } scd_augment_input;
 
 /* The serialized cell in `out` (as scd_cell_serialize leaves it: order, cut at MAX_GENE_LEN). */

@@ -13,9 +13,11 @@
 #include "engine/train/train.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -179,31 +181,43 @@ static char *joined(const char *a, const char *b, const char *c)
 
 /* The run works in heads/.NAME, which nobody takes for a head, and becomes heads/NAME when it is
  * whole; nothing whole is overwritten unasked. */
-static scd_code open_dir(scd_finetune *run, scd_error *err)
+static scd_code name_dirs(scd_finetune *run, scd_error *err)
 {
     const scd_finetune_options *o = run->o;
     char hidden[256];
-    char *heads = joined(o->model, "heads", "");
     if ((size_t)snprintf(hidden, sizeof hidden, ".%s", o->name) >= sizeof hidden)
         hidden[0] = 0;
     run->final_dir = joined(o->model, "heads", o->name);
     run->dir = joined(o->model, "heads", hidden);
     run->checkpoint_path = run->dir ? joined(run->dir, "checkpoint.bin", "") : NULL;
-    scd_code code = SCD_OK;
-    if (!heads || !run->final_dir || !run->checkpoint_path)
-        code = scd_fail(err, SCD_E_NOMEM, "out of memory");
-    else if (!hidden[0])
-        code = scd_fail(err, SCD_E_INVALID, "--name: too long");
-    if (!code && !access(run->final_dir, F_OK) && !o->force)
-        code = scd_fail(err, SCD_E_INVALID,
+    if (!run->final_dir || !run->checkpoint_path)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (!hidden[0])
+        return scd_fail(err, SCD_E_INVALID, "--name: too long");
+    if (!access(run->final_dir, F_OK) && !o->force)
+        return scd_fail(err, SCD_E_INVALID,
                         "%s is there already; --force replaces it, --name makes another",
                         run->final_dir);
-    if (!code)
-        code = make_dir(heads, err);
+    return SCD_OK;
+}
+
+/* After everything that input can be wrong about: a refusal leaves no folder behind. The lock ends
+ * with the process. */
+static scd_code open_dir(scd_finetune *run, scd_error *err)
+{
+    char *heads = joined(run->o->model, "heads", "");
+    scd_code code = heads ? make_dir(heads, err) : scd_fail(err, SCD_E_NOMEM, "out of memory");
     if (!code)
         code = make_dir(run->dir, err);
     free(heads);
-    return code;
+    if (code)
+        return code;
+    run->dir_lock = open(run->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (run->dir_lock < 0)
+        return scd_fail(err, SCD_E_IO, "%s: %s", run->dir, strerror(errno));
+    if (flock(run->dir_lock, LOCK_EX | LOCK_NB))
+        return scd_fail(err, SCD_E_BUSY, "%s: another run is training this head", run->dir);
+    return SCD_OK;
 }
 
 static scd_code open_data(scd_finetune *run, scd_error *err)
@@ -259,8 +273,11 @@ static void say_data(const scd_finetune *run)
 {
     for (size_t f = 0; f < scd_corpus_n_files(run->corpus); f++)
         printf("%s: %s\n", scd_corpus_file_name(run->corpus, f), scd_corpus_why(run->corpus, f));
-    printf("%zu cells, %zu to train on, %zu held out, %zu labels\n", run->labels.n_cells,
-           run->n_train, run->n_held, run->labels.n_classes);
+    printf("%zu cells, %zu to train on, %zu held out (%s), %zu labels\n", run->labels.n_cells,
+           run->n_train, run->n_held, run->by_group ? "whole groups" : "cell by cell",
+           run->labels.n_classes);
+    if (run->n_unknown)
+        printf("%zu labelled cells have no gene that the model knows: left out\n", run->n_unknown);
     fflush(stdout);
 }
 
@@ -269,9 +286,13 @@ static scd_code run_all(scd_finetune *run, const scd_option *table, size_t n, sc
     const scd_finetune_options *o = run->o;
     scd_code code = scd_model_open(o->model, &run->model, err);
     if (!code)
-        code = open_dir(run, err);
+        code = name_dirs(run, err);
     if (!code)
         code = open_data(run, err);
+    if (!code)
+        code = scd_finetune_weigh(run, err);
+    if (!code)
+        code = open_dir(run, err);
     if (code)
         return code;
     say_data(run);
@@ -282,8 +303,6 @@ static scd_code run_all(scd_finetune *run, const scd_option *table, size_t n, sc
                                (int)o->threads, &run->c, err);
     if (!code)
         code = fingerprint(run, table, n, err);
-    if (!code)
-        code = scd_finetune_weigh(run, err);
     if (!code)
         code = open_feeds(run, err);
     if (!code)
@@ -309,6 +328,8 @@ static void run_release(scd_finetune *run)
     free(run->checkpoint_path);
     free(run->net_best);
     free(run->head_best);
+    if (run->dir_lock >= 0)
+        close(run->dir_lock);
 }
 
 int scd_train_finetune(int argc, char **argv)
@@ -334,7 +355,7 @@ int scd_train_finetune(int argc, char **argv)
     scd_buf_init(&recipe, 1u << 20);
     scd_buf_puts(&recipe, "scdiva-train finetune annotation");
     scd_options_recipe(table, n, &recipe);
-    scd_finetune run = {.o = &o, .recipe = recipe.data};
+    scd_finetune run = {.o = &o, .recipe = recipe.data, .dir_lock = -1};
     scd_stop_on_signals();
     scd_code code = check(&o, &err);
     status = code ? SCD_EXIT_USAGE : SCD_EXIT_OK;

@@ -43,13 +43,17 @@ typedef struct scd_finetune {
     scd_labels labels;
     uint8_t *train, *held; /* (n_cells): which side of the split; neither: no label */
     size_t n_train, n_held;
-    float *weights; /* (n_cells) of the training loss, mean 1 over training cells */
-    float *gene_rank, *gene_level; /* (vocab) for panels, as augment.h says */
+    bool by_group;                 /* whether groups stayed whole */
+    float *weights;                /* (n_cells) of the training loss, mean 1 over training cells */
+    size_t n_unknown;              /* labelled cells without any gene the model knows: left out */
+    float *gene_rank, *gene_level; /* (vocab) */
+    scd_augment_options augment;   /* as asked for, with the run's seed and genes */
     scd_classifier c;
     size_t first_layer; /* as scd_net_backward counts; n_layers: frozen */
     bool frozen;
     scd_feed *feed, *held_feed;
     char *dir, *final_dir, *checkpoint_path; /* heads/.NAME while it runs; heads/NAME */
+    int dir_lock;
 
     /* where training stands */
     uint64_t step, drawn;
@@ -58,7 +62,9 @@ typedef struct scd_finetune {
     float *net_best, *head_best; /* parameters of the best epoch */
 } scd_finetune;
 
+/* Who is on which side; SCD_E_INVALID where a side, or a label's training cells, would be empty. */
 scd_code scd_finetune_split(scd_finetune *run, scd_error *err);
+/* Leaves out cells without known genes, weighs the others, ranks the genes. */
 scd_code scd_finetune_weigh(scd_finetune *run, scd_error *err);
 scd_code scd_finetune_train(scd_finetune *run, scd_error *err);
 /* Logits (n_held, classes) of the held-out cells with their truth; augment NULL: as measured.

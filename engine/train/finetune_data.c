@@ -26,28 +26,48 @@ static scd_code find_groups(const scd_finetune *run, uint8_t *held_group, scd_er
     return SCD_OK;
 }
 
-/* Whole groups go to one side, chosen by the seed, until the share is reached. */
-static void draw_groups(const scd_finetune *run, uint8_t *held_group)
+/* Whole groups go to one side: in an order that the seed fixes, each that leaves the share nearer
+ * to what was asked for; the smallest, where each is too much. */
+static void draw_groups(const scd_finetune *run, uint8_t *held_group, const size_t *sizes)
 {
-    const scd_labels *l = &run->labels;
-    size_t n = 0, n_held = 0, n_left = l->n_groups;
-    for (size_t i = 0; i < l->n_cells; i++)
-        n += l->best[i] >= 0;
-    while ((double)n_held < run->o->held_out * (double)n && n_left > 1) {
-        size_t best = SIZE_MAX;
+    size_t n_groups = run->labels.n_groups, n_held = 0, smallest = 0, n = 0;
+    for (size_t g = 0; g < n_groups; g++) {
+        n += sizes[g];
+        if (sizes[g] && (!sizes[smallest] || sizes[g] < sizes[smallest]))
+            smallest = g;
+    }
+    double goal = run->o->held_out * (double)n;
+    float last = -1;
+    for (size_t visited = 0; visited < n_groups; visited++) {
+        size_t next = SIZE_MAX;
         float least = 2;
-        for (size_t g = 0; g < l->n_groups; g++) {
+        for (size_t g = 0; g < n_groups; g++) {
             float key = scd_rng_uniform(run->o->seed, SPLIT_STREAM + 1, g);
-            if (!held_group[g] && key < least) {
+            if (key > last && key < least) {
                 least = key;
-                best = g;
+                next = g;
             }
         }
-        held_group[best] = 1;
-        n_left--;
-        for (size_t i = 0; i < l->n_cells; i++)
-            n_held += l->best[i] >= 0 && l->groups[i] == (int32_t)best;
+        if (next == SIZE_MAX)
+            break;
+        last = least;
+        if (fabs((double)(n_held + sizes[next]) - goal) < fabs((double)n_held - goal)) {
+            held_group[next] = 1;
+            n_held += sizes[next];
+        }
     }
+    if (!n_held)
+        held_group[smallest] = 1;
+}
+
+/* Sizes of the groups, and how many have cells. */
+static size_t count_groups(const scd_labels *l, size_t *sizes)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < l->n_cells; i++)
+        if (l->best[i] >= 0 && l->groups[i] >= 0)
+            n += !sizes[l->groups[i]]++;
+    return n;
 }
 
 /* A held-out class must have been learned, and an empty side is no split. */
@@ -74,17 +94,20 @@ static scd_code check_split(const scd_finetune *run, scd_error *err)
 scd_code scd_finetune_split(scd_finetune *run, scd_error *err)
 {
     const scd_labels *l = &run->labels;
-    bool by_group = run->o->held_out_groups.n || (l->n_groups > 1 && strcmp(run->o->split, "cell"));
     uint8_t *held_group = scd_calloc(l->n_groups + 1, 1);
+    size_t *sizes = scd_calloc(l->n_groups + 1, sizeof *sizes);
+    size_t n_groups = sizes ? count_groups(l, sizes) : 0;
+    bool by_group = run->o->held_out_groups.n || (n_groups > 1 && strcmp(run->o->split, "cell"));
     run->train = scd_calloc(l->n_cells + 1, 1);
     run->held = scd_calloc(l->n_cells + 1, 1);
     scd_code code = SCD_OK;
-    if (!held_group || !run->train || !run->held)
+    if (!held_group || !sizes || !run->train || !run->held)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for a split");
+    run->by_group = by_group;
     if (!code && run->o->held_out_groups.n)
         code = find_groups(run, held_group, err);
     else if (!code && by_group)
-        draw_groups(run, held_group);
+        draw_groups(run, held_group, sizes);
     for (size_t i = 0; i < l->n_cells && !code; i++) {
         if (l->best[i] < 0)
             continue;
@@ -97,6 +120,7 @@ scd_code scd_finetune_split(scd_finetune *run, scd_error *err)
         run->n_train += !held;
     }
     free(held_group);
+    free(sizes);
     return code ? code : check_split(run, err);
 }
 
@@ -140,7 +164,16 @@ static double value_of(const scd_corpus_cell *cell, size_t i)
     return cell->kind == SCD_INPUT_COUNTS ? 1e4 * x / cell->total : expm1(x);
 }
 
-/* One pass over the corpus: each cell's file, each gene's moments. */
+/* Without any gene that the model knows there is nothing to learn from, or to judge by. */
+static void leave_out(scd_finetune *run, size_t cell)
+{
+    run->n_unknown += run->train[cell] || run->held[cell];
+    run->n_train -= run->train[cell];
+    run->n_held -= run->held[cell];
+    run->train[cell] = run->held[cell] = 0;
+}
+
+/* One pass over the corpus: each cell's file, each gene's moments; cells without genes leave. */
 static scd_code gather(scd_finetune *run, uint32_t *file_of, gene_stats *stats, scd_error *err)
 {
     size_t n = run->labels.n_cells;
@@ -153,6 +186,8 @@ static scd_code gather(scd_finetune *run, uint32_t *file_of, gene_stats *stats, 
         code = scd_corpus_read(run->corpus, first, count, &arena, cells, err);
         for (size_t c = 0; c < count && !code; c++) {
             file_of[first + c] = cells[c].file;
+            if (!cells[c].n)
+                leave_out(run, first + c);
             for (size_t i = 0; run->train[first + c] && i < cells[c].n; i++) {
                 double x = value_of(&cells[c], i);
                 stats->sum[cells[c].tokens[i]] += x;
@@ -217,7 +252,7 @@ static void normalise(double *dispersion, const double *mean, const uint32_t *by
 /* rank: by normalised dispersion; level: by mean. Both rise to 1. */
 static scd_code rank_genes(scd_finetune *run, const gene_stats *stats, scd_error *err)
 {
-    size_t vocab = run->c.config->vocab;
+    size_t vocab = scd_model_get_config(run->model)->vocab;
     double *mean = scd_calloc(2 * vocab, sizeof *mean), *dispersion = mean + vocab;
     uint32_t *order = scd_malloc(vocab, sizeof *order);
     scd_code code = SCD_OK;
@@ -246,7 +281,7 @@ static scd_code rank_genes(scd_finetune *run, const gene_stats *stats, scd_error
 
 scd_code scd_finetune_weigh(scd_finetune *run, scd_error *err)
 {
-    size_t vocab = run->c.config->vocab, n = run->labels.n_cells;
+    size_t vocab = scd_model_get_config(run->model)->vocab, n = run->labels.n_cells;
     size_t n_sums = run->labels.n_classes + scd_corpus_n_files(run->corpus);
     double *sums = scd_calloc(3 * vocab + n_sums, sizeof *sums);
     uint32_t *file_of = scd_malloc(n + 1, sizeof *file_of);
@@ -259,10 +294,16 @@ scd_code scd_finetune_weigh(scd_finetune *run, scd_error *err)
     gene_stats stats = {sums, sums + vocab, sums + 2 * vocab};
     if (!code)
         code = gather(run, file_of, &stats, err);
+    if (!code && run->n_unknown)
+        code = check_split(run, err);
     if (!code) {
         weigh_cells(run, file_of, sums + 3 * vocab, sums + 3 * vocab + run->labels.n_classes);
         code = rank_genes(run, &stats, err);
     }
+    run->augment = run->o->augment;
+    run->augment.seed = run->o->seed;
+    run->augment.gene_rank = run->gene_rank;
+    run->augment.gene_level = run->gene_level;
     free(sums);
     free(file_of);
     return code;

@@ -80,20 +80,14 @@ static scd_code add_cell(step_state *s, scd_error *err)
     scd_code code = scd_feed_next(run->feed, &cell, &index, err);
     if (code)
         return code;
-    if (!cell->n) { /* no gene the model knows: nothing to learn from */
-        run->drawn++;
-        return SCD_OK;
-    }
     scd_augment_input in = {.cell = cell,
                             .partners = partners,
                             .n_partners = find_partners(run, cell, index, partners),
-                            .gene_rank = run->gene_rank,
-                            .gene_level = run->gene_level,
                             .draw = run->drawn++};
     scd_arena arena;
     scd_cell out;
     scd_arena_init(&arena, SIZE_MAX / 2);
-    code = scd_augment(&run->o->augment, &in, run->c.config, run->c.vocab, &arena, &out, err);
+    code = scd_augment(&run->augment, &in, run->c.config, run->c.vocab, &arena, &out, err);
     scd_sequence sequence = {.n = out.n_tokens, .ids = out.ids, .values = out.values};
     if (!code && !scd_pack_add(run->c.pack, &sequence)) {
         code = micro_step(s, err);
@@ -169,10 +163,7 @@ static scd_code keep_answer(void *arg, const scd_classified *cell, scd_error *er
     held_out *h = arg;
     size_t classes = h->run->labels.n_classes;
     if (!cell->logits)
-        return scd_fail(err, SCD_E_INVALID,
-                        "held-out cell %s of %s has no gene the model knows: leave it out "
-                        "(--exclude)",
-                        cell->barcode, scd_corpus_file_name(h->run->corpus, cell->file));
+        return scd_fail(err, SCD_E_INTERNAL, "held-out cell %s without genes", cell->barcode);
     memcpy(h->logits + h->n * classes, cell->logits, classes * sizeof *h->logits);
     if (h->targets)
         memcpy(h->targets + h->n * classes, h->run->labels.targets + cell->index * classes,

@@ -1,8 +1,9 @@
 /* finetune_write.c - calibration on the held-out cells, and the head's two files.
  *
- * Temperature and threshold are fitted on held-out cells as other laboratories might have measured
- * them (augmented copies) where the run augments: the confidence of cells like the training data
- * says little about theirs. head.json is taken away first and written last: half a head is none. */
+ * Temperature and threshold are fitted on held-out cells as measured and, where the run augments,
+ * as other laboratories might have measured them (augmented copies, sums aside): the confidence of
+ * cells like the training data alone says little about theirs. The run's folder becomes the head
+ * when everything in it is whole. */
 #include "api/json_write.h"
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
@@ -22,22 +23,21 @@ typedef struct calibration {
     scd_scores augmented, calibrated; /* of what the temperature was fitted on */
 } calibration;
 
-/* Copies of the held-out cells, one set after the other, and fit. */
+/* The held-out cells and their copies, one set after the other, and fit. */
 static scd_code fit(scd_finetune *run, calibration *c, scd_error *err)
 {
     const uint64_t far = (uint64_t)1 << 48; /* draws that no training step uses */
-    size_t classes = run->labels.n_classes, copies = run->o->calibrate_copies;
-    copies = copies ? copies : 1;
-    c->n = run->n_held * copies;
+    size_t classes = run->labels.n_classes, sets = 1 + run->o->calibrate_copies;
+    c->n = run->n_held * sets;
     float *logits = scd_malloc(c->n * classes, sizeof *logits);
     float *targets = scd_malloc(c->n * classes, sizeof *targets);
     int32_t *truth = scd_malloc(c->n, sizeof *truth);
     scd_code code = SCD_OK;
     if (!logits || !targets || !truth)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu held-out cells", c->n);
-    for (size_t i = 0; i < copies && !code; i++)
-        code = scd_finetune_evaluate(run, run->o->calibrate_copies ? &run->o->augment : NULL,
-                                     far + i * run->n_held, logits + i * run->n_held * classes,
+    for (size_t i = 0; i < sets && !code; i++)
+        code = scd_finetune_evaluate(run, i ? &run->augment : NULL, far + i * run->n_held,
+                                     logits + i * run->n_held * classes,
                                      targets + i * run->n_held * classes, truth + i * run->n_held,
                                      err);
     if (!code) {
@@ -50,9 +50,7 @@ static scd_code fit(scd_finetune *run, calibration *c, scd_error *err)
     if (!code)
         code = scd_scores_fit_threshold(logits, truth, c->n, classes, c->temperature,
                                         run->o->precision, &c->threshold, err);
-    if (!code)
-        code = scd_finetune_evaluate(run, NULL, 0, logits, targets, truth, err);
-    if (!code)
+    if (!code) /* the first set */
         code = scd_scores_of(logits, targets, truth, run->n_held, classes, 1, &c->before, err);
     if (!code)
         code = scd_scores_of(logits, targets, truth, run->n_held, classes, c->temperature,
@@ -219,23 +217,43 @@ static scd_code io_error(const char *path, scd_error *err)
     return scd_fail(err, SCD_E_IO, "%s: %s", path, strerror(errno));
 }
 
+/* Where the file system cannot exchange two names, the old head steps aside for a moment: a process
+ * killed in it leaves both, the old one as heads/.NAME.old. */
+static scd_code exchange(const scd_finetune *run, scd_error *err)
+{
+    char old[4096];
+    if (!renameat2(AT_FDCWD, run->dir, AT_FDCWD, run->final_dir, RENAME_EXCHANGE))
+        return SCD_OK;
+    if (errno != EINVAL && errno != ENOSYS)
+        return io_error(run->final_dir, err);
+    snprintf(old, sizeof old, "%s.old", run->dir);
+    if (rename(run->final_dir, old) || rename(run->dir, run->final_dir) || rename(old, run->dir))
+        return io_error(run->final_dir, err);
+    return SCD_OK;
+}
+
 /* The run's folder takes the head's name; a head that was there is exchanged for it, then removed.
  */
 static scd_code publish(const scd_finetune *run, scd_error *err)
 {
     static const char *const files[] = {"head.json", "head.safetensors", "train.csv"};
     char path[4096];
-    if (unlink(run->checkpoint_path) && errno != ENOENT)
-        return io_error(run->checkpoint_path, err);
-    if (access(run->final_dir, F_OK))
-        return rename(run->dir, run->final_dir) ? io_error(run->final_dir, err) : SCD_OK;
-    if (renameat2(AT_FDCWD, run->dir, AT_FDCWD, run->final_dir, RENAME_EXCHANGE))
-        return io_error(run->final_dir, err);
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+    bool replaces = !access(run->final_dir, F_OK);
+    scd_code code = SCD_OK;
+    if (replaces)
+        code = exchange(run, err);
+    else if (rename(run->dir, run->final_dir))
+        code = io_error(run->final_dir, err);
+    if (code)
+        return code;
+    snprintf(path, sizeof path, "%s/checkpoint.bin", run->final_dir);
+    unlink(path);
+    for (size_t i = 0; replaces && i < sizeof files / sizeof files[0]; i++) {
         snprintf(path, sizeof path, "%s/%s", run->dir, files[i]);
         unlink(path); /* what else lies there is not ours: the folder stays then */
     }
-    rmdir(run->dir);
+    if (replaces)
+        rmdir(run->dir);
     return SCD_OK;
 }
 
@@ -248,7 +266,7 @@ static void report(const scd_finetune *run, const calibration *c)
     printf("held out as measured:  accuracy %.4f  balanced %.4f  macro-F1 %.4f  ECE %.4f -> %.4f\n",
            c->after.accuracy, c->after.balanced_accuracy, c->after.macro_f1, c->before.ece,
            c->after.ece);
-    printf("held out, %zu copies:  accuracy %.4f  balanced %.4f  macro-F1 %.4f  ECE %.4f -> %.4f\n",
+    printf("with %zu copies each:  accuracy %.4f  balanced %.4f  macro-F1 %.4f  ECE %.4f -> %.4f\n",
            run->o->calibrate_copies, c->calibrated.accuracy, c->calibrated.balanced_accuracy,
            c->calibrated.macro_f1, c->augmented.ece, c->calibrated.ece);
     printf("temperature %.4f, threshold %.4f\n%s\n", c->temperature, c->threshold, run->final_dir);

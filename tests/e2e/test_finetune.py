@@ -6,6 +6,7 @@ Cells are made here: three types, each with its own genes, over a background.
 import functools
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -67,14 +68,14 @@ def model(name):
     return out
 
 
-def command(out, *flags, labels=("--label-column", "kind")):
-    return scdiva_train() + ["finetune", "annotation", "--model", out, "--data", data(), *labels,
-                             *QUICK, *flags]
+def command(out, *flags, labels=("--label-column", "kind"), on=None):
+    return scdiva_train() + ["finetune", "annotation", "--model", out, "--data", on or data(),
+                             *labels, *QUICK, *flags]
 
 
-def run(args, exit=0):
+def run(args, exit=0, **more):
     p = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                       timeout=100 * SLOW, env=clean_environment(), check=False)
+                       timeout=100 * SLOW, env=clean_environment(), check=False, **more)
     assert p.returncode == exit, f"exit {p.returncode}, not {exit}:\n{p.stdout}"
     assert "Sanitizer" not in p.stdout and "runtime error" not in p.stdout, p.stdout
     return p.stdout
@@ -211,6 +212,21 @@ def test_a_donor_is_on_one_side_of_the_split():
     refused(said, "120 to train on, 30 held out")
 
 
+def test_groups_are_held_out_as_near_to_the_share_as_they_allow():
+    x, kinds = cells()
+    obs = {"kind": kinds, "donor": ["big" if i % 10 else "small" for i in range(len(kinds))],
+           "one": ["all"] * len(kinds)}
+    path = write_h5ad("groups.h5ad", x, obs=obs)
+    for seed in "0", "1", "2":
+        out = model(f"finetune.groups{seed}")
+        said = run(command(out, "--group-column", "donor", "--epochs", "1", "--seed", seed,
+                           on=path))
+        refused(said, "135 to train on, 15 held out (whole groups)")
+    out = model("finetune.onegroup")
+    said = run(command(out, "--group-column", "one", "--epochs", "1", on=path))
+    refused(said, "(cell by cell)")
+
+
 def test_a_table_of_soft_labels_is_as_good_as_a_column():
     _, kinds = cells()
     table = scratch("soft.tsv")
@@ -240,7 +256,65 @@ def test_killed_at_any_moment_it_leaves_no_head_that_opens():
     assert head(out)["task"] == "annotation"
 
 
+def test_cells_without_a_known_gene_are_left_out_and_counted():
+    x, kinds = cells()
+    x = np.concatenate([x, np.zeros((len(x), 1), np.float32)], axis=1)  # a gene of no model
+    x[:4, :-1], x[:4, -1] = 0, 7
+    path = write_h5ad("unknown.h5ad", x, genes=[f"GENE{i}" for i in range(N_GENES)] + ["NOBODY"],
+                      obs={"kind": kinds})
+    said = run(command(model("finetune.unknown"), "--epochs", "1", on=path))
+    refused(said, "4 labelled cells have no gene that the model knows: left out")
+
+
+def test_two_runs_of_one_head_do_not_mix():
+    out = model("finetune.twice")
+    first = subprocess.Popen(command(out, "--epochs", "500", "--patience", "0"),
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             env=clean_environment())
+    end = time.monotonic() + 60 * SLOW
+    while not os.path.exists(os.path.join(out, "heads", ".annotation", "train.csv")):
+        assert time.monotonic() < end and first.poll() is None
+        time.sleep(0.01)
+    refused(run(command(out), exit=1), "another run is training this head")
+    run(command(out, "--name", "other", "--epochs", "1"))
+    first.kill()
+    first.wait()
+
+
 # ---- bad input -----------------------------------------------------------------------------------
+
+def test_a_refusal_leaves_no_folder_in_the_model():
+    out = model("finetune.untouched")
+    refused(run(command(out, "--held-out", "0.001"), exit=1), "no cell is held out", "--held-out")
+    refused(run(command(out, "--group-column", "donor", *[f for d in range(5) for f in
+                                                          ("--held-out-group", f"d{d}")]),
+                exit=1), "is left to train on")
+    x, kinds = cells()
+    obs = {"kind": kinds}
+    strangers = write_h5ad("strangers.h5ad", x, [f"X{i}" for i in range(N_GENES)], obs)
+    refused(run(command(out, on=strangers), exit=1), "strangers.h5ad", "of the")
+    scaled = write_h5ad("scaled.h5ad", x - x.mean(0), None, obs)
+    refused(run(command(out, on=scaled), exit=1), "scaled.h5ad", "X is scaled")
+    zero = write_h5ad("zero.h5ad", x * 0, None, obs)
+    refused(run(command(out, on=zero), exit=1), "zero.h5ad")
+    cut = scratch("cut.h5ad")
+    with open(data(), "rb") as whole, open(cut, "wb") as part:
+        part.write(whole.read()[:3000])
+    refused(run(command(out, on=cut), exit=1), "cut.h5ad")
+    assert not os.path.exists(os.path.join(out, "heads"))
+
+
+def test_a_full_disk_is_named_and_leaves_no_head():
+    def small_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # write(2) answers EFBIG instead
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+    out = model("finetune.full")
+    refused(run(command(out), exit=1, preexec_fn=small_files), "checkpoint.bin", "File too large")
+    assert not os.path.exists(os.path.join(out, "heads", "annotation"))
+    run(command(out))  # goes on, or starts again: the folder is in nobody's way
+    assert head(out)["task"] == "annotation"
+
 
 def test_labels_that_cannot_be_learned_are_refused_by_name():
     out = model("finetune.bad")

@@ -25,7 +25,6 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.normpath(os.path.join(HERE, "..", "..", ".."))
 DEMO = os.path.join(ROOT, "tests", "fixtures", "pbmc68k_demo_labels.tsv")
-DEMO_SET = "pbmc68k_reduced.h5ad"
 LABELS = ["B", "CD4 T", "CD8 T", "NK", "CD14 monocyte", "FCGR3A monocyte", "dendritic",
           "progenitor"]
 
@@ -365,15 +364,16 @@ def lineage_doubt(belief):
     return 1 - by_lineage.max(1)
 
 
-def out_of_use(part, belief, mixed, demo):
-    """Reason for leaving each cell out, or ""."""
+def out_of_use(part, belief, mixed, excluded):
+    """Reason for leaving each cell out, or "". excluded: {(file, barcode): reason}"""
     _, lost = merged(belief)
     reason = np.full(len(mixed), "", dtype=object)
     reason[lineage_doubt(belief) > 0.25] = "lineage doubtful"
     reason[mixed] = "two lineages"
     reason[lost > 0.5] = "platelet or red cell"
     reason[(part.counts > 0).sum(1) < MIN_GENES] = "under %d genes" % MIN_GENES
-    reason[[b in demo and part.name == DEMO_SET for b in part.barcodes]] = "demo"
+    for i, barcode in enumerate(part.barcodes):
+        reason[i] = excluded.get((part.name, barcode), reason[i])
     return reason
 
 
@@ -392,24 +392,26 @@ def main():
     pairs = twins(kang, nine)
 
     fold = np.concatenate([np.arange(len(kang.barcodes)), np.arange(len(nine.barcodes))]) % FOLDS
-    for i, j in pairs:  # one cell, one fold, one group
+    for i, j in pairs:  # one cell, one fold
         fold[len(kang.barcodes) + j] = fold[i]
-        nine.group[j] = kang.group[i]
     beliefs, mixed = solve([kang, nine], fold)
     alone = solve([zheng], np.arange(len(zheng.barcodes)) % FOLDS)
     beliefs, mixed = beliefs + alone[0], mixed + alone[1]
 
+    # Of a cell that is in both of Kang's files the richer view stays: no split can tear it apart.
+    excluded = {(kang.name, kang.barcodes[i]): "in both files" for i, _ in pairs}
+    excluded.update(((zheng.name, b), "demo") for b in zheng.barcodes if b in demo)
+
     lines = ["\t".join(["file", "barcode"] + LABELS + ["group"])]
     for part, belief, doubles in zip((kang, nine, zheng), beliefs, mixed):
-        reason = out_of_use(part, belief, doubles, demo)
+        reason = out_of_use(part, belief, doubles, excluded)
         probability, _ = merged(belief)
         for i in np.flatnonzero(reason == ""):
             digits = ["%g" % (n / 1000) for n in thousandths(probability[i])]
             lines.append("\t".join([part.name, part.barcodes[i]] + digits + [part.group[i]]))
         tell(part, probability, reason)
     write(os.path.join(HERE, "labels.tsv"), lines)
-    write(os.path.join(HERE, "exclude.tsv"), ["%s\t%s" % (DEMO_SET, b) for b in zheng.barcodes
-                                              if b in demo])
+    write(os.path.join(HERE, "exclude.tsv"), ["%s\t%s" % key for key in excluded])
 
 
 def tell(part, probability, reason):

@@ -4,10 +4,10 @@
     tests/bench/quality/ablations.py --data ../shared/data/a.h5ad --data ../shared/data/b.h5ad \\
         --out build/ablations [--jobs 2] -- --exclude FILE
 
-Six small models (2 layers of 64) on the same cells with the same seed and steps: the serializations
-entropy-normalised, expression and random, each with [LAT] (pooled over what is visible) and without;
-a seventh pools everything, as the official weights were trained, which shows what is hidden to
-whoever asks. What follows -- goes to each `scdiva-train pretrain`.
+Six small models (2 layers of 64) on the same cells with the same seed and steps: the
+serializations entropy-normalised, expression and random, each with [LAT] (pooled over what is
+visible) and without; a seventh pools everything, as the official weights were trained, which gives
+away what is hidden. What follows -- goes to each `scdiva-train pretrain`.
 
 Prints a table of the held-out cells at the end; DIR gets it as table.txt, the curves as curves.csv
 and curves.png. A run that was stopped goes on where it was; one that is complete is not done again.
@@ -64,7 +64,8 @@ def one_run(args, more, name, options):
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT,
                                   check=False).returncode
         if code:
-            raise SystemExit("%s: pretrain ended with %d; %s has its words" % (name, code, log.name))
+            raise SystemExit("%s: pretrain ended with %d; %s has its words" %
+                             (name, code, log.name))
     with open(os.path.join(out, "train.csv"), encoding="utf-8", newline="") as f:
         rows = [r for r in csv.DictReader(f) if r.get("accuracy_15")]
     print("%s: done" % name, flush=True)
@@ -77,7 +78,8 @@ def figures(row, at):
 
 
 def table(curves):
-    head = ["held-out cells"] + ["named %s %%" % r for r in RATES] + ["MSE %s %%" % r for r in RATES]
+    head = (["held-out cells"] + ["named %s %%" % r for r in RATES] +
+            ["MSE %s %%" % r for r in RATES])
     rows = [[name] + ["%.4f" % x for x in figures(c[-1], ("accuracy", "mse"))]
             for name, c in curves.items()]
     last = next(iter(curves.values()))[-1]
