@@ -14,11 +14,12 @@ if [ ! -f "$out/model.safetensors" ]; then
     "$train" pretrain "$@" --data "$data/perturbseq_k562_gbm.h5ad" \
         --extra-genes-column perturbation --gene-table "$data/genes/gencode_v48_human.csv.gz" \
         --init-embedding svd --value-only-share 0.1 --panel-share 0.3 --thin-share 0.2 \
-        --max-tokens 320 --epochs 12 --seed 1 --eval-cells 128 --dtype bf16 --out "$out"
+        --max-tokens 320 --epochs 16 --seed 1 --eval-cells 128 --dtype bf16 --out "$out"
 fi
 if [ ! -f "$out/heads/annotation/head.json" ]; then
     "$train" finetune annotation --model "$out" "$@" --labels "$here/labels.tsv" \
-        --ontology "$here/ontology.tsv" --split cell --epochs 14 --patience 0 \
-        --sum-share 0.5 --panel-share 0.7 --panel-min 0.15 --panel-top 0.7 --panel-total 0.5 \
-        --smoothing 0.05 --max-tokens 320 --precision 0.95 --calibrate-copies 2
+        --ontology "$here/ontology.tsv" --split cell --epochs 20 --patience 0 --class-weight 0.25 \
+        --sum-share 0.5 --gene-sigma 0.3 --panel-share 0.8 --panel-min 0.02 --panel-top 0.7 \
+        --panel-total 0.5 --subset-share 0.4 --subset-min 0.2 --max-tokens 320 --smoothing 0.05 \
+        --precision 0.95 --calibrate-copies 2
 fi
