@@ -1,0 +1,335 @@
+/* labels_table.c - labels from a table, see labels.h.
+ *
+ * A table's rows are matched to cells through a sorted index of (barcode, file): n log n string
+ * comparisons once, against a hash table that nothing else here would need. */
+#include "engine/train/labels_impl.h"
+
+#include "engine/base/mem.h"
+#include "engine/model/file.h"
+#include "engine/model/tsv.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_COLUMNS = 1024, BLOCK_CELLS = 4096, MAX_BARCODE = 512 };
+
+/* The whole file, free() it. */
+static scd_code read_text(const char *path, char **out, size_t *n, scd_error *err)
+{
+    int fd;
+    *out = NULL;
+    scd_code code = scd_file_open(path, &fd, n, err);
+    if (code)
+        return code;
+    code = scd_file_read(fd, path, (size_t)1 << 32, out, n, err);
+    close(fd);
+    return code;
+}
+
+/* A table may be for more files than these: labels that no cell has are no classes here. */
+static void drop_empty(scd_labels *l)
+{
+    size_t kept = 0, n = l->n_classes;
+    for (size_t k = 0; k < n; k++) {
+        bool used = false;
+        for (size_t i = 0; i < l->n_cells && !used; i++)
+            used = l->best[i] == (int32_t)k;
+        if (!used) {
+            free(l->names[k]);
+            free(l->ontology[k]);
+            l->names[k] = l->ontology[k] = NULL;
+            continue;
+        }
+        for (size_t i = 0; i < l->n_cells && kept < k; i++) {
+            l->targets[i * n + kept] = l->targets[i * n + k];
+            l->best[i] = l->best[i] == (int32_t)k ? (int32_t)kept : l->best[i];
+        }
+        if (kept < k) {
+            l->names[kept] = l->names[k];
+            l->ontology[kept] = l->ontology[k];
+            l->names[k] = l->ontology[k] = NULL;
+        }
+        kept++;
+    }
+    for (size_t i = 0; i < l->n_cells && kept < n; i++) {
+        float sum = 0;
+        for (size_t k = 0; k < kept; k++)
+            sum += l->targets[i * kept + k] = l->targets[i * n + k];
+        for (size_t k = 0; k < kept && sum > 0; k++)
+            l->targets[i * kept + k] /= sum;
+    }
+    l->n_classes = kept;
+}
+
+/* One cell's place in the sorted index. */
+typedef struct entry {
+    char *barcode;
+    uint32_t file;
+    size_t cell;
+} entry;
+
+typedef struct table {
+    scd_corpus *corpus;
+    const char *path;
+    entry *index; /* by barcode, then file */
+    size_t n_index;
+    size_t n_columns, file_column, barcode_column, group_column; /* SIZE_MAX: not there */
+    size_t class_of[MAX_COLUMNS];                                /* SIZE_MAX: not a label */
+} table;
+
+static int by_barcode(const void *a, const void *b)
+{
+    const entry *x = a, *y = b;
+    int order = strcmp(x->barcode, y->barcode);
+    return order ? order : (x->file > y->file) - (x->file < y->file);
+}
+
+/* Every cell's barcode, sorted. */
+static scd_code index_barcodes(table *t, scd_error *err)
+{
+    size_t n = scd_corpus_n_cells(t->corpus);
+    scd_code code = SCD_OK;
+    t->index = scd_calloc(n + 1, sizeof *t->index);
+    scd_corpus_cell *cells = scd_malloc(BLOCK_CELLS, sizeof *cells);
+    if (!t->index || !cells)
+        code = scd_labels_no_memory(err);
+    for (size_t first = 0; !code && first < n; first += BLOCK_CELLS) {
+        scd_arena arena;
+        scd_arena_init(&arena, SIZE_MAX / 2);
+        size_t count = n - first < BLOCK_CELLS ? n - first : BLOCK_CELLS;
+        code = scd_corpus_read(t->corpus, first, count, &arena, cells, err);
+        for (size_t i = 0; !code && i < count; i++) {
+            entry *e = &t->index[t->n_index++];
+            *e = (entry){scd_strdup(cells[i].barcode), cells[i].file, first + i};
+            if (!e->barcode)
+                code = scd_labels_no_memory(err);
+        }
+        scd_arena_release(&arena);
+    }
+    free(cells);
+    if (!code)
+        qsort(t->index, t->n_index, sizeof *t->index, by_barcode);
+    return code;
+}
+
+static scd_code copy_field(const table *t, size_t line, scd_tsv_field field, char *out, size_t room,
+                           scd_error *err)
+{
+    if (field.n >= room)
+        return scd_fail(err, SCD_E_INVALID, "%s line %zu: a field of %zu bytes", t->path, line,
+                        field.n);
+    memcpy(out, field.text, field.n);
+    out[field.n] = 0;
+    return SCD_OK;
+}
+
+/* The cell of a row: SIZE_MAX where its file is not among the corpus' (a table may be for more). */
+static scd_code find_cell(const table *t, size_t line, const scd_tsv_field *fields, size_t *cell,
+                          scd_error *err)
+{
+    char barcode[MAX_BARCODE], file[MAX_BARCODE];
+    scd_code code = copy_field(t, line, fields[t->barcode_column], barcode, sizeof barcode, err);
+    *cell = SIZE_MAX;
+    uint32_t wanted = UINT32_MAX;
+    if (!code && t->file_column != SIZE_MAX) {
+        code = copy_field(t, line, fields[t->file_column], file, sizeof file, err);
+        for (size_t f = 0; !code && f < scd_corpus_n_files(t->corpus); f++)
+            if (!strcmp(scd_corpus_file_name(t->corpus, f), file))
+                wanted = (uint32_t)f;
+        if (code || wanted == UINT32_MAX)
+            return code;
+    }
+    if (code)
+        return code;
+    size_t low = 0, high = t->n_index;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(t->index[middle].barcode, barcode);
+        if (order < 0 || (!order && wanted != UINT32_MAX && t->index[middle].file < wanted))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    bool found = low < t->n_index && !strcmp(t->index[low].barcode, barcode) &&
+                 (wanted == UINT32_MAX || t->index[low].file == wanted);
+    if (found && wanted == UINT32_MAX && low + 1 < t->n_index &&
+        !strcmp(t->index[low + 1].barcode, barcode))
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s line %zu: barcode %s is in %s and in %s; add a column `file`", t->path,
+                        line, barcode, scd_corpus_file_name(t->corpus, t->index[low].file),
+                        scd_corpus_file_name(t->corpus, t->index[low + 1].file));
+    if (found)
+        *cell = t->index[low].cell;
+    return SCD_OK;
+}
+
+/* Header: which columns are labels. */
+static scd_code read_header(table *t, const scd_tsv_field *fields, size_t n, scd_labels *out,
+                            scd_error *err)
+{
+    if (n > MAX_COLUMNS)
+        return scd_fail(err, SCD_E_INVALID, "%s: %zu columns, at most %d", t->path, n,
+                        (int)MAX_COLUMNS);
+    t->n_columns = n;
+    t->file_column = t->barcode_column = t->group_column = SIZE_MAX;
+    size_t n_classes = 0;
+    for (size_t i = 0; i < n; i++) {
+        t->class_of[i] = SIZE_MAX;
+        if (scd_tsv_is(fields[i], "file"))
+            t->file_column = i;
+        else if (scd_tsv_is(fields[i], "barcode"))
+            t->barcode_column = i;
+        else if (scd_tsv_is(fields[i], "group"))
+            t->group_column = i;
+        else
+            t->class_of[i] = n_classes++;
+    }
+    if (t->barcode_column == SIZE_MAX)
+        return scd_fail(err, SCD_E_INVALID, "%s: the header has no column `barcode`", t->path);
+    scd_code code = scd_labels_init(out, scd_corpus_n_cells(t->corpus), n_classes, err);
+    for (size_t i = 0; i < n && !code; i++)
+        if (t->class_of[i] != SIZE_MAX &&
+            !(out->names[t->class_of[i]] = scd_strndup(fields[i].text, fields[i].n)))
+            code = scd_labels_no_memory(err);
+    return code;
+}
+
+static scd_code read_targets(const table *t, size_t line, const scd_tsv_field *fields, size_t cell,
+                             scd_labels *out, scd_error *err)
+{
+    float *targets = out->targets + cell * out->n_classes;
+    double sum = 0;
+    char text[64], *end;
+    if (out->best[cell] >= 0)
+        return scd_fail(err, SCD_E_INVALID, "%s line %zu: this cell was given before", t->path,
+                        line);
+    for (size_t i = 0; i < t->n_columns; i++) {
+        size_t k = t->class_of[i];
+        if (k == SIZE_MAX)
+            continue;
+        scd_code code = copy_field(t, line, fields[i], text, sizeof text, err);
+        if (code)
+            return code;
+        double p = strtod(text, &end);
+        if (end == text || *end || !(p >= 0 && p <= 1))
+            return scd_fail(err, SCD_E_INVALID, "%s line %zu: '%s' under %s is no probability",
+                            t->path, line, text, out->names[k]);
+        targets[k] = (float)p;
+        sum += p;
+        if (out->best[cell] < 0 || targets[k] > targets[out->best[cell]])
+            out->best[cell] = (int32_t)k;
+    }
+    if (fabs(sum - 1) > 0.02) /* three decimals a column */
+        return scd_fail(err, SCD_E_INVALID, "%s line %zu: probabilities add up to %g, not 1",
+                        t->path, line, sum);
+    for (size_t k = 0; k < out->n_classes; k++)
+        targets[k] = (float)(targets[k] / sum);
+    return SCD_OK;
+}
+
+/* The group's number, made where it is new. Groups are few: a walk. */
+static scd_code find_group(scd_labels *l, scd_tsv_field field, int32_t *out, scd_error *err)
+{
+    for (size_t g = 0; g < l->n_groups; g++)
+        if (scd_tsv_is(field, l->group_names[g])) {
+            *out = (int32_t)g;
+            return SCD_OK;
+        }
+    char **names = scd_realloc(l->group_names, l->n_groups + 1, sizeof *names);
+    if (!names)
+        return scd_labels_no_memory(err);
+    l->group_names = names;
+    if (!(names[l->n_groups] = scd_strndup(field.text, field.n)))
+        return scd_labels_no_memory(err);
+    *out = (int32_t)l->n_groups++;
+    return SCD_OK;
+}
+
+static scd_code read_rows(table *t, scd_tsv *tsv, scd_tsv_field *fields, scd_labels *out,
+                          scd_error *err)
+{
+    size_t n, n_missing = 0, first_missing = 0;
+    while (scd_tsv_next(tsv, fields, MAX_COLUMNS, &n)) {
+        size_t cell;
+        if (n != t->n_columns)
+            return scd_fail(err, SCD_E_INVALID, "%s line %zu: %zu fields, the header has %zu",
+                            t->path, tsv->line, n, t->n_columns);
+        scd_code code = find_cell(t, tsv->line, fields, &cell, err);
+        if (!code && cell == SIZE_MAX && !n_missing++)
+            first_missing = tsv->line;
+        if (!code && cell != SIZE_MAX)
+            code = read_targets(t, tsv->line, fields, cell, out, err);
+        if (!code && cell != SIZE_MAX && t->group_column != SIZE_MAX)
+            code = find_group(out, fields[t->group_column], &out->groups[cell], err);
+        if (code)
+            return code;
+    }
+    for (size_t i = 0; i < out->n_cells; i++)
+        if (out->best[i] >= 0)
+            return SCD_OK;
+    return scd_fail(err, SCD_E_INVALID,
+                    "%s: none of its %zu cells is in the data (the first one is line %zu)", t->path,
+                    n_missing, first_missing);
+}
+
+static scd_code read_ontology(scd_labels *l, const char *path, scd_error *err)
+{
+    char *text;
+    size_t n = 0;
+    scd_code code = read_text(path, &text, &n, err);
+    scd_tsv tsv;
+    scd_tsv_field fields[2];
+    scd_tsv_init(&tsv, text, n);
+    while (!code && scd_tsv_next(&tsv, fields, 2, &n)) {
+        if (n != 2)
+            code = scd_fail(err, SCD_E_INVALID, "%s line %zu: label and ontology id are needed",
+                            path, tsv.line);
+        for (size_t k = 0; k < l->n_classes && !code; k++)
+            if (scd_tsv_is(fields[0], l->names[k]) && !l->ontology[k] &&
+                !(l->ontology[k] = scd_strndup(fields[1].text, fields[1].n)))
+                code = scd_labels_no_memory(err);
+    }
+    free(text);
+    return code;
+}
+
+scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char *ontology_path,
+                               scd_labels *out, scd_error *err)
+{
+    char *text = NULL;
+    scd_tsv tsv;
+    size_t n = 0;
+    table t = {.corpus = corpus, .path = path};
+    *out = (scd_labels){0};
+    scd_tsv_field *fields = scd_malloc(MAX_COLUMNS, sizeof *fields);
+    scd_code code = fields ? read_text(path, &text, &n, err) : scd_labels_no_memory(err);
+    if (code)
+        goto done;
+    scd_tsv_init(&tsv, text, n);
+    if (!scd_tsv_next(&tsv, fields, MAX_COLUMNS, &n)) {
+        code = scd_fail(err, SCD_E_INVALID, "%s: the file is empty", path);
+        goto done;
+    }
+    code = read_header(&t, fields, n, out, err);
+    if (!code)
+        code = index_barcodes(&t, err);
+    if (!code)
+        code = read_rows(&t, &tsv, fields, out, err);
+    if (!code && ontology_path)
+        code = read_ontology(out, ontology_path, err);
+    if (!code) {
+        drop_empty(out);
+        code = scd_labels_check(out, path, err);
+    }
+done:
+    for (size_t i = 0; t.index && i < t.n_index; i++)
+        free(t.index[i].barcode);
+    free(t.index);
+    free(fields);
+    free(text);
+    if (code)
+        scd_labels_release(out);
+    return code;
+}
