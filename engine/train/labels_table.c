@@ -7,13 +7,14 @@
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
 #include "engine/model/tsv.h"
+#include "engine/train/corpus_barcodes.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_COLUMNS = 1024, BLOCK_CELLS = 4096, MAX_BARCODE = 512 };
+enum { MAX_COLUMNS = 1024, MAX_BARCODE = 512 };
 
 /* The whole file, free() it. */
 static scd_code read_text(const char *path, char **out, size_t *n, scd_error *err)
@@ -63,17 +64,10 @@ static void drop_empty(scd_labels *l)
     l->n_classes = kept;
 }
 
-/* One cell's place in the sorted index. */
-typedef struct entry {
-    char *barcode;
-    uint32_t file;
-    size_t cell;
-} entry;
-
 typedef struct table {
-    scd_corpus *corpus;
+    const scd_corpus *corpus;
     const char *path;
-    entry *index; /* by barcode, then file */
+    scd_corpus_barcode *index; /* by barcode, then file */
     size_t n_index;
     size_t n_columns, file_column, barcode_column, group_column; /* SIZE_MAX: not there */
     size_t class_of[MAX_COLUMNS];                                /* SIZE_MAX: not a label */
@@ -81,37 +75,9 @@ typedef struct table {
 
 static int by_barcode(const void *a, const void *b)
 {
-    const entry *x = a, *y = b;
-    int order = strcmp(x->barcode, y->barcode);
+    const scd_corpus_barcode *x = a, *y = b;
+    int order = strcmp(x->text, y->text);
     return order ? order : (x->file > y->file) - (x->file < y->file);
-}
-
-/* Every cell's barcode, sorted. */
-static scd_code index_barcodes(table *t, scd_error *err)
-{
-    size_t n = scd_corpus_n_cells(t->corpus);
-    scd_code code = SCD_OK;
-    t->index = scd_calloc(n + 1, sizeof *t->index);
-    scd_corpus_cell *cells = scd_malloc(BLOCK_CELLS, sizeof *cells);
-    if (!t->index || !cells)
-        code = scd_labels_no_memory(err);
-    for (size_t first = 0; !code && first < n; first += BLOCK_CELLS) {
-        scd_arena arena;
-        scd_arena_init(&arena, SIZE_MAX / 2);
-        size_t count = n - first < BLOCK_CELLS ? n - first : BLOCK_CELLS;
-        code = scd_corpus_read(t->corpus, first, count, &arena, cells, err);
-        for (size_t i = 0; !code && i < count; i++) {
-            entry *e = &t->index[t->n_index++];
-            *e = (entry){scd_strdup(cells[i].barcode), cells[i].file, first + i};
-            if (!e->barcode)
-                code = scd_labels_no_memory(err);
-        }
-        scd_arena_release(&arena);
-    }
-    free(cells);
-    if (!code)
-        qsort(t->index, t->n_index, sizeof *t->index, by_barcode);
-    return code;
 }
 
 static scd_code copy_field(const table *t, size_t line, scd_tsv_field field, char *out, size_t room,
@@ -146,16 +112,16 @@ static scd_code find_cell(const table *t, size_t line, const scd_tsv_field *fiel
     size_t low = 0, high = t->n_index;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        int order = strcmp(t->index[middle].barcode, barcode);
+        int order = strcmp(t->index[middle].text, barcode);
         if (order < 0 || (!order && wanted != UINT32_MAX && t->index[middle].file < wanted))
             low = middle + 1;
         else
             high = middle;
     }
-    bool found = low < t->n_index && !strcmp(t->index[low].barcode, barcode) &&
+    bool found = low < t->n_index && !strcmp(t->index[low].text, barcode) &&
                  (wanted == UINT32_MAX || t->index[low].file == wanted);
     if (found && wanted == UINT32_MAX && low + 1 < t->n_index &&
-        !strcmp(t->index[low + 1].barcode, barcode))
+        !strcmp(t->index[low + 1].text, barcode))
         return scd_fail(err, SCD_E_INVALID,
                         "%s line %zu: barcode %s is in %s and in %s; add a column `file`", t->path,
                         line, barcode, scd_corpus_file_name(t->corpus, t->index[low].file),
@@ -302,6 +268,8 @@ scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char 
     scd_tsv tsv;
     size_t n = 0;
     table t = {.corpus = corpus, .path = path};
+    scd_arena arena;
+    scd_arena_init(&arena, SIZE_MAX / 2);
     *out = (scd_labels){0};
     scd_tsv_field *fields = scd_malloc(MAX_COLUMNS, sizeof *fields);
     scd_code code = fields ? read_text(path, &text, &n, err) : scd_labels_no_memory(err);
@@ -314,7 +282,9 @@ scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char 
     }
     code = read_header(&t, fields, n, out, err);
     if (!code)
-        code = index_barcodes(&t, err);
+        code = scd_corpus_barcodes(corpus, &arena, &t.index, &t.n_index, err);
+    if (!code)
+        qsort(t.index, t.n_index, sizeof *t.index, by_barcode);
     if (!code)
         code = read_rows(&t, &tsv, fields, out, err);
     if (!code && ontology_path)
@@ -324,9 +294,7 @@ scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char 
         code = scd_labels_check(out, path, err);
     }
 done:
-    for (size_t i = 0; t.index && i < t.n_index; i++)
-        free(t.index[i].barcode);
-    free(t.index);
+    scd_arena_release(&arena);
     free(fields);
     free(text);
     if (code)
