@@ -1,10 +1,17 @@
 /* labels.c - what every kind of labels needs, and those from an obs column; see labels.h. */
 #include "engine/train/labels_impl.h"
 
+#include "api/json_write.h"
+#include "api/text.h"
 #include "engine/base/mem.h"
+#include "engine/denoise/head.h"
+#include "engine/train/scores.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+/* Of all labels as JSON, of the 16 MiB that head.c reads; the rest is for recipe and scores. */
+enum { MAX_JSON_BYTES = 14 << 20 };
 
 static void free_names(char **names, size_t n)
 {
@@ -55,22 +62,72 @@ scd_code scd_labels_init(scd_labels *l, size_t n_cells, size_t n_classes, scd_er
     return SCD_OK;
 }
 
+const char *scd_labels_why_not(const char *text, size_t n)
+{
+    if (!n)
+        return "is empty";
+    if (n > SCD_HEAD_MAX_LABEL_BYTES)
+        return "is longer than the 256 bytes that a head takes";
+    if (memchr(text, 0, n))
+        return "holds a NUL byte";
+    for (size_t i = 0, length; i < n; i += length)
+        if (!(length = scd_utf8_length(text + i, n - i)))
+            return "is no valid UTF-8";
+    return NULL;
+}
+_Static_assert(SCD_HEAD_MAX_LABEL_BYTES == 256, "as the message says");
+
+/* What head.json will hold, label by label and as a whole. */
+static scd_code check_texts(const scd_labels *l, const char *where, scd_error *err)
+{
+    size_t n_bytes = 0;
+    for (size_t k = 0; k < l->n_classes; k++) {
+        const char *name = l->names[k], *id = l->ontology[k], *why;
+        if ((why = scd_labels_why_not(name, strlen(name))))
+            return scd_fail(err, SCD_E_INVALID, "%s: the label '%.80s' of some cells %s: rename it",
+                            where, name, why);
+        if (id && *id && (why = scd_labels_why_not(id, strlen(id))))
+            return scd_fail(err, SCD_E_INVALID,
+                            "%s: the ontology id '%.80s' of label '%.80s' %s: correct it", where,
+                            id, name, why);
+        scd_buf text;
+        scd_buf_init(&text, 1u << 16);
+        scd_json_text(&text, name);
+        scd_json_text(&text, id ? id : "");
+        bool failed = text.failed;
+        n_bytes += text.n_bytes + 64; /* keys, commas, indentation */
+        scd_buf_release(&text);
+        if (failed)
+            return scd_labels_no_memory(err);
+    }
+    if (n_bytes > MAX_JSON_BYTES)
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s: %zu labels take %zu bytes of head.json, at most %d: shorten or merge "
+                        "them",
+                        where, l->n_classes, n_bytes, (int)MAX_JSON_BYTES);
+    return SCD_OK;
+}
+
 scd_code scd_labels_check(const scd_labels *l, const char *where, scd_error *err)
 {
     if (l->n_classes < 2)
         return scd_fail(err, SCD_E_INVALID, "%s: %zu label%s, at least two are needed", where,
                         l->n_classes, l->n_classes == 1 ? "" : "s");
-    for (size_t k = 0; k < l->n_classes; k++) {
-        size_t n = 0;
-        for (size_t i = 0; i < l->n_cells; i++)
-            n += l->best[i] == (int32_t)k;
-        if (n < 2)
-            return scd_fail(err, SCD_E_INVALID,
-                            "%s: label '%s' has %zu cell%s; at least two are needed, leave it out "
-                            "or merge it with another",
-                            where, l->names[k], n, n == 1 ? "" : "s");
-    }
-    return SCD_OK;
+    size_t *n = scd_calloc(l->n_classes, sizeof *n);
+    if (!n)
+        return scd_labels_no_memory(err);
+    for (size_t i = 0; i < l->n_cells; i++)
+        if (l->best[i] >= 0)
+            n[l->best[i]]++;
+    scd_code code = SCD_OK;
+    for (size_t k = 0; k < l->n_classes && !code; k++)
+        if (n[k] < 2)
+            code = scd_fail(err, SCD_E_INVALID,
+                            "%s: label '%.80s' has %zu cell%s; at least two are needed, leave it "
+                            "out or merge it with another",
+                            where, l->names[k], n[k], n[k] == 1 ? "" : "s");
+    free(n);
+    return code ? code : check_texts(l, where, err);
 }
 
 /* ---- from a column of obs ------------------------------------------------------------------ */
@@ -151,6 +208,11 @@ scd_code scd_labels_from_column(scd_corpus *corpus, const char *name, const char
     scd_code code = scd_corpus_obs(corpus, name, &column, err);
     if (!code)
         code = order_values(&column, &order, &class_of, &n_classes, err);
+    if (!code && n_classes > SCD_SCORES_MAX_CLASSES)
+        code = scd_fail(err, SCD_E_INVALID,
+                        "column %s: %zu distinct values, a head has at most %d labels: is it the "
+                        "column of cell types?",
+                        name, n_classes, (int)SCD_SCORES_MAX_CLASSES);
     if (!code)
         code = scd_labels_init(out, column.n, n_classes, err);
     for (size_t k = 0; !code && k < n_classes; k++)
@@ -161,12 +223,12 @@ scd_code scd_labels_from_column(scd_corpus *corpus, const char *name, const char
             out->best[i] = class_of[column.codes[i]];
             out->targets[i * n_classes + (size_t)out->best[i]] = 1;
         }
-    if (!code)
-        code = scd_labels_check(out, name, err);
     if (!code && ontology_column)
         code = fill_ontology(out, corpus, ontology_column, err);
     if (!code && group_column)
         code = fill_groups(out, corpus, group_column, err);
+    if (!code)
+        code = scd_labels_check(out, name, err);
     free(order);
     free(class_of);
     scd_corpus_column_release(&column);

@@ -11,6 +11,8 @@
 
 #include "engine/train/corpus.h"
 
+/* Labels are only given out when a head with them can be opened (engine/denoise/head.c): 2 to
+ * SCD_SCORES_MAX_CLASSES of them, distinct, of 1 to 256 bytes of UTF-8, with at least two cells. */
 typedef struct scd_labels {
     size_t n_cells, n_classes, n_groups;
     char **names;       /* (n_classes) */

@@ -131,7 +131,26 @@ static scd_code find_cell(const table *t, size_t line, const scd_tsv_field *fiel
     return SCD_OK;
 }
 
-/* Header: which columns are labels. */
+/* Every column has a name of its own that a head can have. */
+static scd_code check_header(const table *t, const scd_tsv_field *fields, size_t n, scd_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        int n_shown = (int)(fields[i].n < 80 ? fields[i].n : 80);
+        const char *why = scd_labels_why_not(fields[i].text, fields[i].n);
+        if (why)
+            return scd_fail(err, SCD_E_INVALID, "%s: the name '%.*s' of column %zu %s: correct it",
+                            t->path, n_shown, fields[i].text, i + 1, why);
+        for (size_t j = 0; j < i; j++)
+            if (fields[j].n == fields[i].n && !memcmp(fields[j].text, fields[i].text, fields[i].n))
+                return scd_fail(err, SCD_E_INVALID,
+                                "%s: columns %zu and %zu have one name, '%.*s': merge them or "
+                                "rename one",
+                                t->path, j + 1, i + 1, n_shown, fields[i].text);
+    }
+    return SCD_OK;
+}
+
+/* Which columns are labels. */
 static scd_code read_header(table *t, const scd_tsv_field *fields, size_t n, scd_labels *out,
                             scd_error *err)
 {
@@ -141,6 +160,9 @@ static scd_code read_header(table *t, const scd_tsv_field *fields, size_t n, scd
     t->n_columns = n;
     t->file_column = t->barcode_column = t->group_column = SIZE_MAX;
     size_t n_classes = 0;
+    scd_code code = check_header(t, fields, n, err);
+    if (code)
+        return code;
     for (size_t i = 0; i < n; i++) {
         t->class_of[i] = SIZE_MAX;
         if (scd_tsv_is(fields[i], "file"))
@@ -154,7 +176,12 @@ static scd_code read_header(table *t, const scd_tsv_field *fields, size_t n, scd
     }
     if (t->barcode_column == SIZE_MAX)
         return scd_fail(err, SCD_E_INVALID, "%s: the header has no column `barcode`", t->path);
-    scd_code code = scd_labels_init(out, scd_corpus_n_cells(t->corpus), n_classes, err);
+    if (!n_classes)
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s: the header has no column of a label: after barcode, file and group "
+                        "there must be one for each label, of its probabilities",
+                        t->path);
+    code = scd_labels_init(out, scd_corpus_n_cells(t->corpus), n_classes, err);
     for (size_t i = 0; i < n && !code; i++)
         if (t->class_of[i] != SIZE_MAX &&
             !(out->names[t->class_of[i]] = scd_strndup(fields[i].text, fields[i].n)))

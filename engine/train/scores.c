@@ -7,8 +7,6 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { MAX_CLASSES = 4096 };
-
 void scd_scores_softmax(const float *logits, size_t classes, double temperature, double *p)
 {
     double top = -INFINITY, sum = 0;
@@ -78,7 +76,7 @@ scd_code scd_scores_of(const float *logits, const float *targets, const int32_t 
                        size_t classes, double temperature, scd_scores *out, scd_error *err)
 {
     *out = (scd_scores){.n = n};
-    if (!n || !classes || classes > MAX_CLASSES)
+    if (!n || !classes || classes > SCD_SCORES_MAX_CLASSES)
         return scd_fail(err, SCD_E_INVALID, "%zu cells of %zu classes have no score", n, classes);
     size_t *counts = scd_calloc(3 * classes, sizeof *counts);
     double *p = scd_malloc(classes, sizeof *p);

@@ -10,7 +10,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SCD_ECE_BINS = 15 };
+enum {
+    SCD_ECE_BINS = 15,
+    SCD_SCORES_MAX_CLASSES = 1 << 16 /* what engine/denoise/head.c accepts of a head */
+};
 
 typedef struct scd_scores {
     size_t n;
@@ -21,7 +24,8 @@ typedef struct scd_scores {
     double ece;               /* expected calibration error, 15 equal bins (Guo et al. 2017) */
 } scd_scores;
 
-/* Softmax of logits / temperature against truth (and soft targets for the loss; NULL: one-hot). */
+/* Softmax of logits / temperature against truth (and soft targets for the loss; NULL: one-hot).
+ * SCD_E_INVALID: no cells, or classes not in [1, SCD_SCORES_MAX_CLASSES]. */
 scd_code scd_scores_of(const float *logits, const float *targets, const int32_t *truth, size_t n,
                        size_t classes, double temperature, scd_scores *out, scd_error *err);
 

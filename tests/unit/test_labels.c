@@ -1,0 +1,221 @@
+/* test_labels.c - labels from tables and columns: what they come out as, and what is refused, by
+ * file, line and column.
+ *
+ * Threads: main. */
+#include "engine/train/labels_impl.h"
+
+#include "engine/base/buf.h"
+#include "engine/denoise/head.h"
+#include "engine/model/file.h"
+#include "engine/train/scores.h"
+#include "tests/unit/corpus_fixture.h"
+
+#include <math.h>
+
+/* t.h5ad: cells t-0 to t-5 of three kinds, two of each. */
+static const char make_files[] =
+    "import sys, numpy as np\n"
+    "sys.path.insert(0, 'tests/fixtures')\n"
+    "import make_corpus as m\n"
+    "out = sys.argv[1]\n"
+    "def write(name, n, cells=None, **obs):\n"
+    "    m.write(out + '/' + name + '.h5ad', np.ones((n, 2), np.float32), ['LYZ', 'CD3D'],\n"
+    "            cells=cells, obs=obs)\n"
+    "kind = ['T', 'T', 'B', 'B', 'NK', 'NK']\n"
+    "write('t', 6, kind=kind, donor=['x', 'y'] * 3, one=['T'] * 6, rare=['T'] * 5 + ['B'],\n"
+    "      id=['1', '1', '2', '2', '3', '3'], ids=['1', '4', '2', '2', '3', '3'],\n"
+    "      empty=['', '', 'B', 'B', 'B', 'B'], long=['x' * 257] * 3 + ['B'] * 3,\n"
+    "      fits=['x' * 256] * 3 + ['B'] * 3, longid=['i' * 257] * 6)\n"
+    "write('u', 3)\n"
+    "write('many_labels', 65537, label=['l%d' % i for i in range(65537)])\n";
+
+static scd_error err;
+static scd_labels labels;
+
+static int set_up(void **state)
+{
+    const char *python = access("/usr/bin/python3", X_OK) == 0 ? "/usr/bin/python3" : "python3";
+    char path[96], command[256];
+    if (corpus_set_up(state))
+        return -1;
+    snprintf(path, sizeof path, "%s/make.py", corpus_dir);
+    if (scd_file_write(path, make_files, sizeof make_files - 1, NULL))
+        return -1;
+    snprintf(command, sizeof command, "%s %s %s", python, path, corpus_dir);
+    return system(command);
+}
+
+static const char *write_text(const char *name, const char *text)
+{
+    const char *path = corpus_path(name);
+    assert_int_equal(scd_file_write(path, text, strlen(text), NULL), SCD_OK);
+    return path;
+}
+
+static void ok(scd_code code)
+{
+    if (code)
+        fail_msg("%s", err.message);
+}
+
+static void refused(scd_code code, const char *part)
+{
+    assert_int_equal(code, SCD_E_INVALID);
+    if (!strstr(err.message, part))
+        fail_msg("'%s' is not in: %s", part, err.message);
+    assert_null(labels.names); /* nothing is left to release */
+    assert_null(labels.targets);
+}
+
+static scd_code table_of(scd_corpus *corpus, const char *text, const char *ontology)
+{
+    const char *path = write_text("labels.tsv", text);
+    return scd_labels_from_table(
+        corpus, path, ontology ? write_text("ontology.tsv", ontology) : NULL, &labels, &err);
+}
+
+static scd_code column_of(scd_corpus *corpus, const char *column, const char *id)
+{
+    return scd_labels_from_column(corpus, column, id, NULL, &labels, &err);
+}
+
+/* Four rows for t.h5ad, under a header that the test gives. */
+#define FOUR "t-0\t1\t0\nt-1\t1\t0\nt-2\t0\t1\nt-3\t0\t1\n"
+
+/* ---- what they come out as ------------------------------------------------------------------- */
+
+static void a_column_gives_classes_by_name_and_hard_targets(void **state)
+{
+    (void)state;
+    const int32_t best[] = {2, 2, 0, 0, 1, 1};
+    scd_corpus *corpus = CORPUS("t");
+    ok(scd_labels_from_column(corpus, "kind", "id", "donor", &labels, &err));
+    assert_int_equal(labels.n_classes, 3);
+    assert_string_equal(labels.names[0], "B");
+    assert_string_equal(labels.names[2], "T");
+    assert_string_equal(labels.ontology[0], "2");
+    assert_memory_equal(labels.best, best, sizeof best);
+    for (size_t i = 0; i < 18; i++)
+        assert_true(labels.targets[i] == (float)(best[i / 3] == (int32_t)(i % 3)));
+    assert_int_equal(labels.n_groups, 2);
+    assert_int_equal(labels.groups[0], labels.groups[2]);
+    assert_int_equal(scd_labels_find(&labels, "NK"), 1);
+    assert_true(scd_labels_find(&labels, "none") == SIZE_MAX);
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+}
+
+static void a_table_gives_soft_targets_that_sum_to_one_without_labels_nobody_has(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("t");
+    ok(table_of(corpus,
+                "barcode\tB\tnobody\tT\tgroup\n"
+                "t-0\t0.25\t0\t0.75\tx\nt-1\t0.001\t0\t0.998\ty\nt-2\t0.6\t0.2\t0.2\tx\n"
+                "t-3\t1\t0\t0\tx\n",
+                "T\t3\nB\t2\n"));
+    assert_int_equal(labels.n_classes, 2);
+    assert_string_equal(labels.ontology[0], "2");
+    assert_string_equal(labels.ontology[1], "3");
+    for (size_t i = 0; i < 4; i++)
+        assert_true(fabsf(labels.targets[2 * i] + labels.targets[2 * i + 1] - 1) < 1e-6f);
+    assert_true(fabsf(labels.targets[2 * 2] - 0.75f) < 1e-6f); /* 0.6 of 0.8 */
+    assert_int_equal(labels.best[0], 1);
+    assert_int_equal(labels.best[4], -1); /* not in the table */
+    assert_int_equal(labels.n_groups, 2);
+    assert_int_equal(labels.groups[5], -1);
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+}
+
+/* ---- what no head could be opened with ------------------------------------------------------- */
+
+static void columns_of_a_table_need_names_of_their_own_that_a_head_takes(void **state)
+{
+    (void)state;
+    char text[1024], name[SCD_HEAD_MAX_LABEL_BYTES + 2];
+    scd_corpus *corpus = CORPUS("t");
+    refused(table_of(corpus, "barcode\tB\t\n" FOUR, NULL), "column 3 is empty");
+    refused(table_of(corpus, "barcode\tB\tB\n" FOUR, NULL), "columns 2 and 3 have one name, 'B'");
+    refused(table_of(corpus, "barcode\tbarcode\tB\n" FOUR, NULL), "columns 1 and 2 have one name");
+    refused(table_of(corpus, "barcode\tB\tcaf\xE9\n" FOUR, NULL), "column 3 is no valid UTF-8");
+    refused(table_of(corpus, "barcode\tfile\nt-0\tt.h5ad\n", NULL), "no column of a label");
+    memset(name, 'x', sizeof name);
+    snprintf(text, sizeof text, "barcode\tB\t%.*s\n" FOUR, (int)sizeof name - 1, name);
+    refused(table_of(corpus, text, NULL), "column 3 is longer than the 256 bytes");
+    snprintf(text, sizeof text, "barcode\tB\t%.*s\n" FOUR, (int)sizeof name - 2, name);
+    ok(table_of(corpus, text, NULL));
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+}
+
+static void labels_of_a_column_are_those_that_a_head_takes(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("t");
+    refused(column_of(corpus, "empty", NULL), "empty: the label '' of some cells is empty");
+    refused(column_of(corpus, "long", NULL), "is longer than the 256 bytes");
+    refused(column_of(corpus, "kind", "longid"), "is longer than the 256 bytes");
+    ok(column_of(corpus, "fits", NULL));
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+}
+
+static void more_labels_than_a_head_takes_are_refused(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("many_labels");
+    assert_int_equal(SCD_SCORES_MAX_CLASSES, 65536);
+    refused(column_of(corpus, "label", NULL), "column label: 65537 distinct values");
+    scd_corpus_free(corpus);
+}
+
+static void labels_that_make_head_json_too_large_are_refused(void **state)
+{
+    (void)state;
+    enum { N = SCD_SCORES_MAX_CLASSES };
+    char name[SCD_HEAD_MAX_LABEL_BYTES + 1];
+    scd_labels l = {.n_cells = (size_t)2 * N,
+                    .n_classes = N,
+                    .names = scd_calloc(N, sizeof *l.names),
+                    .ontology = scd_calloc(N, sizeof *l.ontology),
+                    .best = scd_calloc((size_t)2 * N, sizeof *l.best)};
+    assert_true(l.names && l.ontology && l.best);
+    memset(name, 'x', sizeof name - 1);
+    name[sizeof name - 1] = 0;
+    for (size_t i = 0; i < l.n_cells; i++)
+        l.best[i] = (int32_t)(i % N);
+    for (size_t k = 0; k < N; k++)
+        l.names[k] = name; /* that they differ is not asked here */
+    refused(scd_labels_check(&l, "column label", &err), "65536 labels take 21");
+    name[100] = 0;
+    ok(scd_labels_check(&l, "column label", &err));
+    free(l.names);
+    free(l.ontology);
+    free(l.best);
+}
+
+static void fewer_labels_or_cells_than_a_split_needs_are_refused(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("t");
+    refused(column_of(corpus, "one", NULL), "1 label, at least two");
+    refused(column_of(corpus, "rare", NULL), "'B' has 1 cell;");
+    refused(column_of(corpus, "kind", "ids"), "'T' has two ontology ids, 1 and 4");
+    assert_int_equal(column_of(corpus, "nothing", NULL), SCD_E_NOT_FOUND);
+    scd_corpus_free(corpus);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_column_gives_classes_by_name_and_hard_targets),
+        cmocka_unit_test(a_table_gives_soft_targets_that_sum_to_one_without_labels_nobody_has),
+        cmocka_unit_test(columns_of_a_table_need_names_of_their_own_that_a_head_takes),
+        cmocka_unit_test(labels_of_a_column_are_those_that_a_head_takes),
+        cmocka_unit_test(more_labels_than_a_head_takes_are_refused),
+        cmocka_unit_test(labels_that_make_head_json_too_large_are_refused),
+        cmocka_unit_test(fewer_labels_or_cells_than_a_split_needs_are_refused),
+    };
+    return cmocka_run_group_tests(tests, set_up, corpus_tear_down);
+}
