@@ -21,11 +21,15 @@ typedef struct scd_labels {
     int32_t *best;      /* (n_cells) most probable class, -1 without a label */
     int32_t *groups;    /* (n_cells), -1: none */
     char **group_names; /* (n_groups) */
+    size_t n_other_files, n_left_out; /* rows of the table that were passed over: of files that are
+                                         not given; about cells that --exclude leaves out */
 } scd_labels;
 
-/* ontology_path (or NULL): a table "label<TAB>ontology_id" without header. SCD_E_INVALID names path
- * and line: a cell that is not in the corpus' files, given twice, or whose row does not sum to 1; a
- * label with fewer than two cells. */
+/* A table may be for more than these cells: rows about files that are not given, or about cells
+ * that the corpus leaves out, are passed over and counted. ontology_path (or NULL): a table
+ * "label<TAB>ontology_id" without header. SCD_E_INVALID names path and line: a barcode that is not
+ * in the file that the row names (without a column `file`: in none); a cell given twice; a row that
+ * does not sum to 1; no row about any cell; a label with fewer than two cells. */
 scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char *ontology_path,
                                scd_labels *out, scd_error *err);
 

@@ -71,6 +71,10 @@ typedef struct table {
     size_t n_index;
     size_t n_columns, file_column, barcode_column, group_column; /* SIZE_MAX: not there */
     size_t class_of[MAX_COLUMNS];                                /* SIZE_MAX: not a label */
+    size_t n_rows;
+    size_t n_missing, first_missing; /* rows whose cell does not exist; the first one's line, */
+    uint32_t missing_file;           /* file (UINT32_MAX: any) */
+    char missing_barcode[MAX_BARCODE];
 } table;
 
 static int by_barcode(const void *a, const void *b)
@@ -84,50 +88,121 @@ static scd_code copy_field(const table *t, size_t line, scd_tsv_field field, cha
                            scd_error *err)
 {
     if (field.n >= room)
-        return scd_fail(err, SCD_E_INVALID, "%s line %zu: a field of %zu bytes", t->path, line,
-                        field.n);
+        return scd_fail(err, SCD_E_INVALID, "%s line %zu: a field of %zu bytes, at most %zu",
+                        t->path, line, field.n, room - 1);
     memcpy(out, field.text, field.n);
     out[field.n] = 0;
     return SCD_OK;
 }
 
-/* The cell of a row: SIZE_MAX where its file is not among the corpus' (a table may be for more). */
-static scd_code find_cell(const table *t, size_t line, const scd_tsv_field *fields, size_t *cell,
-                          scd_error *err)
+/* The file that a row names, UINT32_MAX without a column `file`. False: one that is not given. */
+static bool find_file(const table *t, const scd_tsv_field *fields, uint32_t *file)
 {
-    char barcode[MAX_BARCODE], file[MAX_BARCODE];
-    scd_code code = copy_field(t, line, fields[t->barcode_column], barcode, sizeof barcode, err);
-    *cell = SIZE_MAX;
-    uint32_t wanted = UINT32_MAX;
-    if (!code && t->file_column != SIZE_MAX) {
-        code = copy_field(t, line, fields[t->file_column], file, sizeof file, err);
-        for (size_t f = 0; !code && f < scd_corpus_n_files(t->corpus); f++)
-            if (!strcmp(scd_corpus_file_name(t->corpus, f), file))
-                wanted = (uint32_t)f;
-        if (code || wanted == UINT32_MAX)
-            return code;
-    }
-    if (code)
-        return code;
+    *file = UINT32_MAX;
+    if (t->file_column == SIZE_MAX)
+        return true;
+    for (size_t f = 0; f < scd_corpus_n_files(t->corpus); f++)
+        if (scd_tsv_is(fields[t->file_column], scd_corpus_file_name(t->corpus, f))) {
+            *file = (uint32_t)f;
+            return true;
+        }
+    return false;
+}
+
+/* The first entry of the index that is not below (barcode, file). */
+static size_t find_entry(const table *t, const char *barcode, uint32_t file)
+{
     size_t low = 0, high = t->n_index;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         int order = strcmp(t->index[middle].text, barcode);
-        if (order < 0 || (!order && wanted != UINT32_MAX && t->index[middle].file < wanted))
+        if (order < 0 || (!order && file != UINT32_MAX && t->index[middle].file < file))
             low = middle + 1;
         else
             high = middle;
     }
-    bool found = low < t->n_index && !strcmp(t->index[low].text, barcode) &&
-                 (wanted == UINT32_MAX || t->index[low].file == wanted);
-    if (found && wanted == UINT32_MAX && low + 1 < t->n_index &&
-        !strcmp(t->index[low + 1].text, barcode))
+    return low;
+}
+
+static bool is_match(const table *t, size_t entry, const char *barcode, uint32_t file)
+{
+    return entry < t->n_index && !strcmp(t->index[entry].text, barcode) &&
+           (file == UINT32_MAX || t->index[entry].file == file);
+}
+
+/* Where several cells have the barcode, a label is for none. */
+static scd_code check_one(const table *t, size_t line, size_t entry, uint32_t file, scd_error *err)
+{
+    const scd_corpus_barcode *x = &t->index[entry];
+    if (!is_match(t, entry + 1, x->text, file))
+        return SCD_OK;
+    const char *one = scd_corpus_file_name(t->corpus, x[0].file);
+    const char *other = scd_corpus_file_name(t->corpus, x[1].file);
+    return scd_fail(err, SCD_E_INVALID,
+                    "%s line %zu: barcode %s is in %s and in %s; add a column `file`", t->path,
+                    line, x->text, one, other);
+}
+
+/* The cell of a row: SIZE_MAX where its file is not given or the cell is left out, which is
+ * counted, and where it does not exist, which is remembered. */
+static scd_code find_cell(table *t, size_t line, const scd_tsv_field *fields, size_t *cell,
+                          scd_labels *out, scd_error *err)
+{
+    char barcode[MAX_BARCODE];
+    uint32_t file;
+    *cell = SIZE_MAX;
+    scd_code code = copy_field(t, line, fields[t->barcode_column], barcode, sizeof barcode, err);
+    if (!code && !*barcode)
+        code = scd_fail(err, SCD_E_INVALID, "%s line %zu: the barcode is empty", t->path, line);
+    if (code)
+        return code;
+    if (!find_file(t, fields, &file)) {
+        out->n_other_files++;
+        return SCD_OK;
+    }
+    size_t entry = find_entry(t, barcode, file);
+    if (!is_match(t, entry, barcode, file)) {
+        if (!t->n_missing++) {
+            t->first_missing = line;
+            t->missing_file = file;
+            memcpy(t->missing_barcode, barcode, sizeof barcode);
+        }
+        return SCD_OK;
+    }
+    code = check_one(t, line, entry, file, err);
+    if (!code)
+        *cell = t->index[entry].cell;
+    out->n_left_out += !code && *cell == SIZE_MAX;
+    return code;
+}
+
+/* All rows are read: did they name cells that there are? */
+static scd_code check_found(const table *t, const scd_labels *l, scd_error *err)
+{
+    bool any = false;
+    const char *where = "any of the files";
+    for (size_t i = 0; i < l->n_cells && !any; i++)
+        any = l->best[i] >= 0;
+    if (scd_corpus_n_files(t->corpus) == 1)
+        where = scd_corpus_file_name(t->corpus, 0);
+    if (t->n_missing && t->missing_file != UINT32_MAX)
+        where = scd_corpus_file_name(t->corpus, t->missing_file);
+    if (t->n_missing && any)
         return scd_fail(err, SCD_E_INVALID,
-                        "%s line %zu: barcode %s is in %s and in %s; add a column `file`", t->path,
-                        line, barcode, scd_corpus_file_name(t->corpus, t->index[low].file),
-                        scd_corpus_file_name(t->corpus, t->index[low + 1].file));
-    if (found)
-        *cell = t->index[low].cell;
+                        "%s line %zu: barcode %.80s is not in %.80s; %zu of the table's %zu rows "
+                        "are about cells that do not exist: correct or remove them",
+                        t->path, t->first_missing, t->missing_barcode, where, t->n_missing,
+                        t->n_rows);
+    if (t->n_missing)
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s: none of its %zu cells is in the data; line %zu: barcode %.80s is not "
+                        "in %.80s: is it the table for these files?",
+                        t->path, t->n_rows, t->first_missing, t->missing_barcode, where);
+    if (!any)
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s: none of its %zu cells is in the data: %zu are of files that are not "
+                        "given, %zu are left out",
+                        t->path, t->n_rows, l->n_other_files, l->n_left_out);
     return SCD_OK;
 }
 
@@ -243,15 +318,14 @@ static scd_code find_group(scd_labels *l, scd_tsv_field field, int32_t *out, scd
 static scd_code read_rows(table *t, scd_tsv *tsv, scd_tsv_field *fields, scd_labels *out,
                           scd_error *err)
 {
-    size_t n, n_missing = 0, first_missing = 0;
+    size_t n;
     while (scd_tsv_next(tsv, fields, MAX_COLUMNS, &n)) {
         size_t cell;
+        t->n_rows++;
         if (n != t->n_columns)
             return scd_fail(err, SCD_E_INVALID, "%s line %zu: %zu fields, the header has %zu",
                             t->path, tsv->line, n, t->n_columns);
-        scd_code code = find_cell(t, tsv->line, fields, &cell, err);
-        if (!code && cell == SIZE_MAX && !n_missing++)
-            first_missing = tsv->line;
+        scd_code code = find_cell(t, tsv->line, fields, &cell, out, err);
         if (!code && cell != SIZE_MAX)
             code = read_targets(t, tsv->line, fields, cell, out, err);
         if (!code && cell != SIZE_MAX && t->group_column != SIZE_MAX)
@@ -259,12 +333,7 @@ static scd_code read_rows(table *t, scd_tsv *tsv, scd_tsv_field *fields, scd_lab
         if (code)
             return code;
     }
-    for (size_t i = 0; i < out->n_cells; i++)
-        if (out->best[i] >= 0)
-            return SCD_OK;
-    return scd_fail(err, SCD_E_INVALID,
-                    "%s: none of its %zu cells is in the data (the first one is line %zu)", t->path,
-                    n_missing, first_missing);
+    return check_found(t, out, err);
 }
 
 static scd_code read_ontology(scd_labels *l, const char *path, scd_error *err)

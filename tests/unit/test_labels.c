@@ -128,6 +128,75 @@ static void a_table_gives_soft_targets_that_sum_to_one_without_labels_nobody_has
     scd_corpus_free(corpus);
 }
 
+/* ---- rows and cells -------------------------------------------------------------------------- */
+
+#define FILE_FOUR                                                                                  \
+    "file\tbarcode\tB\tT\n"                                                                        \
+    "t.h5ad\tt-0\t1\t0\nt.h5ad\tt-1\t1\t0\nt.h5ad\tt-2\t0\t1\nt.h5ad\tt-3\t0\t1\n"
+
+static void rows_of_files_that_are_not_given_are_counted_and_passed_over(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("t", "u");
+    ok(table_of(corpus, FILE_FOUR "v.h5ad\tt-0\t1\t0\nv.h5ad\tv-0\tmuch\t0\n", NULL));
+    assert_int_equal(labels.n_other_files, 2);
+    assert_int_equal(labels.n_left_out, 0);
+    assert_int_equal(labels.best[0], 0);
+    assert_int_equal(labels.best[3], 1);
+    scd_labels_release(&labels);
+    refused(table_of(corpus, "file\tbarcode\tB\tT\nv.h5ad\tt-0\t1\t0\n", NULL),
+            "none of its 1 cells is in the data: 1 are of files that are not given");
+    scd_corpus_free(corpus);
+}
+
+static void a_barcode_that_its_file_does_not_have_is_refused_with_line_and_file(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("t", "u");
+    refused(table_of(corpus, FILE_FOUR "u.h5ad\tt-4\t1\t0\nt.h5ad\tq\t1\t0\n", NULL),
+            "labels.tsv line 6: barcode t-4 is not in u.h5ad; 2 of the table's 6 rows");
+    refused(table_of(corpus, "barcode\tB\tT\n" FOUR "t-9\t1\t0\n", NULL),
+            "line 6: barcode t-9 is not in any of the files; 1 of the table's 5 rows");
+    refused(table_of(corpus, "file\tbarcode\tB\tT\nt.h5ad\tu-0\t1\t0\n", NULL),
+            "none of its 1 cells is in the data; line 2: barcode u-0 is not in t.h5ad");
+    refused(table_of(corpus, "barcode\tB\tT\n\t1\t0\n", NULL), "line 2: the barcode is empty");
+    scd_corpus_free(corpus);
+    corpus = CORPUS("t");
+    refused(table_of(corpus, "barcode\tB\tT\nstranger\t1\t0\n", NULL), "is not in t.h5ad");
+    scd_corpus_free(corpus);
+}
+
+static void cells_that_are_left_out_may_be_in_the_table(void **state)
+{
+    (void)state;
+    char path[160];
+    strcpy(path, write_text("exclude.tsv", "t.h5ad\tt-1\nu-0\n"));
+    scd_corpus *corpus = corpus_of((const char *const[4]){"u", "t"}, path);
+    ok(table_of(corpus, FILE_FOUR "t.h5ad\tt-4\t1\t0\nu.h5ad\tu-0\t1\t0\n", NULL));
+    assert_int_equal(labels.n_cells, 7);
+    assert_int_equal(labels.n_left_out, 2);
+    const int32_t best[] = {-1, -1, 0, 1, 1, 0, -1}; /* u-1 u-2 t-0 t-2 t-3 t-4 t-5 */
+    assert_memory_equal(labels.best, best, sizeof best);
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+}
+
+static void the_cells_of_long_files_are_found(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("many_labels", "t"); /* many blocks of names */
+    ok(table_of(corpus,
+                "barcode\tB\tT\nmany_labels-65536\t1\t0\nmany_labels-4095\t1\t0\n"
+                "many_labels-4096\t0\t1\nt-5\t0\t1\n",
+                NULL));
+    assert_int_equal(labels.best[65536], 0);
+    assert_int_equal(labels.best[4095], 0);
+    assert_int_equal(labels.best[4096], 1);
+    assert_int_equal(labels.best[65542], 1);
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+}
+
 /* ---- what no head could be opened with ------------------------------------------------------- */
 
 static void columns_of_a_table_need_names_of_their_own_that_a_head_takes(void **state)
@@ -211,6 +280,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_column_gives_classes_by_name_and_hard_targets),
         cmocka_unit_test(a_table_gives_soft_targets_that_sum_to_one_without_labels_nobody_has),
+        cmocka_unit_test(rows_of_files_that_are_not_given_are_counted_and_passed_over),
+        cmocka_unit_test(a_barcode_that_its_file_does_not_have_is_refused_with_line_and_file),
+        cmocka_unit_test(cells_that_are_left_out_may_be_in_the_table),
+        cmocka_unit_test(the_cells_of_long_files_are_found),
         cmocka_unit_test(columns_of_a_table_need_names_of_their_own_that_a_head_takes),
         cmocka_unit_test(labels_of_a_column_are_those_that_a_head_takes),
         cmocka_unit_test(more_labels_than_a_head_takes_are_refused),
