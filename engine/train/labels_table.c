@@ -95,18 +95,23 @@ static scd_code copy_field(const table *t, size_t line, scd_tsv_field field, cha
     return SCD_OK;
 }
 
-/* The file that a row names, UINT32_MAX without a column `file`. False: one that is not given. */
-static bool find_file(const table *t, const scd_tsv_field *fields, uint32_t *file)
+/* The file that a row names: UINT32_MAX without a column `file`, or where it is not given. */
+static scd_code find_file(const table *t, size_t line, const scd_tsv_field *fields, uint32_t *file,
+                          scd_error *err)
 {
     *file = UINT32_MAX;
-    if (t->file_column == SIZE_MAX)
-        return true;
-    for (size_t f = 0; f < scd_corpus_n_files(t->corpus); f++)
-        if (scd_tsv_is(fields[t->file_column], scd_corpus_file_name(t->corpus, f))) {
-            *file = (uint32_t)f;
-            return true;
-        }
-    return false;
+    for (size_t f = 0; t->file_column != SIZE_MAX && f < scd_corpus_n_files(t->corpus); f++) {
+        const char *name = scd_corpus_file_name(t->corpus, f);
+        if (!scd_tsv_is(fields[t->file_column], name))
+            continue;
+        if (*file != UINT32_MAX)
+            return scd_fail(err, SCD_E_INVALID,
+                            "%s line %zu: two of the data files are called %.80s, in different "
+                            "folders, and the table cannot say which is meant: rename one",
+                            t->path, line, name);
+        *file = (uint32_t)f;
+    }
+    return SCD_OK;
 }
 
 /* The first entry of the index that is not below (barcode, file). */
@@ -139,8 +144,9 @@ static scd_code check_one(const table *t, size_t line, size_t entry, uint32_t fi
     const char *one = scd_corpus_file_name(t->corpus, x[0].file);
     const char *other = scd_corpus_file_name(t->corpus, x[1].file);
     return scd_fail(err, SCD_E_INVALID,
-                    "%s line %zu: barcode %s is in %s and in %s; add a column `file`", t->path,
-                    line, x->text, one, other);
+                    "%s line %zu: barcode %.80s is in %.80s and in %.80s; %sadd a column `file`",
+                    t->path, line, x->text, one, other,
+                    strcmp(one, other) ? "" : "rename one of the files, and ");
 }
 
 /* The cell of a row: SIZE_MAX where its file is not given or the cell is left out, which is
@@ -154,9 +160,11 @@ static scd_code find_cell(table *t, size_t line, const scd_tsv_field *fields, si
     scd_code code = copy_field(t, line, fields[t->barcode_column], barcode, sizeof barcode, err);
     if (!code && !*barcode)
         code = scd_fail(err, SCD_E_INVALID, "%s line %zu: the barcode is empty", t->path, line);
+    if (!code)
+        code = find_file(t, line, fields, &file, err);
     if (code)
         return code;
-    if (!find_file(t, fields, &file)) {
+    if (file == UINT32_MAX && t->file_column != SIZE_MAX) {
         out->n_other_files++;
         return SCD_OK;
     }

@@ -27,6 +27,9 @@ static const char make_files[] =
     "      empty=['', '', 'B', 'B', 'B', 'B'], long=['x' * 257] * 3 + ['B'] * 3,\n"
     "      fits=['x' * 256] * 3 + ['B'] * 3, longid=['i' * 257] * 6)\n"
     "write('u', 3)\n"
+    "import os\n"
+    "os.mkdir(out + '/sub')\n"
+    "write('sub/t', 6)\n" /* t-0 to t-5 too */
     "write('many_labels', 65537, label=['l%d' % i for i in range(65537)])\n";
 
 static scd_error err;
@@ -181,6 +184,21 @@ static void cells_that_are_left_out_may_be_in_the_table(void **state)
     scd_corpus_free(corpus);
 }
 
+static void a_name_that_two_files_have_cannot_be_named_by_a_table(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("t", "many", "sub/t");
+    refused(table_of(corpus, FILE_FOUR, NULL), "line 2: two of the data files are called t.h5ad");
+    refused(table_of(corpus, "barcode\tB\tT\nt-0\t1\t0\n", NULL),
+            "line 2: barcode t-0 is in t.h5ad and in t.h5ad; rename one of the files, and add");
+    ok(table_of(corpus,
+                "file\tbarcode\tB\tT\nmany.h5ad\tmany-0\t1\t0\nmany.h5ad\tmany-1\t1\t0\n"
+                "many.h5ad\tmany-2\t0\t1\nmany.h5ad\tmany-3\t0\t1\n",
+                NULL)); /* of no interest to a table that is about another file */
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+}
+
 static void the_cells_of_long_files_are_found(void **state)
 {
     (void)state;
@@ -283,6 +301,7 @@ int main(void)
         cmocka_unit_test(rows_of_files_that_are_not_given_are_counted_and_passed_over),
         cmocka_unit_test(a_barcode_that_its_file_does_not_have_is_refused_with_line_and_file),
         cmocka_unit_test(cells_that_are_left_out_may_be_in_the_table),
+        cmocka_unit_test(a_name_that_two_files_have_cannot_be_named_by_a_table),
         cmocka_unit_test(the_cells_of_long_files_are_found),
         cmocka_unit_test(columns_of_a_table_need_names_of_their_own_that_a_head_takes),
         cmocka_unit_test(labels_of_a_column_are_those_that_a_head_takes),
