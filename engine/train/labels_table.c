@@ -139,14 +139,24 @@ static bool is_match(const table *t, size_t entry, const char *barcode, uint32_t
 static scd_code check_one(const table *t, size_t line, size_t entry, uint32_t file, scd_error *err)
 {
     const scd_corpus_barcode *x = &t->index[entry];
-    if (!is_match(t, entry + 1, x->text, file))
+    const char *one = scd_corpus_file_name(t->corpus, x->file);
+    size_t n = 1;
+    for (; is_match(t, entry + n, x->text, file); n++) {
+        const char *other = scd_corpus_file_name(t->corpus, x[n].file);
+        if (x[n].file != x->file)
+            return scd_fail(err, SCD_E_INVALID,
+                            "%s line %zu: barcode %.80s is in %.80s and in %.80s; %sadd a column "
+                            "`file`",
+                            t->path, line, x->text, one, other,
+                            strcmp(one, other) ? "" : "rename one of the files, and ");
+    }
+    if (n == 1 || x->cell == SIZE_MAX) /* all of them are left out */
         return SCD_OK;
-    const char *one = scd_corpus_file_name(t->corpus, x[0].file);
-    const char *other = scd_corpus_file_name(t->corpus, x[1].file);
     return scd_fail(err, SCD_E_INVALID,
-                    "%s line %zu: barcode %.80s is in %.80s and in %.80s; %sadd a column `file`",
-                    t->path, line, x->text, one, other,
-                    strcmp(one, other) ? "" : "rename one of the files, and ");
+                    "%s line %zu: %zu cells of %.80s have the barcode %.80s, and the label could "
+                    "be any one's: make the index of its obs unique (obs_names_make_unique of "
+                    "anndata), or leave the row out",
+                    t->path, line, n, one, x->text);
 }
 
 /* The cell of a row: SIZE_MAX where its file is not given or the cell is left out, which is

@@ -27,6 +27,7 @@ static const char make_files[] =
     "      empty=['', '', 'B', 'B', 'B', 'B'], long=['x' * 257] * 3 + ['B'] * 3,\n"
     "      fits=['x' * 256] * 3 + ['B'] * 3, longid=['i' * 257] * 6)\n"
     "write('u', 3)\n"
+    "write('twins', 6, ['c0', 'c1', 'c2', 'c1', 'c3', 'c4'])\n"
     "import os\n"
     "os.mkdir(out + '/sub')\n"
     "write('sub/t', 6)\n" /* t-0 to t-5 too */
@@ -199,6 +200,29 @@ static void a_name_that_two_files_have_cannot_be_named_by_a_table(void **state)
     scd_corpus_free(corpus);
 }
 
+static void a_barcode_that_several_cells_of_a_file_have_is_refused_where_it_is_used(void **state)
+{
+    (void)state;
+    const char *without = "barcode\tB\tT\nc0\t1\t0\nc2\t1\t0\nc3\t0\t1\nc4\t0\t1\n";
+    const char *with = "barcode\tB\tT\nc0\t1\t0\nc2\t1\t0\nc3\t0\t1\nc4\t0\t1\nc1\t1\t0\n";
+    scd_corpus *corpus = CORPUS("twins");
+    refused(table_of(corpus, with, NULL), "line 6: 2 cells of twins.h5ad have the barcode c1");
+    refused(table_of(corpus, "file\tbarcode\tB\tT\ntwins.h5ad\tc1\t1\t0\n", NULL),
+            "line 2: 2 cells of twins.h5ad have the barcode c1");
+    ok(table_of(corpus, without, NULL));
+    assert_int_equal(labels.best[1], -1);
+    assert_int_equal(labels.best[3], -1);
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+    char path[160];
+    strcpy(path, write_text("exclude.tsv", "c1\n"));
+    corpus = corpus_of((const char *const[4]){"twins"}, path);
+    ok(table_of(corpus, with, NULL));
+    assert_int_equal(labels.n_left_out, 1);
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+}
+
 static void the_cells_of_long_files_are_found(void **state)
 {
     (void)state;
@@ -302,6 +326,7 @@ int main(void)
         cmocka_unit_test(a_barcode_that_its_file_does_not_have_is_refused_with_line_and_file),
         cmocka_unit_test(cells_that_are_left_out_may_be_in_the_table),
         cmocka_unit_test(a_name_that_two_files_have_cannot_be_named_by_a_table),
+        cmocka_unit_test(a_barcode_that_several_cells_of_a_file_have_is_refused_where_it_is_used),
         cmocka_unit_test(the_cells_of_long_files_are_found),
         cmocka_unit_test(columns_of_a_table_need_names_of_their_own_that_a_head_takes),
         cmocka_unit_test(labels_of_a_column_are_those_that_a_head_takes),
