@@ -29,7 +29,8 @@ typedef struct scd_labels {
  * that the corpus leaves out, are passed over and counted. ontology_path (or NULL): a table
  * "label<TAB>ontology_id" without header. SCD_E_INVALID names path and line: a barcode that is not
  * in the file that the row names (without a column `file`: in none); a cell given twice; a row that
- * does not sum to 1; no row about any cell; a label with fewer than two cells. */
+ * does not sum to 1; no row about any cell; an ontology id for what is no column of the table, or a
+ * second one for a label; a label with fewer than two cells. */
 scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char *ontology_path,
                                scd_labels *out, scd_error *err);
 

@@ -354,6 +354,33 @@ static scd_code read_rows(table *t, scd_tsv *tsv, scd_tsv_field *fields, scd_lab
     return check_found(t, out, err);
 }
 
+/* One line of the file of ontology ids. */
+static scd_code add_ontology(scd_labels *l, const char *path, size_t line,
+                             const scd_tsv_field *fields, scd_error *err)
+{
+    size_t k = 0;
+    int n_shown = (int)(fields[0].n < 80 ? fields[0].n : 80);
+    const char *why = scd_labels_why_not(fields[1].text, fields[1].n);
+    if (why)
+        return scd_fail(err, SCD_E_INVALID, "%s line %zu: the ontology id of '%.*s' %s: correct it",
+                        path, line, n_shown, fields[0].text, why);
+    while (k < l->n_classes && !scd_tsv_is(fields[0], l->names[k]))
+        k++;
+    if (k == l->n_classes)
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s line %zu: '%.*s' is no label, '%.80s' is one for example: write it as "
+                        "the header of the labels does, or remove the line",
+                        path, line, n_shown, fields[0].text, l->names[0]);
+    if (l->ontology[k])
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s line %zu: label '%.80s' was given before, as %.80s: remove one of the "
+                        "lines",
+                        path, line, l->names[k], l->ontology[k]);
+    l->ontology[k] = scd_strndup(fields[1].text, fields[1].n);
+    return l->ontology[k] ? SCD_OK : scd_labels_no_memory(err);
+}
+
+/* Before labels that nobody has are dropped: the file may be for all of the table's. */
 static scd_code read_ontology(scd_labels *l, const char *path, scd_error *err)
 {
     char *text;
@@ -364,12 +391,12 @@ static scd_code read_ontology(scd_labels *l, const char *path, scd_error *err)
     scd_tsv_init(&tsv, text, n);
     while (!code && scd_tsv_next(&tsv, fields, 2, &n)) {
         if (n != 2)
-            code = scd_fail(err, SCD_E_INVALID, "%s line %zu: label and ontology id are needed",
-                            path, tsv.line);
-        for (size_t k = 0; k < l->n_classes && !code; k++)
-            if (scd_tsv_is(fields[0], l->names[k]) && !l->ontology[k] &&
-                !(l->ontology[k] = scd_strndup(fields[1].text, fields[1].n)))
-                code = scd_labels_no_memory(err);
+            code =
+                scd_fail(err, SCD_E_INVALID,
+                         "%s line %zu: %zu fields; a label, a tab and its ontology id are needed",
+                         path, tsv.line, n);
+        else
+            code = add_ontology(l, path, tsv.line, fields, err);
     }
     free(text);
     return code;

@@ -239,6 +239,35 @@ static void the_cells_of_long_files_are_found(void **state)
     scd_corpus_free(corpus);
 }
 
+/* ---- ontology ids ---------------------------------------------------------------------------- */
+
+static void a_file_of_ontology_ids_is_about_the_labels_once_each(void **state)
+{
+    (void)state;
+    char text[SCD_HEAD_MAX_LABEL_BYTES + 8];
+    const char *table = "barcode\tB\tT\tnobody\nt-0\t1\t0\t0\nt-1\t1\t0\t0\nt-2\t0\t1\t0\n"
+                        "t-3\t0\t1\t0\n";
+    scd_corpus *corpus = CORPUS("t");
+    refused(table_of(corpus, table, "B\tCL:1\nb cell\tCL:2\n"),
+            "ontology.tsv line 2: 'b cell' is no label, 'B' is one");
+    refused(table_of(corpus, table, "B\tCL:1\nT\tCL:2\n\nB\tCL:3\n"),
+            "ontology.tsv line 4: label 'B' was given before, as CL:1");
+    refused(table_of(corpus, table, "B\n"), "ontology.tsv line 1: 1 fields");
+    refused(table_of(corpus, table, "B\t\n"), "line 1: the ontology id of 'B' is empty");
+    strcpy(text, "B\t");
+    memset(text + 2, 'x', SCD_HEAD_MAX_LABEL_BYTES + 1);
+    text[SCD_HEAD_MAX_LABEL_BYTES + 3] = 0;
+    refused(table_of(corpus, table, text), "line 1: the ontology id of 'B' is longer");
+    ok(table_of(corpus, table, "T\tCL:2\nnobody\tCL:3\n")); /* a column that nobody has counts */
+    assert_null(labels.ontology[0]);
+    assert_string_equal(labels.ontology[1], "CL:2");
+    scd_labels_release(&labels);
+    assert_int_equal(
+        scd_labels_from_table(corpus, corpus_path("labels.tsv"), "/nowhere/ids.tsv", &labels, &err),
+        SCD_E_IO);
+    scd_corpus_free(corpus);
+}
+
 /* ---- what no head could be opened with ------------------------------------------------------- */
 
 static void columns_of_a_table_need_names_of_their_own_that_a_head_takes(void **state)
@@ -328,6 +357,7 @@ int main(void)
         cmocka_unit_test(a_name_that_two_files_have_cannot_be_named_by_a_table),
         cmocka_unit_test(a_barcode_that_several_cells_of_a_file_have_is_refused_where_it_is_used),
         cmocka_unit_test(the_cells_of_long_files_are_found),
+        cmocka_unit_test(a_file_of_ontology_ids_is_about_the_labels_once_each),
         cmocka_unit_test(columns_of_a_table_need_names_of_their_own_that_a_head_takes),
         cmocka_unit_test(labels_of_a_column_are_those_that_a_head_takes),
         cmocka_unit_test(more_labels_than_a_head_takes_are_refused),
