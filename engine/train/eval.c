@@ -91,12 +91,56 @@ static scd_code open_head(evaluation *e, scd_error *err)
     return code;
 }
 
+/* "'A', 'B', 'C', ..." */
+static void put_names(scd_buf *out, size_t n, const char *(*name)(const evaluation *, size_t),
+                      const evaluation *e)
+{
+    enum { SHOWN = 3 };
+    for (size_t k = 0; k < n && k < SHOWN; k++)
+        scd_buf_printf(out, "%s'%.40s'", k ? ", " : "", name(e, k));
+    scd_buf_puts(out, n > SHOWN ? ", ..." : "");
+}
+
+static const char *name_in_data(const evaluation *e, size_t k)
+{
+    return e->labels.names[k];
+}
+
+static const char *name_in_head(const evaluation *e, size_t k)
+{
+    return e->info->labels[k].label;
+}
+
+/* A score of no cells would look like a run that went well. */
+static scd_code nothing_in_common(const evaluation *e, scd_error *err)
+{
+    scd_buf data, head;
+    scd_code code;
+    scd_buf_init(&data, 1u << 12);
+    scd_buf_init(&head, 1u << 12);
+    put_names(&data, e->labels.n_classes, name_in_data, e);
+    put_names(&head, e->info->n_labels, name_in_head, e);
+    if (data.failed || head.failed)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory for labels");
+    else
+        code = scd_fail(err, SCD_E_INVALID,
+                        "none of the %zu labels of %s (%s) is one of the %zu of head %s (%s): give "
+                        "the column or table that names them as the head does, or none to have "
+                        "predictions alone",
+                        e->labels.n_classes, e->o->labels ? e->o->labels : e->o->label_column,
+                        data.data, e->info->n_labels, e->info->name, head.data);
+    scd_buf_release(&data);
+    scd_buf_release(&head);
+    return code;
+}
+
 static scd_code open_labels(evaluation *e, scd_error *err)
 {
     const options *o = e->o;
-    scd_code code =
-        o->labels ? scd_labels_from_table(e->corpus, o->labels, NULL, &e->labels, err)
-                  : scd_labels_from_column(e->corpus, o->label_column, NULL, NULL, &e->labels, err);
+    size_t n_known = 0;
+    scd_code code = o->labels
+                        ? scd_labels_truth_from_table(e->corpus, o->labels, &e->labels, err)
+                        : scd_labels_truth_from_column(e->corpus, o->label_column, &e->labels, err);
     if (code || !e->info)
         return code;
     e->class_of = scd_malloc(e->labels.n_classes, sizeof *e->class_of);
@@ -104,11 +148,12 @@ static scd_code open_labels(evaluation *e, scd_error *err)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for labels");
     for (size_t k = 0; k < e->labels.n_classes; k++) {
         e->class_of[k] = -1;
-        for (size_t j = 0; j < e->info->n_labels; j++)
+        for (size_t j = 0; j < e->info->n_labels && e->class_of[k] < 0; j++)
             if (!strcmp(e->labels.names[k], e->info->labels[j].label))
                 e->class_of[k] = (int32_t)j;
+        n_known += e->class_of[k] >= 0;
     }
-    return SCD_OK;
+    return n_known ? SCD_OK : nothing_in_common(e, err);
 }
 
 static scd_code open_all(evaluation *e, scd_error *err)
@@ -328,6 +373,9 @@ static scd_code report(evaluation *e, scd_error *err)
                    ",\"cells\":%zu,\"scored\":%zu,\"labels_unknown_to_head\":%zu,"
                    "\"cells_without_known_genes\":%zu",
                    e->n, e->n_scored, e->n_foreign, e->n_empty);
+    if (e->o->labels)
+        scd_buf_printf(&out, ",\"rows_of_other_files\":%zu,\"rows_left_out\":%zu",
+                       e->labels.n_other_files, e->labels.n_left_out);
     if (e->n_scored) {
         code = scd_scores_of(e->logits, NULL, e->truth, e->n_scored, e->info->n_labels,
                              e->info->temperature, &s, err);

@@ -198,8 +198,8 @@ static scd_code fill_groups(scd_labels *l, scd_corpus *corpus, const char *name,
     return code;
 }
 
-scd_code scd_labels_from_column(scd_corpus *corpus, const char *name, const char *ontology_column,
-                                const char *group_column, scd_labels *out, scd_error *err)
+/* One class for each value that some cell has. */
+static scd_code read_column(scd_corpus *corpus, const char *name, scd_labels *out, scd_error *err)
 {
     scd_corpus_column column = {0};
     int32_t *order = NULL, *class_of = NULL;
@@ -208,6 +208,8 @@ scd_code scd_labels_from_column(scd_corpus *corpus, const char *name, const char
     scd_code code = scd_corpus_obs(corpus, name, &column, err);
     if (!code)
         code = order_values(&column, &order, &class_of, &n_classes, err);
+    if (!code && !n_classes)
+        code = scd_fail(err, SCD_E_INVALID, "column %s: no cell has a value", name);
     if (!code && n_classes > SCD_SCORES_MAX_CLASSES)
         code = scd_fail(err, SCD_E_INVALID,
                         "column %s: %zu distinct values, a head has at most %d labels: is it the "
@@ -223,15 +225,31 @@ scd_code scd_labels_from_column(scd_corpus *corpus, const char *name, const char
             out->best[i] = class_of[column.codes[i]];
             out->targets[i * n_classes + (size_t)out->best[i]] = 1;
         }
+    free(order);
+    free(class_of);
+    scd_corpus_column_release(&column);
+    return code;
+}
+
+scd_code scd_labels_from_column(scd_corpus *corpus, const char *name, const char *ontology_column,
+                                const char *group_column, scd_labels *out, scd_error *err)
+{
+    scd_code code = read_column(corpus, name, out, err);
     if (!code && ontology_column)
         code = fill_ontology(out, corpus, ontology_column, err);
     if (!code && group_column)
         code = fill_groups(out, corpus, group_column, err);
     if (!code)
         code = scd_labels_check(out, name, err);
-    free(order);
-    free(class_of);
-    scd_corpus_column_release(&column);
+    if (code)
+        scd_labels_release(out);
+    return code;
+}
+
+scd_code scd_labels_truth_from_column(scd_corpus *corpus, const char *name, scd_labels *out,
+                                      scd_error *err)
+{
+    scd_code code = read_column(corpus, name, out, err);
     if (code)
         scd_labels_release(out);
     return code;

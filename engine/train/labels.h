@@ -5,14 +5,17 @@
  * directory) and `group` (donor, sample: what a split must not tear apart), and one column per
  * label with its probability. Cells that are not in it have no label and are not used.
  *
+ * Labels to learn (scd_labels_from_*) are given out only when a head with them can be opened
+ * (engine/denoise/head.c): 2 to SCD_SCORES_MAX_CLASSES of them, distinct, of 1 to 256 bytes of
+ * UTF-8, each with at least two cells. Labels to compare with (scd_labels_truth_*) may be one, or
+ * rare.
+ *
  * Threads: any. Owns: everything, until release. */
 #ifndef SCD_TRAIN_LABELS_H
 #define SCD_TRAIN_LABELS_H
 
 #include "engine/train/corpus.h"
 
-/* Labels are only given out when a head with them can be opened (engine/denoise/head.c): 2 to
- * SCD_SCORES_MAX_CLASSES of them, distinct, of 1 to 256 bytes of UTF-8, with at least two cells. */
 typedef struct scd_labels {
     size_t n_cells, n_classes, n_groups;
     char **names;       /* (n_classes) */
@@ -35,10 +38,18 @@ scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char 
                                scd_labels *out, scd_error *err);
 
 /* Classes in alphabetical order. ontology_column and group_column may be NULL. Cells with a missing
- * value have no label. SCD_E_NOT_FOUND: no file has the column; SCD_E_INVALID: fewer than two
- * labels, a label with one cell, or two ontology ids for one label. */
+ * value have no label. SCD_E_NOT_FOUND: no file has the column; SCD_E_INVALID: no cell has a
+ * value, fewer than two labels, a label with one cell, or two ontology ids for one label. */
 scd_code scd_labels_from_column(scd_corpus *corpus, const char *column, const char *ontology_column,
                                 const char *group_column, scd_labels *out, scd_error *err);
+
+/* The truth about cells that are not learned from: the same, with any number of labels from one,
+ * and of cells from one for each. */
+scd_code scd_labels_truth_from_table(scd_corpus *corpus, const char *path, scd_labels *out,
+                                     scd_error *err);
+scd_code scd_labels_truth_from_column(scd_corpus *corpus, const char *column, scd_labels *out,
+                                      scd_error *err);
+
 void scd_labels_release(scd_labels *labels);
 
 /* The index of a label, SIZE_MAX when there is none of that name. */

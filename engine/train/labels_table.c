@@ -402,8 +402,9 @@ static scd_code read_ontology(scd_labels *l, const char *path, scd_error *err)
     return code;
 }
 
-scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char *ontology_path,
-                               scd_labels *out, scd_error *err)
+/* `is_truth`: to be compared with, not learned. */
+static scd_code read_table(scd_corpus *corpus, const char *path, const char *ontology_path,
+                           bool is_truth, scd_labels *out, scd_error *err)
 {
     char *text = NULL;
     scd_tsv tsv;
@@ -430,10 +431,10 @@ scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char 
         code = read_rows(&t, &tsv, fields, out, err);
     if (!code && ontology_path)
         code = read_ontology(out, ontology_path, err);
-    if (!code) {
+    if (!code)
         drop_empty(out);
+    if (!code && !is_truth)
         code = scd_labels_check(out, path, err);
-    }
 done:
     scd_arena_release(&arena);
     free(fields);
@@ -441,4 +442,16 @@ done:
     if (code)
         scd_labels_release(out);
     return code;
+}
+
+scd_code scd_labels_from_table(scd_corpus *corpus, const char *path, const char *ontology_path,
+                               scd_labels *out, scd_error *err)
+{
+    return read_table(corpus, path, ontology_path, false, out, err);
+}
+
+scd_code scd_labels_truth_from_table(scd_corpus *corpus, const char *path, scd_labels *out,
+                                     scd_error *err)
+{
+    return read_table(corpus, path, NULL, true, out, err);
 }

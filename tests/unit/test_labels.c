@@ -25,7 +25,7 @@ static const char make_files[] =
     "write('t', 6, kind=kind, donor=['x', 'y'] * 3, one=['T'] * 6, rare=['T'] * 5 + ['B'],\n"
     "      id=['1', '1', '2', '2', '3', '3'], ids=['1', '4', '2', '2', '3', '3'],\n"
     "      empty=['', '', 'B', 'B', 'B', 'B'], long=['x' * 257] * 3 + ['B'] * 3,\n"
-    "      fits=['x' * 256] * 3 + ['B'] * 3, longid=['i' * 257] * 6)\n"
+    "      fits=['x' * 256] * 3 + ['B'] * 3, longid=['i' * 257] * 6, missing=(['T'], [-1] * 6))\n"
     "write('u', 3)\n"
     "write('twins', 6, ['c0', 'c1', 'c2', 'c1', 'c3', 'c4'])\n"
     "import os\n"
@@ -346,6 +346,31 @@ static void fewer_labels_or_cells_than_a_split_needs_are_refused(void **state)
     scd_corpus_free(corpus);
 }
 
+/* ---- the truth of a test set ----------------------------------------------------------------- */
+
+static void truth_may_be_one_label_and_have_rare_ones(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("t");
+    ok(scd_labels_truth_from_column(corpus, "one", &labels, &err));
+    assert_int_equal(labels.n_classes, 1);
+    scd_labels_release(&labels);
+    ok(scd_labels_truth_from_column(corpus, "rare", &labels, &err));
+    assert_int_equal(labels.n_classes, 2);
+    assert_int_equal(labels.best[5], 0);
+    scd_labels_release(&labels);
+    refused(scd_labels_truth_from_column(corpus, "missing", &labels, &err),
+            "column missing: no cell has a value");
+    const char *path = write_text("labels.tsv", "barcode\tT\tB\nt-4\t0\t1\n");
+    ok(scd_labels_truth_from_table(corpus, path, &labels, &err));
+    assert_int_equal(labels.n_classes, 1);
+    assert_string_equal(labels.names[0], "B");
+    scd_labels_release(&labels);
+    path = write_text("labels.tsv", "barcode\tT\tB\nt-9\t0\t1\n");
+    refused(scd_labels_truth_from_table(corpus, path, &labels, &err), "t-9 is not in t.h5ad");
+    scd_corpus_free(corpus);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -363,6 +388,7 @@ int main(void)
         cmocka_unit_test(more_labels_than_a_head_takes_are_refused),
         cmocka_unit_test(labels_that_make_head_json_too_large_are_refused),
         cmocka_unit_test(fewer_labels_or_cells_than_a_split_needs_are_refused),
+        cmocka_unit_test(truth_may_be_one_label_and_have_rare_ones),
     };
     return cmocka_run_group_tests(tests, set_up, corpus_tear_down);
 }
