@@ -46,6 +46,7 @@ typedef struct evaluation {
     bool predictions_open, embeddings_open;
     float *logits;  /* (n_scored, n_labels) of cells whose truth the head knows */
     int32_t *truth; /* (n_scored) */
+    double *p;      /* (n_labels) probabilities of one cell: a head may have 65,536 labels */
     float *nothing; /* (H) NaN: the embedding of a cell without known genes */
     size_t n_scored, n_foreign, n_empty; /* n_foreign: labelled with what the head does not know */
 } evaluation;
@@ -193,9 +194,12 @@ static scd_code open_all(evaluation *e, scd_error *err)
     if (!e->nothing)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     if (e->info) {
-        e->logits = scd_malloc(e->n * e->info->n_labels, sizeof *e->logits);
+        size_t n_logits = 0;
+        if (scd_size_mul(e->n, e->info->n_labels, &n_logits))
+            e->logits = scd_malloc(n_logits, sizeof *e->logits);
         e->truth = scd_malloc(e->n + 1, sizeof *e->truth);
-        if (!e->logits || !e->truth)
+        e->p = scd_malloc(e->info->n_labels, sizeof *e->p);
+        if (!e->logits || !e->truth || !e->p)
             return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", e->n);
     }
     return SCD_OK;
@@ -216,6 +220,7 @@ static void release(evaluation *e)
     free(e->class_of);
     free(e->logits);
     free(e->truth);
+    free(e->p);
     free(e->nothing);
 }
 
@@ -233,7 +238,7 @@ static scd_code begin_files(evaluation *e, scd_error *err)
 {
     scd_buf text;
     scd_code code = SCD_OK;
-    scd_buf_init(&text, 1u << 20);
+    scd_buf_init(&text, 1u << 25); /* 65,536 labels of 256 bytes */
     if (e->o->predictions && !e->info)
         return scd_fail(err, SCD_E_INVALID, "--predictions: the model %s has no head", e->o->model);
     if (e->o->predictions) {
@@ -273,18 +278,16 @@ static scd_code end_files(evaluation *e, scd_error *err)
 static scd_code put_prediction(evaluation *e, const scd_classified *cell, const char *truth,
                                scd_error *err)
 {
-    enum { MOST = 4096 };
-    double p[MOST];
     scd_buf text;
     scd_buf_init(&text, 1u << 20);
     if (cell->logits)
-        scd_scores_softmax(cell->logits, e->info->n_labels, e->info->temperature, p);
+        scd_scores_softmax(cell->logits, e->info->n_labels, e->info->temperature, e->p);
     scd_buf_printf(&text, "%s\t%s\t%s", scd_corpus_file_name(e->corpus, cell->file), cell->barcode,
                    truth ? truth : "");
     for (size_t k = 0; k < e->info->n_labels; k++) {
         scd_buf_putc(&text, '\t');
         if (cell->logits)
-            scd_buf_printf(&text, "%.6f", p[k]);
+            scd_buf_printf(&text, "%.6f", e->p[k]);
     }
     scd_buf_putc(&text, '\n');
     return add(&e->predictions, &text, err);
@@ -323,10 +326,9 @@ static void put(scd_buf *out, const char *key, double value)
 }
 
 /* Share of cells at or above the head's threshold, and their accuracy. */
-static void put_coverage(const evaluation *e, scd_buf *out)
+static void put_coverage(evaluation *e, scd_buf *out)
 {
-    enum { MOST = 4096 };
-    double p[MOST];
+    double *p = e->p;
     size_t classes = e->info->n_labels, n = 0, right = 0;
     for (size_t i = 0; i < e->n_scored; i++) {
         size_t best = 0;
@@ -341,6 +343,22 @@ static void put_coverage(const evaluation *e, scd_buf *out)
     put(out, "threshold", e->info->threshold);
     put(out, "coverage", (double)n / (double)e->n_scored);
     put(out, "covered_accuracy", n ? (double)right / (double)n : 0);
+}
+
+static scd_code put_scores(evaluation *e, scd_buf *out, scd_error *err)
+{
+    scd_scores s;
+    scd_code code = scd_scores_of(e->logits, NULL, e->truth, e->n_scored, e->info->n_labels,
+                                  e->info->temperature, &s, err);
+    if (code)
+        return code;
+    put(out, "loss", s.loss);
+    put(out, "accuracy", s.accuracy);
+    put(out, "balanced_accuracy", s.balanced_accuracy);
+    put(out, "macro_f1", s.macro_f1);
+    put(out, "ece", s.ece);
+    put_coverage(e, out);
+    return SCD_OK;
 }
 
 static void put_losses(const evaluation *e, scd_buf *out)
@@ -362,7 +380,6 @@ static void put_losses(const evaluation *e, scd_buf *out)
 static scd_code report(evaluation *e, scd_error *err)
 {
     scd_buf out;
-    scd_scores s = {0};
     scd_code code = SCD_OK;
     scd_buf_init(&out, 1u << 20);
     scd_buf_puts(&out, "{\"model\":");
@@ -376,16 +393,8 @@ static scd_code report(evaluation *e, scd_error *err)
     if (e->o->labels)
         scd_buf_printf(&out, ",\"rows_of_other_files\":%zu,\"rows_left_out\":%zu",
                        e->labels.n_other_files, e->labels.n_left_out);
-    if (e->n_scored) {
-        code = scd_scores_of(e->logits, NULL, e->truth, e->n_scored, e->info->n_labels,
-                             e->info->temperature, &s, err);
-        put(&out, "loss", s.loss);
-        put(&out, "accuracy", s.accuracy);
-        put(&out, "balanced_accuracy", s.balanced_accuracy);
-        put(&out, "macro_f1", s.macro_f1);
-        put(&out, "ece", s.ece);
-        put_coverage(e, &out);
-    }
+    if (e->n_scored)
+        code = put_scores(e, &out, err);
     if (e->o->losses)
         put_losses(e, &out);
     scd_buf_puts(&out, "}\n");

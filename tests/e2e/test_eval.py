@@ -140,3 +140,17 @@ def test_a_table_may_be_about_one_cell_and_other_files():
         f.write("eval.h5ad\tstranger\t1\n")
     refused(evaluate(small(), "--labels", table, exit=1), "eval.one.tsv line 4", "stranger",
             "eval.h5ad")
+
+
+# ---- heads ---------------------------------------------------------------------------------------
+
+def test_a_head_may_have_as_many_labels_as_the_daemon_opens():
+    labels = [f"L{i}" for i in range(65536)]
+    out, table = add_head(model("eval.large"), labels), scratch("eval.large.tsv")
+    said = evaluate(out, "--label-column", "last", "--predictions", table)
+    assert said["scored"] == N_CELLS and 0 <= said["coverage"] <= 1 and said["ece"] >= 0, said
+    with open(table, encoding="utf-8") as f:
+        lines = f.read().split("\n")
+    assert lines[0].split("\t")[3:] == labels
+    p = np.array(lines[1].split("\t")[3:], float)
+    assert p.shape == (65536,) and abs(p.sum() - 1) < 0.04  # six decimals each
