@@ -74,6 +74,24 @@ static scd_code only_head(const char *model, char **out, scd_error *err)
     return code;
 }
 
+/* A head means something on the model that it was trained on and on no other. */
+static scd_code check_model(const evaluation *e, const char *path, scd_error *err)
+{
+    scd_digest digest;
+    char hex[SCD_DIGEST_HEX];
+    scd_code code = scd_model_digest(e->model, &digest, err);
+    if (code)
+        return code;
+    scd_digest_hex(&digest, hex);
+    if (strcmp(hex, e->info->model_digest_hex) != 0)
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s/head.json: the head was trained on the model with digest %s, this one "
+                        "has %s: train it again (scdiva-train finetune), or choose another with "
+                        "--head",
+                        path, e->info->model_digest_hex, hex);
+    return SCD_OK;
+}
+
 static scd_code open_head(evaluation *e, scd_error *err)
 {
     char *name = NULL, path[4096];
@@ -86,8 +104,10 @@ static scd_code open_head(evaluation *e, scd_error *err)
         snprintf(path, sizeof path, "%s/heads/%s", e->o->model, name);
         code = scd_head_open(path, scd_model_get_config(e->model), &e->head, err);
     }
-    if (!code && e->head)
+    if (!code && e->head) {
         e->info = scd_head_get_info(e->head);
+        code = check_model(e, path, err);
+    }
     free(name);
     return code;
 }

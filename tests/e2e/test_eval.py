@@ -154,3 +154,13 @@ def test_a_head_may_have_as_many_labels_as_the_daemon_opens():
     assert lines[0].split("\t")[3:] == labels
     p = np.array(lines[1].split("\t")[3:], float)
     assert p.shape == (65536,) and abs(p.sum() - 1) < 0.04  # six decimals each
+
+
+def test_a_head_of_another_model_is_refused_with_both_digests():
+    strange = "ab" * 32
+    out = add_head(model("eval.strange"), TYPES, strange)
+    refused(evaluate(out, exit=1), "heads/made/head.json", strange, digest(), "train it again")
+    # the same shapes, other weights: a head that was copied over opens, but means nothing
+    out = init("eval.second", 4)
+    shutil.copytree(os.path.join(small(), "heads"), os.path.join(out, "heads"))
+    refused(evaluate(out, "--label-column", "kind", exit=1), digest(), "this one has")
