@@ -16,6 +16,7 @@
 #include "engine/train/train.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -420,8 +421,9 @@ static scd_code report(evaluation *e, scd_error *err)
     scd_buf_puts(&out, "}\n");
     if (!code && out.failed)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for the report");
-    if (!code)
-        fputs(out.data, stdout);
+    if (!code && (fputs(out.data, stdout) == EOF || fflush(stdout) == EOF))
+        code = scd_fail(err, SCD_E_IO, "the report could not be written to standard output: %s",
+                        strerror(errno));
     scd_buf_release(&out);
     return code;
 }

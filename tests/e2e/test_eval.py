@@ -6,7 +6,9 @@ The model is random and so is its head: what it answers does not matter here.
 import functools
 import json
 import os
+import resource
 import shutil
+import signal
 import struct
 import subprocess
 
@@ -46,7 +48,8 @@ def digest():
                                      "--label-column", "kind", "--epochs", "1", "--mlp", "4",
                                      "--train-layers", "0", "--calibrate-copies", "0",
                                      "--split", "cell", "--micro-rows", "512"],
-                   check=True, stdout=subprocess.DEVNULL, env=clean_environment())
+                   check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                   env=clean_environment())
     with open(os.path.join(out, "heads", "annotation", "head.json"), encoding="utf-8") as f:
         return json.load(f)["model_digest"]
 
@@ -97,11 +100,11 @@ def data():
         "mixed": ["T", "b cell"] * (N_CELLS // 2), "last": ["L65535"] * N_CELLS})
 
 
-def evaluate(out, *flags, exit=0, stdout=subprocess.PIPE):
+def evaluate(out, *flags, exit=0, stdout=subprocess.PIPE, preexec_fn=None):
     """What it said: the report, or why not."""
     p = subprocess.run(scdiva_train() + ["eval", "--model", out, "--data", data(), *flags],
                        stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=100 * SLOW,
-                       env=clean_environment(), check=False)
+                       env=clean_environment(), check=False, preexec_fn=preexec_fn)
     assert p.returncode == exit, f"exit {p.returncode}, not {exit}:\n{p.stdout}{p.stderr}"
     assert "Sanitizer" not in p.stderr and "runtime error" not in p.stderr, p.stderr
     return p.stderr if exit else json.loads(p.stdout)
@@ -164,3 +167,24 @@ def test_a_head_of_another_model_is_refused_with_both_digests():
     out = init("eval.second", 4)
     shutil.copytree(os.path.join(small(), "heads"), os.path.join(out, "heads"))
     refused(evaluate(out, "--label-column", "kind", exit=1), digest(), "this one has")
+
+
+# ---- output --------------------------------------------------------------------------------------
+
+def test_a_report_that_cannot_be_written_is_no_success():
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        refused(evaluate(small(), "--label-column", "kind", exit=1, stdout=full),
+                "standard output", "No space left")
+
+
+def test_files_that_cannot_be_written_leave_nothing_and_are_named():
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (800, 800))  # bytes; barcodes take 300
+
+    for option, path in (("--predictions", scratch("eval.full.tsv")),
+                         ("--embeddings", scratch("eval.full.npy"))):
+        refused(evaluate(small(), option, path, exit=1, preexec_fn=limit), path)
+        refused(evaluate(small(), option, "/nowhere/x", exit=1), "/nowhere/x")
+        folder, name = os.path.split(path)
+        assert not [f for f in os.listdir(folder) if f.startswith(name)]
