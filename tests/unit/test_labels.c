@@ -239,6 +239,71 @@ static void the_cells_of_long_files_are_found(void **state)
     scd_corpus_free(corpus);
 }
 
+/* ---- soft labels ----------------------------------------------------------------------------- */
+
+static void what_is_no_probability_is_refused_with_line_and_column(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"nan", "-nan", "inf", "-0.25", "1.01", "1e-2x", "", "one"};
+    scd_corpus *corpus = CORPUS("t");
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char text[256], part[64];
+        snprintf(text, sizeof text, "barcode\tB\tT\nt-0\t1\t0\nt-1\t0\t%s\n", bad[i]);
+        snprintf(part, sizeof part, "labels.tsv line 3: '%s' under T is no", bad[i]);
+        refused(table_of(corpus, text, NULL), part);
+    }
+    scd_corpus_free(corpus);
+}
+
+static void probabilities_that_do_not_add_up_to_one_are_refused_with_the_line(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("t");
+    refused(table_of(corpus, "barcode\tB\tT\nt-0\t0.5\t0.53\n", NULL),
+            "line 2: probabilities add up to 1.03, not 1");
+    refused(table_of(corpus, "barcode\tB\tT\nt-0\t0.5\t0.47\n", NULL), "add up to 0.97");
+    refused(table_of(corpus, "barcode\tB\tT\nt-0\t0\t0\n", NULL), "add up to 0, not 1");
+    refused(table_of(corpus, "barcode\tB\tT\nt-0\t1\t1\n", NULL), "add up to 2");
+    ok(table_of(corpus,
+                "barcode\tB\tT\nt-0\t0.51\t0.5\nt-1\t0.49\t0.5\n" /* rounded columns */
+                "t-2\t1\t0\nt-3\t0\t1\n",
+                NULL));
+    assert_true(fabsf(labels.targets[0] + labels.targets[1] - 1) < 1e-6f);
+    assert_true(fabsf(labels.targets[2] + labels.targets[3] - 1) < 1e-6f);
+    scd_labels_release(&labels);
+    scd_corpus_free(corpus);
+}
+
+static void a_table_that_is_no_table_is_refused(void **state)
+{
+    (void)state;
+    scd_corpus *corpus = CORPUS("t");
+    refused(table_of(corpus, "", NULL), "the file is empty");
+    refused(table_of(corpus, "cell\tB\tT\n" FOUR, NULL), "no column `barcode`");
+    refused(table_of(corpus, "barcode\tB\tT\n", NULL), "none of its 0 cells");
+    refused(table_of(corpus, "barcode\tB\tT\nt-0\t1\n", NULL), "line 2: 2 fields, the header");
+    refused(table_of(corpus, "barcode\tB\tT\nt-0\t1\t0\t0\n", NULL), "line 2: 4 fields");
+    refused(table_of(corpus, "barcode\tB\tT\nt-0\t1\t0\nt-0\t1\t0\n", NULL),
+            "line 3: this cell was given before");
+    assert_int_equal(scd_labels_from_table(corpus, "/nowhere/t.tsv", NULL, &labels, &err),
+                     SCD_E_IO);
+    scd_buf wide, row;
+    scd_buf_init(&wide, 1u << 20);
+    scd_buf_init(&row, 1u << 10);
+    scd_buf_puts(&wide, "barcode");
+    for (int i = 0; i < 1024; i++)
+        scd_buf_printf(&wide, "\tl%d", i);
+    refused(table_of(corpus, wide.data, NULL), "1025 columns, at most 1024");
+    scd_buf_puts(&row, "barcode\tB\tT\n");
+    for (int i = 0; i < 600; i++)
+        scd_buf_putc(&row, 'x');
+    scd_buf_puts(&row, "\t1\t0\n");
+    refused(table_of(corpus, row.data, NULL), "line 2: a field of 600 bytes, at most 511");
+    scd_buf_release(&wide);
+    scd_buf_release(&row);
+    scd_corpus_free(corpus);
+}
+
 /* ---- ontology ids ---------------------------------------------------------------------------- */
 
 static void a_file_of_ontology_ids_is_about_the_labels_once_each(void **state)
@@ -371,6 +436,60 @@ static void truth_may_be_one_label_and_have_rare_ones(void **state)
     scd_corpus_free(corpus);
 }
 
+/* ---- faults ---------------------------------------------------------------------------------- */
+
+static const char *ids_path, *table_path;
+
+static scd_code with_table(scd_corpus *corpus)
+{
+    return scd_labels_from_table(corpus, table_path, ids_path, &labels, &err);
+}
+
+static scd_code with_truth_table(scd_corpus *corpus)
+{
+    return scd_labels_truth_from_table(corpus, table_path, &labels, &err);
+}
+
+static scd_code with_column(scd_corpus *corpus)
+{
+    return scd_labels_from_column(corpus, "kind", "id", "donor", &labels, &err);
+}
+
+static scd_code with_truth_column(scd_corpus *corpus)
+{
+    return scd_labels_truth_from_column(corpus, "kind", &labels, &err);
+}
+
+static void each_failed_allocation_is_reported_and_leaves_nothing(void **state)
+{
+    (void)state;
+    static scd_code (*const readers[])(scd_corpus *) = {with_table, with_truth_table, with_column,
+                                                        with_truth_column};
+    scd_corpus *corpus = CORPUS("t");
+    table_path = write_text("labels.tsv", "barcode\tB\tnobody\tT\tgroup\nt-0\t1\t0\t0\tx\n"
+                                          "t-1\t1\t0\t0\ty\nt-2\t0\t0\t1\tx\n"
+                                          "t-3\t0\t0\t1\tz\n");
+    ids_path = write_text("ontology.tsv", "B\tCL:1\nnobody\tCL:2\nT\tCL:3\n");
+    for (size_t r = 0; r < sizeof readers / sizeof readers[0]; r++) {
+        long n = 0;
+        for (;; n++) {
+            err = (scd_error){0};
+            scd_mem_fail_after(n);
+            scd_code code = readers[r](corpus);
+            scd_mem_fail_after(-1);
+            if (!code)
+                break;
+            assert_true(strlen(err.message) > 0); /* some in the words of libhdf5 */
+            assert_null(labels.names);
+            assert_null(labels.targets);
+            assert_null(labels.group_names);
+        }
+        assert_true(n > 10);
+        scd_labels_release(&labels);
+    }
+    scd_corpus_free(corpus);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -382,6 +501,9 @@ int main(void)
         cmocka_unit_test(a_name_that_two_files_have_cannot_be_named_by_a_table),
         cmocka_unit_test(a_barcode_that_several_cells_of_a_file_have_is_refused_where_it_is_used),
         cmocka_unit_test(the_cells_of_long_files_are_found),
+        cmocka_unit_test(what_is_no_probability_is_refused_with_line_and_column),
+        cmocka_unit_test(probabilities_that_do_not_add_up_to_one_are_refused_with_the_line),
+        cmocka_unit_test(a_table_that_is_no_table_is_refused),
         cmocka_unit_test(a_file_of_ontology_ids_is_about_the_labels_once_each),
         cmocka_unit_test(columns_of_a_table_need_names_of_their_own_that_a_head_takes),
         cmocka_unit_test(labels_of_a_column_are_those_that_a_head_takes),
@@ -389,6 +511,7 @@ int main(void)
         cmocka_unit_test(labels_that_make_head_json_too_large_are_refused),
         cmocka_unit_test(fewer_labels_or_cells_than_a_split_needs_are_refused),
         cmocka_unit_test(truth_may_be_one_label_and_have_rare_ones),
+        cmocka_unit_test(each_failed_allocation_is_reported_and_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, corpus_tear_down);
 }
