@@ -1,11 +1,13 @@
 /* pretrain_write.c - the output directory: a checkpoint while the run lasts, a model at its end.
  *
- * model.safetensors is written last, and one that is to be replaced goes first: whatever moment a
- * run is killed at, a directory that opens as a model is one. One run at a time holds the
- * directory, by a lock that ends with the process. */
+ * model.safetensors is written last, and one that is to be replaced goes first, then the heads that
+ * were trained on it: whatever moment a run is killed at, a directory that opens as a model is one.
+ * One run at a time holds the directory, by a lock that ends with the process. */
 #include "engine/base/mem.h"
+#include "engine/denoise/head.h"
 #include "engine/model/file.h"
 #include "engine/train/checkpoint.h"
+#include "engine/train/folder.h"
 #include "engine/train/model_text.h"
 #include "engine/train/pretrain.h"
 
@@ -20,7 +22,8 @@
 #include <unistd.h>
 
 enum { PATH_BYTES = 4200 };
-static const char checkpoint_name[] = "checkpoint.bin", weights_name[] = "model.safetensors";
+static const char checkpoint_name[] = "checkpoint.bin", weights_name[] = "model.safetensors",
+                  heads_name[] = "heads";
 
 static const char *path_of(const scd_pretrain *run, const char *name, char out[PATH_BYTES])
 {
@@ -48,6 +51,30 @@ static void remove_temporaries(const scd_pretrain *run)
         closedir(dir);
 }
 
+/* Heads of the model that was there, or is: no other model runs them. */
+static scd_code check_heads(const scd_pretrain *run, scd_error *err)
+{
+    char **dirs, names[256] = "";
+    size_t n, at = 0;
+    scd_code code = scd_heads_find(run->o.out, &dirs, &n, err);
+    if (code || !n)
+        return code;
+    for (size_t i = 0; i < n && at < sizeof names; i++) {
+        int put = snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "",
+                           strrchr(dirs[i], '/') + 1);
+        at += put > 0 ? (size_t)put : 0;
+    }
+    scd_heads_forget(dirs, n);
+    if (!run->o.force)
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s/%s: holds heads of another model (%s), which a new one cannot run; "
+                        "--force removes them when the new model is written",
+                        run->o.out, heads_name, names);
+    fprintf(stderr, "%s/%s: the heads of the old model (%s) go when the new one is written\n",
+            run->o.out, heads_name, names);
+    return SCD_OK;
+}
+
 scd_code scd_pretrain_open_dir(scd_pretrain *run, scd_error *err)
 {
     const char *dir = run->o.out;
@@ -64,8 +91,10 @@ scd_code scd_pretrain_open_dir(scd_pretrain *run, scd_error *err)
     if (!run->o.force && !access(path_of(run, weights_name, path), F_OK))
         return scd_fail(err, SCD_E_INVALID, "%s is already there; --force replaces the model",
                         path);
-    remove_temporaries(run);
-    return SCD_OK;
+    scd_code code = check_heads(run, err);
+    if (!code)
+        remove_temporaries(run);
+    return code;
 }
 
 /* ---- checkpoints ----------------------------------------------------------------------------- */
@@ -236,15 +265,23 @@ static scd_code write_config(const scd_pretrain *run, scd_error *err)
     return code;
 }
 
+/* The old model goes: first what makes it one, then its heads. */
+static scd_code make_way(const scd_pretrain *run, scd_error *err)
+{
+    char path[PATH_BYTES];
+    path_of(run, weights_name, path);
+    if (unlink(path) < 0 && errno != ENOENT)
+        return scd_fail(err, SCD_E_IO, "%s: cannot replace: %s", path, strerror(errno));
+    path_of(run, heads_name, path);
+    return run->o.force ? scd_folder_remove(path, err) : SCD_OK;
+}
+
 scd_code scd_pretrain_write_model(scd_pretrain *run, const scd_pretrain_score *scores,
                                   scd_error *err)
 {
     char path[PATH_BYTES];
     scd_code code;
-    path_of(run, weights_name, path);
-    if (unlink(path) < 0 && errno != ENOENT)
-        return scd_fail(err, SCD_E_IO, "%s: cannot replace: %s", path, strerror(errno));
-    if ((code = write_config(run, err)) ||
+    if ((code = make_way(run, err)) || (code = write_config(run, err)) ||
         (code = scd_file_write(path_of(run, "genes.tsv", path), run->genes.data, run->genes.n_bytes,
                                err)) ||
         (code = write_card(run, scores, err)) ||

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 import harness
+import models
 import reference
 from harness import SLOW, Daemon, Skip, clean_environment, scdiva_train, scratch
 
@@ -352,6 +353,30 @@ def test_a_finished_model_is_replaced_only_by_force():
     assert read(out, "model.safetensors") == before
     pretrain(out, "--steps", "3", "--force")
     assert read(out, "model.safetensors") != before
+
+
+def test_the_heads_of_a_replaced_model_go_with_it():
+    out = scratch("train.heads")
+    pretrain(out, "--steps", "2")
+    models.write_head(out, "old", ["B", "T"])
+    said = pretrain(out, "--steps", "3", exit=1)
+    assert os.listdir(os.path.join(out, "heads")) == ["old"], said
+    pretrain(out, "--steps", "3", "--hidden", "30", "--force", exit=1)
+    assert os.listdir(os.path.join(out, "heads")) == ["old"], "a run that fails removes nothing"
+    said = pretrain(out, "--steps", "3", "--force")
+    assert "heads" in said and "old" in said, said
+    assert sorted(os.listdir(out)) == FILES, os.listdir(out)
+    with Daemon(out):
+        pass  # a head of another model would keep it from starting
+
+
+def test_heads_without_their_model_are_not_taken_over():
+    out = scratch("train.orphans")
+    os.makedirs(os.path.join(out, "heads", "old"))
+    said = pretrain(out, "--steps", "2", exit=1)
+    assert "old" in said and "--force" in said, said
+    pretrain(out, "--steps", "2", "--force")
+    assert sorted(os.listdir(out)) == FILES, os.listdir(out)
 
 
 def test_two_runs_do_not_share_a_folder():
