@@ -33,7 +33,8 @@ typedef struct scd_pretrain_options {
     scd_option_list data;
     const char *out, *exclude, *matrix, *gene_column, *genes, *extra_genes_column, *gene_table;
     const char *init, *init_embedding, *held_out_column;
-    const char *pooling, *order, *dtype;
+    const char *pooling; /* NULL until it is known: that of --init, else visible */
+    const char *order, *dtype;
     size_t hidden, dim, layers, heads, ffn, max_genes; /* 0: the default, or those of --init */
     uint64_t seed;
     double epochs, held_out, min_mapped;

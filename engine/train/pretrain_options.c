@@ -15,7 +15,6 @@ static const char summary[] =
     "from there. DIR/train.csv is the log; DIR becomes a model when the run is complete.";
 
 static const scd_pretrain_options defaults = {
-    .pooling = "visible",
     .order = "entropy",
     .dtype = "f32",
     .init_embedding = "random",
@@ -89,7 +88,8 @@ static size_t fill_table(scd_pretrain_options *o, scd_option *table)
         COUNT("heads", heads, 0, 1 << 10, "0: 4"),
         COUNT("ffn", ffn, 0, 1 << 20, "inner width of the feed-forward part; 0: 512"),
         COUNT("max-genes", max_genes, 0, 1 << 20, "gene tokens per cell at most; 0: 1200"),
-        TEXT("pooling", pooling, "P", "what [LAT] sees in training: clean or visible"),
+        TEXT("pooling", pooling, "P",
+             "what [LAT] sees in training: clean or visible; absent: as --init, else visible"),
         {"no-latent", SCD_OPTION_FLAG, &o->no_latent, NULL, "ablation: [LAT] starts from nothing",
          0, 0, false, false},
         TEXT("order", order, "O", "of a cell's tokens: entropy, expression or random"),
@@ -158,9 +158,10 @@ static int read_choices(scd_pretrain *run)
     static const char *const dtypes[] = {"f32", "f16", "bf16"}; /* as in scd_dtype */
     static const char *const starts[] = {"random", "svd"};
     static const char *const poolings[] = {"clean", "visible"};
+    enum { VISIBLE = 1 };
     const scd_pretrain_options *o = &run->o;
     size_t order = choose(o->order, orders, 3), dtype = choose(o->dtype, dtypes, 3);
-    size_t pooling = choose(o->pooling, poolings, 2);
+    size_t pooling = o->pooling ? choose(o->pooling, poolings, 2) : VISIBLE;
     if (order == SIZE_MAX)
         return refuse("order", o->order, "entropy, expression or random");
     if (dtype == SIZE_MAX)
@@ -173,7 +174,7 @@ static int read_choices(scd_pretrain *run)
         return refuse("held-out-column", o->held_out_column, "COLUMN=VALUE");
     run->order = (scd_pretrain_order)order;
     run->dtype = (scd_dtype)dtype;
-    run->config.latent_visible = pooling == 1;
+    run->config.latent_visible = pooling == VISIBLE;
     return SCD_EXIT_OK;
 }
 

@@ -118,7 +118,7 @@ static scd_code read_genes(scd_pretrain *run, scd_error *err)
     return code;
 }
 
-/* Config and genes of --init; what shapes training stays as the options say. */
+/* Config and genes of --init; what shapes training is as the options say, where they say it. */
 static scd_code open_start(scd_pretrain *run, scd_error *err)
 {
     char path[4200], *text = NULL;
@@ -128,7 +128,8 @@ static scd_code open_start(scd_pretrain *run, scd_error *err)
     if (code)
         return code;
     scd_model_config c = *scd_model_get_config(run->start);
-    c.latent_visible = run->config.latent_visible;
+    if (run->o.pooling)
+        c.latent_visible = run->config.latent_visible;
     c.value_masking = c.value_masking || run->config.value_masking;
     c.dropout = 0;
     c.trained = true;
@@ -160,6 +161,8 @@ static scd_code choose_genes(scd_pretrain *run, scd_error *err)
                                    : unite_genes(run, err);
     if (code)
         return code;
+    /* Said or not, the same run: it has one fingerprint, and its recipe names the pooling. */
+    run->o.pooling = run->config.latent_visible ? "visible" : "clean";
     if (!run->o.init)
         scd_model_text_lay_out(&run->config);
     if ((code = scd_model_config_check(&run->config, err)) ||

@@ -284,6 +284,24 @@ def test_a_model_can_be_the_start_of_another():
     assert len(read(out, "model.safetensors")) == len(read(start, "model.safetensors"))
 
 
+def test_the_pooling_is_that_of_the_start_unless_it_is_given():
+    def pooling(name, *flags, sizes=SIZES):
+        out = scratch("train.pooling." + name)
+        pretrain(out, "--steps", "1", *flags, sizes=sizes)
+        said = json.loads(read(out, "config.json"))["latent_pooling"]
+        assert f"--pooling {said}" in read(out, "card.md").decode()
+        return said
+    clean = scratch("train.pooling.clean")
+    assert pooling("new") == "visible"
+    assert pooling("clean", "--pooling", "clean") == "clean"
+    start = ["--init", clean, "--batch", "8"]
+    assert pooling("as_it_was", *start, sizes=[]) == "clean"
+    assert pooling("changed", *start, "--pooling", "visible", sizes=[]) == "visible"
+    said, as_said = scratch("train.pooling.as_it_was"), scratch("train.pooling.said")
+    pooling("said", *start, "--pooling", "clean", sizes=[])
+    assert read(said, "model.safetensors") == read(as_said, "model.safetensors")
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 def check_refused(out, words, *flags, exit=1, **kwargs):
