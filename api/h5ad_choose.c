@@ -416,9 +416,10 @@ scd_code scd_h5ad_choose(scd_h5ad *file, const char *matrix, const char *gene_co
             scd_buf_puts(&text, "; ");
             tell_unusable(c->at + i, &text);
         }
+    out->matrix_why = text.failed ? NULL : scd_arena_strndup(arena, text.data, text.n_bytes);
     scd_buf_printf(&text, "; %s", genes.why);
     out->why = text.failed ? NULL : scd_arena_strndup(arena, text.data, text.n_bytes);
-    if (!out->why || !out->matrix)
+    if (!out->why || !out->matrix_why || !out->matrix)
         code = scd_fail(err, SCD_E_NOMEM, "%s: out of memory", scd_h5ad_path(file));
 
 done:

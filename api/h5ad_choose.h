@@ -25,10 +25,12 @@ typedef struct scd_h5ad_choice {
     const char *frame;       /* "var" or "raw/var" */
     const char *gene_column; /* NULL: the index */
     const char *why;         /* one line: what was chosen, and the evidence */
+    const char *matrix_why;  /* what of it is about the matrix */
 } scd_h5ad_choice;
 
 /* matrix, gene_column: what the user says, or NULL. vocab (may be NULL) decides between gene
- * columns: the one whose names it knows best; without one the order is ensembl_id, gene_ids,
+ * columns: the one whose names it knows best; without one, the one with most names that are no
+ * numbers. Of columns that are as good the first is taken, in the order ensembl_id, gene_ids,
  * feature_name, gene_name, gene_symbols, index. SCD_E_INVALID: scaled or fractional data, nothing
  * usable; the message names file, matrix and what to use. */
 scd_code scd_h5ad_choose(scd_h5ad *file, const char *matrix, const char *gene_column,

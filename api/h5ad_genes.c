@@ -24,20 +24,36 @@ static const char *find_column(const scd_h5ad *file, const char *frame, const ch
     return NULL;
 }
 
-/* How many of the column's names the vocabulary knows; without one, how many there are. */
-static scd_code count_known(scd_h5ad *file, const char *frame, const char *column,
-                            const scd_vocab *vocab, size_t *n_known, scd_error *err)
+/* Anything but a number, or what a missing one was written as: Entrez ids and row numbers name no
+ * gene to a vocabulary of symbols and Ensembl ids. */
+static bool is_name(const char *text)
+{
+    char *end;
+    strtod(text, &end);
+    return *end && strcmp(text, "None") != 0 && strcmp(text, "<NA>") != 0;
+}
+
+typedef struct column_names {
+    size_t n_given; /* that are not empty */
+    size_t n_good;  /* that the vocabulary knows; without one, that look like a name */
+} column_names;
+
+static scd_code count_names(scd_h5ad *file, const char *frame, const char *column,
+                            const scd_vocab *vocab, column_names *out, scd_error *err)
 {
     scd_arena arena;
     const char *const *names = NULL;
     size_t n = 0;
-    *n_known = 0;
+    *out = (column_names){0};
     scd_arena_init(&arena, NAMES_BYTES);
     scd_code code = scd_h5ad_column_text(file, frame, column, &arena, &names, &n, err);
     for (size_t i = 0; i < n && !code; i++) {
         scd_rung rung;
-        if (names[i] && names[i][0])
-            *n_known += !vocab || scd_vocab_resolve(vocab, names[i], strlen(names[i]), &rung) >= 0;
+        if (!names[i] || !names[i][0])
+            continue;
+        out->n_given++;
+        out->n_good += vocab ? scd_vocab_resolve(vocab, names[i], strlen(names[i]), &rung) >= 0
+                             : is_name(names[i]);
     }
     scd_arena_release(&arena);
     return code;
@@ -51,7 +67,7 @@ static scd_code done(scd_h5ad *file, const char *frame, const char *column, size
     int length = snprintf(why, sizeof why,
                           vocab ? "genes from %s[%s], %zu of %zu known" : "genes from %s[%s]",
                           frame, column ? column : "index", n_known, n);
-    *out = (scd_h5ad_genes){.column = column};
+    *out = (scd_h5ad_genes){.column = column, .n_known = n_known};
     if (column)
         out->column = scd_arena_strndup(arena, column, strlen(column));
     out->why = scd_arena_strndup(arena, why, length < 0 ? 0 : strlen(why));
@@ -64,29 +80,28 @@ scd_code scd_h5ad_genes_choose(scd_h5ad *file, const char *frame, const char *na
                                const scd_vocab *vocab, scd_arena *arena, scd_h5ad_genes *out,
                                scd_error *err)
 {
-    size_t n_known = 0, most = 0;
+    column_names names, most = {0};
     const char *best = NULL;
     if (named) {
         /* the index is called so by everyone, whatever its name in the file */
         bool index = !find_column(file, frame, named) &&
                      (strcmp(named, "index") == 0 || strcmp(named, "_index") == 0);
         const char *column = index ? NULL : named;
-        scd_code code = count_known(file, frame, column, vocab, &n_known, err);
-        return code ? code : done(file, frame, column, n_known, vocab, arena, out, err);
+        scd_code code = count_names(file, frame, column, vocab, &names, err);
+        return code ? code : done(file, frame, column, names.n_good, vocab, arena, out, err);
     }
     for (size_t i = 0; i < N_USUAL; i++) {
         const char *column = usual[i] ? find_column(file, frame, usual[i]) : NULL;
         if (usual[i] && !column)
             continue;
-        scd_code code = count_known(file, frame, column, vocab, &n_known, err);
+        scd_code code = count_names(file, frame, column, vocab, &names, err);
         if (code == SCD_E_NOMEM || (code && !usual[i]))
             return code; /* a column that cannot be read is not taken; the index has to be */
-        if (!code && n_known > most) {
-            most = n_known;
+        bool first = !vocab && !most.n_given; /* where all are numbers, the first that is filled */
+        if (!code && (names.n_good > most.n_good || (first && names.n_given))) {
+            most = names;
             best = column;
-            if (!vocab)
-                break;
         }
     }
-    return done(file, frame, best, most, vocab, arena, out, err);
+    return done(file, frame, best, most.n_good, vocab, arena, out, err);
 }

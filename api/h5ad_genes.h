@@ -9,6 +9,7 @@
 
 typedef struct scd_h5ad_genes {
     const char *column; /* NULL: the index */
+    size_t n_known;     /* of its names, by the vocabulary; without one, that are no numbers */
     const char *why;    /* "genes from var[feature_name], 18211 of 19000 known" */
 } scd_h5ad_genes;
 

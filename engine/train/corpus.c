@@ -90,7 +90,7 @@ size_t scd_corpus_row_of(const scd_corpus_file *file, size_t k)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static const char *keep_text(scd_corpus *corpus, const char *text)
+const char *scd_corpus_keep_text(scd_corpus *corpus, const char *text)
 {
     return text ? scd_arena_strndup(&corpus->text, text, strlen(text)) : NULL;
 }
@@ -132,16 +132,19 @@ static scd_code choose(scd_corpus *corpus, size_t file, const scd_corpus_options
     if (!code)
         code = scd_h5ad_matrix_get(handle, choice.matrix, &matrix, err);
     if (!code) {
-        f->matrix = keep_text(corpus, choice.matrix);
-        f->frame = keep_text(corpus, choice.frame);
-        f->gene_column = keep_text(corpus, choice.gene_column);
-        f->why = keep_text(corpus, choice.why);
+        f->matrix = scd_corpus_keep_text(corpus, choice.matrix);
+        f->frame = scd_corpus_keep_text(corpus, choice.frame);
+        f->gene_column = scd_corpus_keep_text(corpus, choice.gene_column);
+        f->column_is_given = options->gene_column != NULL;
+        f->why = scd_corpus_keep_text(corpus, choice.why);
+        f->matrix_why = scd_corpus_keep_text(corpus, choice.matrix_why);
         f->kind = choice.kind;
         f->recoverable = choice.recoverable;
         f->normalised_to = choice.normalised_to;
         f->is_turned = matrix.encoding == SCD_H5AD_CSC;
         f->n_rows = scd_h5ad_n_obs(handle);
-        if (!f->matrix || !f->frame || !f->why || !f->gene_column != !choice.gene_column)
+        if (!f->matrix || !f->frame || !f->why || !f->matrix_why ||
+            !f->gene_column != !choice.gene_column)
             code = no_memory(err);
     }
     scd_arena_release(&arena);
@@ -193,7 +196,7 @@ static scd_code add_files(scd_corpus *corpus, const scd_corpus_options *options,
 {
     for (size_t i = 0; i < options->n_paths; i++) {
         scd_corpus_file *f = &corpus->files[i];
-        f->path = keep_text(corpus, options->paths[i]);
+        f->path = scd_corpus_keep_text(corpus, options->paths[i]);
         if (!f->path)
             return no_memory(err);
         const char *slash = strrchr(f->path, '/');

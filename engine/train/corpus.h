@@ -19,7 +19,7 @@ typedef struct scd_corpus_options {
     const char *const *paths;
     size_t n_paths;
     const char *matrix;      /* NULL: by evidence, for each file */
-    const char *gene_column; /* NULL: likewise */
+    const char *gene_column; /* NULL: likewise, and again once there is a vocabulary */
     const char *exclude;     /* barcodes to leave out, one a line: "barcode", or "file<TAB>barcode"
                                 with the file's name without directory; '#' begins a comment;
                                 one that is found nowhere is an error; or NULL */
@@ -46,7 +46,9 @@ typedef struct scd_corpus_genes {
 scd_code scd_corpus_union(scd_corpus *corpus, const char *const *extra, size_t n_extra,
                           const char *table, scd_corpus_genes *out, scd_error *err);
 
-/* Resolve every file's genes once: by Ensembl id where the file has them, else as they are written.
+/* Resolve every file's genes once, from the column whose names the vocabulary knows best (unless
+ * the options name one; scd_corpus_why says which): by Ensembl id where the file has them, else as
+ * they are written.
  * `min_mapped` of a file's genes, and one at least, must be known, else SCD_E_INVALID names the
  * file, the column and examples of unknown names. The vocabulary must outlive the corpus. */
 scd_code scd_corpus_bind(scd_corpus *corpus, const scd_vocab *vocab, double min_mapped,

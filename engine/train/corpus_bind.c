@@ -1,4 +1,5 @@
-/* corpus_bind.c - every file's genes become tokens, once.
+/* corpus_bind.c - every file's genes become tokens, once: by the column whose names the vocabulary
+ * knows best, unless the user named one.
  *
  * A list of a thousand files has few different lists of genes: those that resolve alike share one
  * map.
@@ -6,6 +7,8 @@
  * Threads: one at a time. Owns: nothing; maps belong to the corpus. */
 #include "engine/train/corpus_impl.h"
 
+#include "api/h5ad_genes.h"
+#include "engine/base/buf.h"
 #include "engine/base/mem.h"
 
 #include <stdio.h>
@@ -127,6 +130,31 @@ static scd_code resolve(const scd_vocab *vocab, const scd_gene_name *names, size
     return SCD_OK;
 }
 
+/* The column that the vocabulary knows best takes the place of the one that looked best without it;
+ * where it knows none, examples of unknown names come from that one. */
+static scd_code choose_column(scd_corpus *corpus, scd_corpus_file *f, scd_h5ad *handle,
+                              scd_arena *arena, scd_error *err)
+{
+    scd_h5ad_genes genes;
+    scd_buf why;
+    if (f->column_is_given)
+        return SCD_OK;
+    scd_code code =
+        scd_h5ad_genes_choose(handle, f->frame, NULL, corpus->vocab, arena, &genes, err);
+    if (code || !genes.n_known)
+        return code;
+    scd_buf_init(&why, 1 << 16);
+    scd_buf_printf(&why, "%s; %s", f->matrix_why, genes.why);
+    const char *text = why.failed ? NULL : scd_corpus_keep_text(corpus, why.data);
+    const char *column = scd_corpus_keep_text(corpus, genes.column);
+    scd_buf_release(&why);
+    if (!text || (genes.column && !column))
+        return scd_fail(err, SCD_E_NOMEM, "%s: out of memory", f->path);
+    f->why = text;
+    f->gene_column = column;
+    return SCD_OK;
+}
+
 static scd_code bind_file(scd_corpus *corpus, size_t file, double min_mapped, scd_arena *arena,
                           scd_error *err)
 {
@@ -134,8 +162,11 @@ static scd_code bind_file(scd_corpus *corpus, size_t file, double min_mapped, sc
     const scd_gene_name *names;
     size_t n, n_known = 0;
     scd_corpus_map *map = NULL;
-    scd_code code = scd_corpus_gene_names(corpus, file, arena, &names, &n, err);
-    if (code)
+    scd_h5ad *handle;
+    scd_code code;
+    if ((code = scd_corpus_handle(corpus, file, &handle, err)) ||
+        (code = choose_column(corpus, f, handle, arena, err)) ||
+        (code = scd_corpus_gene_names(corpus, file, arena, &names, &n, err)))
         return code;
     int32_t *tokens = scd_arena_alloc(arena, n, sizeof *tokens);
     if (!tokens)

@@ -66,21 +66,22 @@ typedef struct scd_corpus_map {
 } scd_corpus_map;
 
 typedef struct scd_corpus_file {
-    const char *path, *name, *why, *matrix, *frame;
+    const char *path, *name, *why, *matrix, *matrix_why, *frame;
     const char *gene_column; /* NULL: the index */
+    bool column_is_given;    /* by the user: no vocabulary changes it */
     dev_t device;
     ino_t inode;
     scd_input_kind kind;
     bool recoverable;
     double normalised_to; /* sum of expm1 over a whole cell: 1e4, or what the file used */
-    bool is_turned;     /* CSC: opening it again costs a pass over all of it */
-    size_t n_rows;      /* in the file */
-    size_t first;       /* number of its first cell in the corpus */
-    size_t n_cells;     /* those not left out */
-    uint32_t *left_out; /* (n_rows - n_cells) rows, ascending */
-    uint64_t *marks;    /* (n_rows / SCD_MARK_ROWS + 1) into the spool */
-    uint64_t text_end;  /* where its barcodes end in the spool */
-    scd_h5ad *handle;   /* NULL: closed now */
+    bool is_turned;       /* CSC: opening it again costs a pass over all of it */
+    size_t n_rows;        /* in the file */
+    size_t first;         /* number of its first cell in the corpus */
+    size_t n_cells;       /* those not left out */
+    uint32_t *left_out;   /* (n_rows - n_cells) rows, ascending */
+    uint64_t *marks;      /* (n_rows / SCD_MARK_ROWS + 1) into the spool */
+    uint64_t text_end;    /* where its barcodes end in the spool */
+    scd_h5ad *handle;     /* NULL: closed now */
     uint64_t last_use;
     const scd_corpus_map *map; /* after bind */
 } scd_corpus_file;
@@ -104,6 +105,8 @@ struct scd_corpus {
  * the next call. */
 scd_code scd_corpus_handle(scd_corpus *corpus, size_t file, scd_h5ad **out, scd_error *err);
 void scd_corpus_unbind(scd_corpus *corpus);
+/* A copy that lives as long as the corpus; NULL for NULL, and without memory. */
+const char *scd_corpus_keep_text(scd_corpus *corpus, const char *text);
 /* The file of a cell, by its number. */
 size_t scd_corpus_file_of(const scd_corpus *corpus, size_t cell);
 /* The row of the k-th cell of a file. */

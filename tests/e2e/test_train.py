@@ -48,15 +48,16 @@ def write_frame(group, index, columns):
         d.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
 
 
-def write_h5ad(name, x, genes=None, obs=None):
-    """A path; x dense. genes: names; obs: {column: values}."""
+def write_h5ad(name, x, genes=None, obs=None, var=None):
+    """A path; x dense. genes: names; obs, var: {column: values}."""
     path = scratch(name)
     with h5py.File(path, "w") as f:
         f.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         d = f.create_dataset("X", data=x)
         d.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         write_frame(f.create_group("obs"), [f"{name}-{i}" for i in range(len(x))], obs or {})
-        write_frame(f.create_group("var"), genes or [f"GENE{i}" for i in range(x.shape[1])], {})
+        write_frame(f.create_group("var"), genes or [f"GENE{i}" for i in range(x.shape[1])],
+                    var or {})
     return path
 
 
@@ -282,6 +283,19 @@ def test_a_model_can_be_the_start_of_another():
     assert read(out, "genes.tsv") == read(start, "genes.tsv")
     assert read(out, "model.safetensors") != read(start, "model.safetensors")
     assert len(read(out, "model.safetensors")) == len(read(start, "model.safetensors"))
+
+
+def test_genes_come_from_the_column_that_the_start_knows():
+    numbered = write_h5ad("numbered.h5ad", counts(2), var={
+        "gene_ids": [str(1000 + g) for g in range(N_GENES)],
+        "feature_name": [f"probe_{g}" for g in range(N_GENES)]})
+    said = pretrain(scratch("train.column"), "--init", whole()[0], "--steps", "1", "--batch", "8",
+                    file=numbered, sizes=[])
+    assert f"genes from var[index], {N_GENES} of {N_GENES} known" in said, said
+    out = scratch("train.named")
+    pretrain(out, "--steps", "1", file=write_h5ad("entrez.h5ad", counts(2), var={
+        "gene_ids": [str(1000 + g) for g in range(N_GENES)]}))
+    assert b"\tGENE1\t" in read(out, "genes.tsv"), "numbers are no names of genes"
 
 
 def test_the_pooling_is_that_of_the_start_unless_it_is_given():

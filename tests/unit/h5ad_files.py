@@ -362,6 +362,9 @@ def choices(at):
     one("genes", x=MATRIX, genes={
         "feature_name": np.array([b"CD3D", b"LYZ", b"?", b"?", b"?"]),
         "gene_ids": np.array([b"ENSG1", b"ENSG2", b"ENSG3", b"ENSG4", b"ENSG5"])})
+    one("entrez", x=MATRIX, genes={
+        "gene_ids": np.array([b"915", b"4069", b"4818", b"931", b"5473"]),
+        "gene_name": np.array([b"CD3D", b"nan", b"None", b"", b"PPBP"])})
     with h5py.File(at("choose_late.h5ad"), "w") as f:  # the only negative is in the last row
         m = np.zeros((5000, 5), "f4")
         m[:, 1] = 2

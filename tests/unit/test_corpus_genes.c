@@ -146,6 +146,57 @@ static void a_gene_without_a_name_is_refused(void **state)
     scd_corpus_free(corpus);
 }
 
+static void a_union_is_one_of_names_not_of_numbers(void **state)
+{
+    (void)state;
+    scd_error err;
+    scd_corpus_genes genes;
+    scd_corpus *corpus = CORPUS("entrez");
+    assert_int_equal(scd_corpus_union(corpus, NULL, 0, NULL, &genes, &err), SCD_OK);
+    assert_non_null(strstr(genes.tsv, "\tLYZ\t"));
+    assert_null(strstr(genes.tsv, "4069"));
+    free(genes.tsv);
+    scd_corpus_free(corpus);
+}
+
+static void the_column_that_the_vocabulary_knows_best_is_bound(void **state)
+{
+    (void)state;
+    scd_error err;
+    size_t n;
+    scd_corpus *known = CORPUS("c"), *corpus = CORPUS("probes", "entrez");
+    scd_vocab *vocab = corpus_own_vocab(known, NULL);
+    assert_non_null(strstr(scd_corpus_why(corpus, 0), "genes from var[feature_name]"));
+    assert_int_equal(scd_corpus_bind(corpus, vocab, 1, &err), SCD_OK);
+    for (size_t i = 0; i < 2; i++) {
+        assert_non_null(strstr(scd_corpus_why(corpus, i), "genes from var[index], 3 of 3 known"));
+        assert_non_null(strstr(scd_corpus_why(corpus, i), "X holds counts"));
+        scd_corpus_panel(corpus, i, &n);
+        assert_int_equal(n, 3);
+    }
+    scd_corpus_free(corpus);
+    scd_corpus_free(known);
+    scd_vocab_free(vocab);
+}
+
+static void a_named_column_is_bound_whatever_the_vocabulary_knows(void **state)
+{
+    (void)state;
+    scd_error err;
+    const char *path = corpus_path("probes");
+    scd_corpus *corpus = NULL;
+    const scd_corpus_options options = {
+        .paths = &path, .n_paths = 1, .gene_column = "feature_name"};
+    scd_corpus *known = CORPUS("c");
+    scd_vocab *vocab = corpus_own_vocab(known, NULL);
+    assert_int_equal(scd_corpus_open(&options, &corpus, &err), SCD_OK);
+    assert_int_equal(scd_corpus_bind(corpus, vocab, 0.5, &err), SCD_E_INVALID);
+    assert_non_null(strstr(err.message, "knows 1 of the 3 genes in var/feature_name"));
+    scd_corpus_free(corpus);
+    scd_corpus_free(known);
+    scd_vocab_free(vocab);
+}
+
 static void each_failed_allocation_is_reported_and_leaves_nothing(void **state)
 {
     (void)state;
@@ -336,6 +387,9 @@ int main(void)
         cmocka_unit_test(an_id_that_changed_hands_joins_nothing),
         cmocka_unit_test(a_table_that_is_none_is_refused_with_its_line),
         cmocka_unit_test(a_gene_without_a_name_is_refused),
+        cmocka_unit_test(a_union_is_one_of_names_not_of_numbers),
+        cmocka_unit_test(the_column_that_the_vocabulary_knows_best_is_bound),
+        cmocka_unit_test(a_named_column_is_bound_whatever_the_vocabulary_knows),
         cmocka_unit_test(each_failed_allocation_is_reported_and_leaves_nothing),
         cmocka_unit_test(the_training_files_have_some_9500_genes_together),
         cmocka_unit_test(the_training_files_read_as_counts),

@@ -180,6 +180,21 @@ static void the_column_that_the_vocabulary_knows_best_names_the_genes(void **sta
     scd_vocab_free(vocab);
 }
 
+static void numbers_are_names_only_where_there_is_nothing_else(void **state)
+{
+    (void)state;
+    scd_h5ad_choice c;
+    scd_error err;
+    const char *path = h5ad_path("choose_entrez.h5ad");
+    assert_int_equal(choose(path, NULL, NULL, NULL, &c, &err), SCD_OK);
+    assert_null(c.gene_column); /* 5 names; gene_name has 2, gene_ids none */
+    assert_non_null(strstr(c.why, "genes from var[index]"));
+    assert_null(strstr(c.matrix_why, "genes"));
+    assert_memory_equal(c.why, c.matrix_why, strlen(c.matrix_why));
+    assert_int_equal(choose(path, NULL, "gene_ids", NULL, &c, &err), SCD_OK);
+    assert_string_equal(c.gene_column, "gene_ids");
+}
+
 static void a_named_gene_column_is_taken_or_missed_by_name(void **state)
 {
     (void)state;
@@ -257,6 +272,7 @@ int main(void)
         TEST(what_the_user_names_is_taken_under_its_usual_names),
         TEST(a_broken_matrix_is_passed_over_unless_it_was_named),
         TEST(the_column_that_the_vocabulary_knows_best_names_the_genes),
+        TEST(numbers_are_names_only_where_there_is_nothing_else),
         TEST(a_named_gene_column_is_taken_or_missed_by_name),
         TEST(any_allocation_may_fail),
         TEST(the_real_files_are_what_their_description_says),
