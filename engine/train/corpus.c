@@ -177,7 +177,7 @@ static scd_code list_cells(scd_corpus *corpus, size_t file, scd_exclude *exclude
         goto done;
     }
     for (size_t i = 0; i < n; i++)
-        if (barcodes[i] && scd_exclude_has(exclude, f->name, barcodes[i]))
+        if (barcodes[i] && scd_exclude_has(exclude, f->path, barcodes[i]))
             f->left_out[n_out++] = (uint32_t)i;
     uint32_t *shorter = scd_realloc(f->left_out, n_out, sizeof *shorter);
     f->left_out = shorter ? shorter : f->left_out;
@@ -236,6 +236,8 @@ scd_code scd_corpus_open(const scd_corpus_options *options, scd_corpus **out, sc
         code = scd_spool_open(&corpus->spool, err);
     if (!code && options->exclude)
         code = scd_exclude_read(options->exclude, &exclude, err);
+    if (!code && exclude)
+        code = scd_exclude_check_files(exclude, options->paths, options->n_paths, err);
     if (!code)
         code = add_files(corpus, options, exclude, err);
     scd_exclude_free(exclude);

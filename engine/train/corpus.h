@@ -21,8 +21,10 @@ typedef struct scd_corpus_options {
     const char *matrix;      /* NULL: by evidence, for each file */
     const char *gene_column; /* NULL: likewise, and again once there is a vocabulary */
     const char *exclude;     /* barcodes to leave out, one a line: "barcode", or "file<TAB>barcode"
-                                with the file's name without directory; '#' begins a comment;
-                                one that is found nowhere is an error; or NULL */
+                                with the file's name without directory, or its path as in `paths`
+                                where several have that name; '#' begins a comment; a name that
+                                several have is an error, and a barcode that is found nowhere; or
+                                NULL */
 } scd_corpus_options;
 
 /* SCD_E_INVALID names the file: not h5ad, no counts, scaled values, no cells, given twice. */

@@ -17,7 +17,7 @@
 enum { MAX_BYTES = 1 << 30 };
 
 typedef struct entry {
-    const char *barcode, *file; /* file NULL: any */
+    const char *barcode, *file; /* file NULL: any; with a slash: a path as given, else a name */
     size_t line;
     bool met;
 } entry;
@@ -112,7 +112,53 @@ void scd_exclude_free(scd_exclude *exclude)
     free(exclude);
 }
 
-bool scd_exclude_has(scd_exclude *exclude, const char *file_name, const char *barcode)
+/* What stands behind the last slash. */
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static int by_base_name(const void *a, const void *b)
+{
+    return strcmp(base_name(*(const char *const *)a), base_name(*(const char *const *)b));
+}
+
+/* A neighbour with the same name, or NULL. */
+static const char **twin(const char **sorted, size_t n, const char **at)
+{
+    if (at > sorted && !by_base_name(at, at - 1))
+        return at - 1;
+    return at + 1 < sorted + n && !by_base_name(at, at + 1) ? at + 1 : NULL;
+}
+
+scd_code scd_exclude_check_files(const scd_exclude *exclude, const char *const *paths, size_t n,
+                                 scd_error *err)
+{
+    scd_code code = SCD_OK;
+    const char **sorted = scd_malloc(n, sizeof *sorted);
+    if (!sorted)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for the names of %zu files", n);
+    memcpy(sorted, paths, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, by_base_name);
+    for (size_t i = 0; i < exclude->n && !code; i++) {
+        const entry *e = &exclude->entries[i];
+        const char **found =
+            e->file ? bsearch(&e->file, sorted, n, sizeof *sorted, by_base_name) : NULL;
+        if (!found || strchr(e->file, '/'))
+            continue;
+        const char **other = twin(sorted, n, found);
+        if (other)
+            code = scd_fail(err, SCD_E_INVALID,
+                            "%s line %zu: %.80s may be %.150s or %.150s; write the path as it was "
+                            "given, with its folder, or rename one of the files",
+                            exclude->path, e->line, e->file, *found, *other);
+    }
+    free(sorted);
+    return code;
+}
+
+bool scd_exclude_has(scd_exclude *exclude, const char *path, const char *barcode)
 {
     bool has = false;
     if (!exclude)
@@ -127,7 +173,7 @@ bool scd_exclude_has(scd_exclude *exclude, const char *file_name, const char *ba
     }
     for (; low < exclude->n && !strcmp(exclude->entries[low].barcode, barcode); low++) {
         entry *e = &exclude->entries[low];
-        if (e->file && strcmp(e->file, file_name) != 0)
+        if (e->file && strcmp(e->file, strchr(e->file, '/') ? path : base_name(path)) != 0)
             continue;
         e->met = has = true;
     }

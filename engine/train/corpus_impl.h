@@ -142,7 +142,10 @@ typedef struct scd_exclude scd_exclude;
 scd_code scd_exclude_read(const char *path, scd_exclude **out, scd_error *err);
 void scd_exclude_free(scd_exclude *exclude);
 /* Is it to be left out? Remembers that it was met. NULL excludes nothing. */
-bool scd_exclude_has(scd_exclude *exclude, const char *file_name, const char *barcode);
+bool scd_exclude_has(scd_exclude *exclude, const char *path, const char *barcode);
+/* SCD_E_INVALID names the first line found whose file's name is that of several of the paths. */
+scd_code scd_exclude_check_files(const scd_exclude *exclude, const char *const *paths, size_t n,
+                                 scd_error *err);
 /* SCD_E_INVALID names the first barcode that was never met. */
 scd_code scd_exclude_check(const scd_exclude *exclude, scd_error *err);
 

@@ -249,6 +249,41 @@ static void a_barcode_that_no_file_has_is_an_error_that_names_it(void **state)
     assert_int_equal(corpus_try(names, corpus_path("absent.txt"), &corpus, &err), SCD_E_IO);
 }
 
+static void a_name_that_two_files_have_is_ambiguous_and_a_path_is_not(void **state)
+{
+    (void)state;
+    scd_error err;
+    scd_corpus *corpus = NULL;
+    char other[2][200], command[600], line[300];
+    snprintf(other[0], sizeof other[0], "%s/other", corpus_dir);
+    snprintf(other[1], sizeof other[1], "%s/other/a.h5ad", corpus_dir);
+    snprintf(command, sizeof command, "mkdir -p %s && cp %s %s", other[0], corpus_path("a"),
+             other[1]);
+    assert_int_equal(system(command), 0);
+    const char *const paths[] = {corpus_path("a"), corpus_path("c"), other[1]};
+    const char *exclude = corpus_path("exclude.txt");
+    const scd_corpus_options options = {.paths = paths, .n_paths = 3, .exclude = exclude};
+    write_text(exclude, "c.h5ad\tc-0\na.h5ad\ta-1\n");
+    assert_int_equal(scd_corpus_open(&options, &corpus, &err), SCD_E_INVALID);
+    assert_non_null(strstr(err.message, "line 2: a.h5ad may be "));
+    assert_non_null(strstr(err.message, paths[0]));
+    assert_non_null(strstr(err.message, other[1]));
+    snprintf(line, sizeof line, "c.h5ad\tc-0\n%s\ta-1\n", other[1]);
+    write_text(exclude, line);
+    assert_int_equal(scd_corpus_open(&options, &corpus, &err), SCD_OK);
+    scd_vocab *vocab = corpus_bound(corpus);
+    assert_int_equal(scd_corpus_n_cells(corpus), 5 + 59 + 4);
+    const scd_corpus_cell *cells = read_all(corpus);
+    assert_string_equal(cells[1].barcode, "a-1");
+    assert_string_equal(cells[5 + 59 + 1].barcode, "a-2");
+    scd_corpus_free(corpus);
+    scd_vocab_free(vocab);
+    write_text(exclude, "a-1\n"); /* of any file: both */
+    assert_int_equal(scd_corpus_open(&options, &corpus, &err), SCD_OK);
+    assert_int_equal(scd_corpus_n_cells(corpus), 4 + 60 + 4);
+    scd_corpus_free(corpus);
+}
+
 static void leaving_out_every_cell_is_an_error(void **state)
 {
     (void)state;
@@ -527,6 +562,7 @@ int main(void)
         WITH_ARENA(more_files_than_may_be_open_are_read_in_any_order),
         WITH_ARENA(excluded_barcodes_are_not_in_the_list),
         cmocka_unit_test(a_barcode_that_no_file_has_is_an_error_that_names_it),
+        WITH_ARENA(a_name_that_two_files_have_is_ambiguous_and_a_path_is_not),
         WITH_ARENA(leaving_out_every_cell_is_an_error),
         cmocka_unit_test(a_column_has_the_values_of_all_files_and_gaps_where_one_lacks_it),
         cmocka_unit_test(a_column_passes_over_excluded_cells),
