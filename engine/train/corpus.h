@@ -11,6 +11,7 @@
 #define SCD_TRAIN_CORPUS_H
 
 #include "engine/base/arena.h"
+#include "engine/base/hash.h"
 #include "engine/model/serialize.h"
 
 typedef struct scd_corpus scd_corpus;
@@ -90,5 +91,11 @@ void scd_corpus_column_release(scd_corpus_column *column);
  * a gene that no kept cell measures or expresses. One pass: sums of x and x log x for each gene. */
 scd_code scd_corpus_entropies(scd_corpus *corpus, const uint8_t *keep, size_t vocab, float *out,
                               scd_error *err);
+
+/* What the cells are, for the fingerprint of a run: which files are meant, not where they lie or
+ * how they are compressed. Of a file of more than SCD_DIGEST_ENTRIES stored entries, the values of
+ * 4,096 rows stand for all. After bind; SCD_E_* as reading has them. */
+#define SCD_DIGEST_ENTRIES (UINT64_C(1) << 24)
+scd_code scd_corpus_digest(scd_corpus *corpus, scd_digest *out, scd_error *err);
 
 #endif

@@ -149,4 +149,10 @@ scd_code scd_exclude_check_files(const scd_exclude *exclude, const char *const *
 /* SCD_E_INVALID names the first barcode that was never met. */
 scd_code scd_exclude_check(const scd_exclude *exclude, scd_error *err);
 
+/* ---- corpus_digest.c: scd_corpus_digest, with another bound on what is read whole -------------
+ */
+
+scd_code scd_corpus_digest_up_to(scd_corpus *corpus, uint64_t max_entries, scd_digest *out,
+                                 scd_error *err);
+
 #endif

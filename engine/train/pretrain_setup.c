@@ -265,7 +265,7 @@ static scd_code fit_entropies(scd_pretrain *run, scd_error *err)
 static scd_code fingerprint(scd_pretrain *run, scd_error *err)
 {
     scd_buf text;
-    scd_digest start;
+    scd_digest start, data;
     scd_hasher *hasher = scd_hasher_new();
     scd_code code = hasher ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
     scd_buf_init(&text, 1 << 24);
@@ -275,14 +275,18 @@ static scd_code fingerprint(scd_pretrain *run, scd_error *err)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory");
     if (!code && run->start)
         code = scd_model_digest(run->start, &start, err);
+    if (!code)
+        code = scd_corpus_digest(run->corpus, &data, err);
     if (!code) {
-        scd_hasher_add_text(hasher, "pretrain 1");
+        scd_hasher_add_text(hasher, "pretrain 2");
         scd_hasher_add_field(hasher, text.data, text.n_bytes);
         scd_hasher_add_field(hasher, run->genes.data, run->genes.n_bytes);
         if (run->start)
             scd_hasher_add_field(hasher, start.bytes, sizeof start.bytes);
         const uint64_t sizes[] = {run->n_cells, run->n_train, run->n_steps};
         scd_hasher_add_field(hasher, sizes, sizeof sizes);
+        scd_hasher_add_field(hasher, run->keep, run->n_cells);
+        scd_hasher_add_field(hasher, data.bytes, sizeof data.bytes);
         for (size_t i = 0; i < scd_corpus_n_files(run->corpus); i++)
             scd_hasher_add_text(hasher, scd_corpus_file_name(run->corpus, i));
         run->fingerprint = scd_hasher_finish(hasher);

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -97,10 +98,10 @@ def rows(out):
         return list(csv.DictReader(f))
 
 
-def start_and_reach(out, step, *flags):
+def start_and_reach(out, step, *flags, **kwargs):
     """A running process whose checkpoint is at least of `step`."""
-    p = subprocess.Popen(command(out, *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         text=True, env=clean_environment())
+    p = subprocess.Popen(command(out, *flags, **kwargs), stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, env=clean_environment())
     end = time.monotonic() + 60 * SLOW
     checkpoint = os.path.join(out, "checkpoint.bin")
     while time.monotonic() < end and p.poll() is None:
@@ -374,6 +375,24 @@ def test_a_checkpoint_of_another_run_is_refused():
     with open(os.path.join(out, "checkpoint.bin"), "r+b") as f:
         f.truncate(len(before) - 5)
     check_refused(out, ["checkpoint.bin", "damaged"], *RUN)
+
+
+def test_a_checkpoint_goes_on_over_the_same_data_only():
+    # Neither names nor numbers of cells tell these files apart, and no entropy is fitted.
+    out, flags = scratch("train.data"), (*RUN, "--order", "expression", "--checkpoint-steps", "1")
+    x = counts()
+    path = write_h5ad("same.h5ad", x)
+    p = start_and_reach(out, 1, *flags, file=path)
+    p.send_signal(signal.SIGINT)
+    p.communicate()
+    os.rename(path, path + ".kept")
+    x[7, 3] += 1
+    write_h5ad("same.h5ad", x)
+    check_refused(out, ["checkpoint.bin", "data"], *flags, file=path)
+    os.makedirs(scratch("elsewhere"))
+    copy = scratch("elsewhere/same.h5ad")
+    shutil.copyfile(path + ".kept", copy)
+    assert "resumed at step" in pretrain(out, *flags, file=copy)
 
 
 def test_a_finished_model_is_replaced_only_by_force():

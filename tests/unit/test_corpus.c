@@ -529,6 +529,7 @@ static void each_failed_allocation_is_reported_and_leaves_nothing(void **state)
         scd_error err;
         scd_corpus *corpus = NULL;
         scd_corpus_column column = {0};
+        scd_digest digest;
         float h[64];
         scd_mem_fail_after(n);
         scd_code code = corpus_try(names, path, &corpus, &err);
@@ -538,6 +539,8 @@ static void each_failed_allocation_is_reported_and_leaves_nothing(void **state)
             code = scd_corpus_entropies(corpus, NULL, 64, h, &err);
         if (!code)
             code = scd_corpus_obs(corpus, "cell_type", &column, &err);
+        if (!code)
+            code = scd_corpus_digest(corpus, &digest, &err);
         scd_mem_fail_after(-1);
         scd_corpus_column_release(&column);
         scd_corpus_free(corpus);
