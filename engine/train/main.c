@@ -20,6 +20,7 @@ static const verb verbs[] = {
     {"pretrain", scd_train_pretrain, "pre-train a model on h5ad files"},
     {"finetune", scd_train_finetune, "train a task head on labelled cells"},
     {"eval", scd_train_eval, "measure a head on labelled cells; write predictions, embeddings"},
+    {"export", scd_train_export, "write a model in another dtype, its heads along"},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 

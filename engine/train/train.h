@@ -16,6 +16,7 @@ int scd_train_init(int argc, char **argv);
 int scd_train_pretrain(int argc, char **argv);
 int scd_train_finetune(int argc, char **argv);
 int scd_train_eval(int argc, char **argv);
+int scd_train_export(int argc, char **argv);
 
 /* init_genes.c: the text of a genes.tsv and the size of its vocabulary, special ids included. */
 typedef struct scd_init_genes {
