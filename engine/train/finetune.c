@@ -152,6 +152,10 @@ static scd_code check(const scd_finetune_options *o, scd_error *err)
         return scd_fail(err, SCD_E_INVALID,
                         "--ontology-column and --group-column belong to --label-column; a table "
                         "has a column `group`, and --ontology FILE");
+    if (o->label_column && o->ontology)
+        return scd_fail(err, SCD_E_INVALID,
+                        "--ontology FILE belongs to --labels; with --label-column give "
+                        "--ontology-column");
     if (strcmp(o->split, "group") && strcmp(o->split, "cell"))
         return scd_fail(err, SCD_E_INVALID, "--split %s: must be group or cell", o->split);
     if (strcmp(o->dtype, "f32") && strcmp(o->dtype, "bf16"))
@@ -250,8 +254,10 @@ static scd_code open_feeds(scd_finetune *run, scd_error *err)
 /* Everything that fixes the run: options, model, cells. */
 static scd_code fingerprint(scd_finetune *run, const scd_option *table, size_t n, scd_error *err)
 {
-    scd_digest digest;
+    scd_digest digest, data;
     scd_code code = scd_model_digest(run->model, &digest, err);
+    if (!code)
+        code = scd_corpus_digest(run->corpus, &data, err);
     scd_hasher *hasher = code ? NULL : scd_hasher_new();
     if (code)
         return code;
@@ -261,6 +267,7 @@ static scd_code fingerprint(scd_finetune *run, const scd_option *table, size_t n
     scd_options_hash(table, n, hasher);
     scd_hasher_add_text(hasher, "finetune annotation");
     scd_hasher_add_text(hasher, run->model_digest);
+    scd_hasher_add_field(hasher, data.bytes, sizeof data.bytes);
     scd_hasher_add_field(hasher, run->labels.targets,
                          run->labels.n_cells * run->labels.n_classes * sizeof(float));
     scd_hasher_add_field(hasher, run->train, run->labels.n_cells);
@@ -276,6 +283,9 @@ static void say_data(const scd_finetune *run)
     printf("%zu cells, %zu to train on, %zu held out (%s), %zu labels\n", run->labels.n_cells,
            run->n_train, run->n_held, run->by_group ? "whole groups" : "cell by cell",
            run->labels.n_classes);
+    if (run->labels.n_other_files || run->labels.n_left_out)
+        printf("%s: %zu rows about files not given, %zu about cells left out: skipped\n",
+               run->o->labels, run->labels.n_other_files, run->labels.n_left_out);
     if (run->n_unknown)
         printf("%zu labelled cells have no gene that the model knows: left out\n", run->n_unknown);
     fflush(stdout);

@@ -324,6 +324,7 @@ def test_labels_that_cannot_be_learned_are_refused_by_name():
     refused(run(command(out, labels=("--labels", "x", "--label-column", "kind")), exit=2),
             "one of")
     refused(run(command(out, "--group-column", "donor", "--held-out-group", "d9"), exit=1), "d9")
+    refused(run(command(out, "--ontology", "ids.tsv"), exit=2), "--ontology-column")
     refused(run(command(out, "--name", "../x"), exit=2), "--name")
     refused(run(command(out, "--lr", "fast"), exit=2), "--lr fast")
     refused(run(command(out, "--no-such"), exit=2), "--no-such")
@@ -366,6 +367,24 @@ def test_a_checkpoint_of_another_run_is_refused():
     p.send_signal(signal.SIGTERM)
     p.communicate()
     refused(run(command(out, "--epochs", "3"), exit=1), "checkpoint.bin")
+
+
+def test_a_checkpoint_does_not_go_on_over_other_values_of_the_same_name():
+    x, kinds = cells()
+    path = write_h5ad("replaced.h5ad", x, obs={"kind": kinds})
+    out = model("finetune.replaced")
+    flags = ("--epochs", "500", "--patience", "0")
+    p = subprocess.Popen(command(out, *flags, on=path), stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL, env=clean_environment())
+    checkpoint = os.path.join(out, "heads", ".annotation", "checkpoint.bin")
+    end = time.monotonic() + 60 * SLOW
+    while not os.path.exists(checkpoint) and time.monotonic() < end:
+        time.sleep(0.01)
+    p.send_signal(signal.SIGTERM)
+    p.communicate()
+    x[3, 5] += 1
+    write_h5ad("replaced.h5ad", x, obs={"kind": kinds})
+    refused(run(command(out, *flags, on=path), exit=1), "checkpoint.bin")
 
 
 def test_what_is_no_h5ad_is_named():
