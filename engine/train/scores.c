@@ -51,23 +51,20 @@ typedef struct tally {
 
 static void finish(const tally *t, size_t classes, scd_scores *out)
 {
-    size_t n_true = 0, n_seen = 0, right = 0;
+    size_t n_true = 0, right = 0;
     double recall = 0, f1 = 0;
     for (size_t k = 0; k < classes; k++) {
         right += t->right[k];
         if (t->truth[k]) {
             recall += (double)t->right[k] / (double)t->truth[k];
-            n_true++;
-        }
-        if (t->truth[k] + t->answer[k]) {
             f1 += 2.0 * (double)t->right[k] / (double)(t->truth[k] + t->answer[k]);
-            n_seen++;
+            n_true++;
         }
     }
     double n = (double)out->n;
     out->accuracy = (double)right / n;
     out->balanced_accuracy = n_true ? recall / (double)n_true : 0;
-    out->macro_f1 = n_seen ? f1 / (double)n_seen : 0;
+    out->macro_f1 = n_true ? f1 / (double)n_true : 0;
     for (size_t b = 0; b < SCD_ECE_BINS; b++)
         out->ece += fabs(t->bin_sum[b] - (double)t->bin_right[b]) / n;
 }

@@ -20,7 +20,7 @@ typedef struct scd_scores {
     double loss;              /* mean cross-entropy against the targets, nats */
     double accuracy;          /* share of cells whose best class is the truth */
     double balanced_accuracy; /* mean recall over the classes that occur in truth */
-    double macro_f1;          /* mean F1 over the classes that occur in truth or answers */
+    double macro_f1;          /* mean F1 over the classes that occur in truth */
     double ece;               /* expected calibration error, 15 equal bins (Guo et al. 2017) */
 } scd_scores;
 

@@ -30,7 +30,8 @@ def main():
     build = os.path.abspath(args.build)
     env = dict(os.environ, SCDIVAD=os.path.join(build, "scdivad"),
                SCDIVA_TRAIN=os.path.join(build, "scdiva-train"),
-               BENCH_ENGINE=os.path.join(build, "bench", "bench_engine"))
+               BENCH_ENGINE=os.path.join(build, "bench", "bench_engine"),
+               BENCH_ROOF=os.path.join(build, "bench", "bench_roof"))
     os.environ.update(env)
     import harness  # reads the environment
     model, python = harness.official_model(), sys.executable

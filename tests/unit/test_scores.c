@@ -34,15 +34,15 @@ static void the_scores_are_those_counted_by_hand(void **state)
     near(s.loss, -(3 * log(p) + log(1 / (exp(2) + 2))) / 4, 1e-12);
 }
 
-static void a_class_that_nobody_has_and_nobody_answers_does_not_count(void **state)
+static void a_class_that_nobody_has_counts_only_against_those_it_was_taken_for(void **state)
 {
     (void)state;
-    const float logits[] = {2, 0, -5, 0, 2, -5};
-    const int32_t truth[] = {0, 1};
+    const float logits[] = {2, 0, -5, 0, 2, -5, 0, 0, 2};
+    const int32_t truth[] = {0, 1, 0}; /* answers 0, 1, 2 */
     scd_scores s;
-    assert_int_equal(scd_scores_of(logits, NULL, truth, 2, 3, 1, &s, &err), SCD_OK);
-    near(s.macro_f1, 1, 1e-12);
-    near(s.balanced_accuracy, 1, 1e-12);
+    assert_int_equal(scd_scores_of(logits, NULL, truth, 3, 3, 1, &s, &err), SCD_OK);
+    near(s.macro_f1, (2.0 / 3 + 1) / 2, 1e-12);
+    near(s.balanced_accuracy, (0.5 + 1) / 2, 1e-12);
 }
 
 static void no_cells_have_no_score(void **state)
@@ -96,7 +96,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_scores_are_those_counted_by_hand),
-        cmocka_unit_test(a_class_that_nobody_has_and_nobody_answers_does_not_count),
+        cmocka_unit_test(a_class_that_nobody_has_counts_only_against_those_it_was_taken_for),
         cmocka_unit_test(no_cells_have_no_score),
         cmocka_unit_test(the_temperature_is_that_of_the_labels),
         cmocka_unit_test(the_threshold_is_the_least_that_keeps_the_precision),
