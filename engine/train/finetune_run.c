@@ -316,7 +316,9 @@ static scd_code end_epoch(scd_finetune *run, scd_progress *progress, double trai
                      "epoch %.0f: loss %.4f; held out: loss %.4f, accuracy %.4f, macro-F1 %.4f, "
                      "ECE %.4f",
                      epoch, train_loss, s.loss, s.accuracy, s.macro_f1, s.ece);
-    if (!code && s.macro_f1 > run->best_f1) {
+    /* Without early stopping the last epoch, at the end of the learning rate's descent, is the one:
+     * a choice among many by few held-out cells is a choice by luck. */
+    if (!code && (!run->o->patience || s.macro_f1 > run->best_f1)) {
         run->best_f1 = s.macro_f1;
         run->best_epoch = epoch;
         code = keep_best(run, err);

@@ -261,7 +261,7 @@ static scd_code publish(const scd_finetune *run, scd_error *err)
 
 static void report(const scd_finetune *run, const calibration *c)
 {
-    printf("best epoch %.0f; %zu training cells, %zu held out\n", run->best_epoch, run->n_train,
+    printf("epoch %.0f kept; %zu training cells, %zu held out\n", run->best_epoch, run->n_train,
            run->n_held);
     printf("held out as measured:  accuracy %.4f  balanced %.4f  macro-F1 %.4f  ECE %.4f -> %.4f\n",
            c->after.accuracy, c->after.balanced_accuracy, c->after.macro_f1, c->before.ece,

@@ -187,6 +187,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes():
     assert files(whole) == files(halves)
 
 
+def test_without_early_stopping_the_last_epoch_is_kept():
+    out = model("finetune.patience")
+    run(command(out, "--patience", "0", "--epochs", "9"))  # perfect long before, by these cells
+    assert head(out)["evaluation"]["epoch"] == 9
+
+
 def test_a_frozen_backbone_stays_out_of_the_head():
     out = model("finetune.frozen")
     run(command(out, "--train-layers", "0"))
