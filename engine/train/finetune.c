@@ -116,6 +116,8 @@ static size_t option_table(scd_finetune_options *o, scd_option table[MAX_OPTIONS
         NUMBER("class-weight", class_power, "power of the inverse class frequency", 0, 1),
         NUMBER("file-weight", file_power, "power of the inverse file size", 0, 1),
         NUMBER("smoothing", label_smoothing, "label smoothing", 0, 0.5),
+        NUMBER("average", average, "share of the steps, the last ones, whose mean weights are kept",
+               0, 1),
         {"seed", SCD_OPTION_SEED, &o->seed, "N", "fixes the run", 0, 0, false, false},
         HEADING("augmentation (shares are probabilities per cell):"),
         NUMBER("sum-share", augment.sum_share, "sum several cells of a kind", 0, 1),
@@ -160,6 +162,10 @@ static scd_code check(const scd_finetune_options *o, scd_error *err)
                         "--ontology-column");
     if (strcmp(o->split, "group") && strcmp(o->split, "cell"))
         return scd_fail(err, SCD_E_INVALID, "--split %s: must be group or cell", o->split);
+    if (o->average > 0 && o->patience)
+        return scd_fail(err, SCD_E_INVALID,
+                        "--average keeps a mean of the last steps, --patience the best epoch: give "
+                        "--patience 0 with it");
     if (strcmp(o->dtype, "f32") && strcmp(o->dtype, "bf16"))
         return scd_fail(err, SCD_E_INVALID, "--dtype %s: must be f32 or bf16", o->dtype);
     if (!*o->name || *o->name == '.' || strchr(o->name, '/'))
@@ -340,6 +346,8 @@ static void run_release(scd_finetune *run)
     free(run->checkpoint_path);
     free(run->net_best);
     free(run->head_best);
+    free(run->net_now);
+    free(run->head_now);
     if (run->dir_lock >= 0)
         close(run->dir_lock);
 }

@@ -23,7 +23,7 @@ typedef struct scd_finetune_options {
     double held_out;
     size_t train_layers, mlp_dim, epochs, patience, batch;
     double lr, backbone_lr, warmup, decay, clip, beta1, beta2, class_power, file_power;
-    double label_smoothing, precision;
+    double label_smoothing, average, precision;
     size_t calibrate_copies;
     scd_augment_options augment;
     uint64_t seed;
@@ -59,7 +59,8 @@ typedef struct scd_finetune {
     uint64_t step, drawn;
     size_t steps_per_epoch, n_steps;
     double best_f1, best_epoch;
-    float *net_best, *head_best; /* parameters of the best epoch */
+    float *net_best, *head_best; /* parameters to keep: the best epoch's, the last's, or the mean */
+    float *net_now, *head_now;   /* of a step, on their way into the mean; NULL without */
 } scd_finetune;
 
 /* Who is on which side; SCD_E_INVALID where a side, or a label's training cells, would be empty. */

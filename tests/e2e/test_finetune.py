@@ -167,7 +167,7 @@ def test_the_same_command_gives_the_same_bytes_with_any_number_of_threads():
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes():
     whole, halves = model("finetune.whole"), model("finetune.halves")
-    flags = ("--epochs", "12", "--patience", "0", "--sum-share", "0.3")
+    flags = ("--epochs", "12", "--patience", "0", "--sum-share", "0.3", "--average", "0.8")
     run(command(whole, *flags))
     log = os.path.join(halves, "heads", ".annotation", "train.csv")
     p = subprocess.Popen(command(halves, *flags), stdout=subprocess.PIPE,
@@ -331,6 +331,7 @@ def test_labels_that_cannot_be_learned_are_refused_by_name():
             "one of")
     refused(run(command(out, "--group-column", "donor", "--held-out-group", "d9"), exit=1), "d9")
     refused(run(command(out, "--ontology", "ids.tsv"), exit=2), "--ontology-column")
+    refused(run(command(out, "--average", "0.5"), exit=2), "--patience 0")
     refused(run(command(out, "--name", "../x"), exit=2), "--name")
     refused(run(command(out, "--lr", "fast"), exit=2), "--lr fast")
     refused(run(command(out, "--no-such"), exit=2), "--no-such")
