@@ -176,7 +176,7 @@ bench: programs $(BENCHES:%=$(B)/bench/%) | $(TEST_DEPS) ## engine, HTTP, cache,
 DATA ?= ../shared/data
 OUT ?= $(B)/models/pbmc
 .PHONY: model-pbmc bench-quality
-model-pbmc: programs ## train the bundled model again (hours): make model-pbmc DATA=../shared/data
+model-pbmc: programs ## train the bundled model again (half an hour): make model-pbmc DATA=../shared/data
 	$(Q)config/models/pbmc/train.sh $(DATA) $(OUT) $(B)
 
 # The field's own libraries judge, in a virtual environment of their own.
