@@ -3,6 +3,7 @@
 # B            build directory (default build, or build/SANITIZER)
 # SANITIZE     address (with undefined), thread, or empty
 # CC           gcc (default) or clang; both are clean under -Werror
+# NVCC         found on the PATH or in /usr/local/cuda; without it there is no CUDA backend
 # V=1          show the commands
 
 .DEFAULT_GOAL := all
@@ -14,11 +15,14 @@ MAKEFLAGS += -j$(shell nproc)
 # ---- what is installed ---------------------------------------------------------------------------
 PACKAGES := gcc libc6-dev pkg-config libmicrohttpd-dev libdnnl-dev libcjson-dev libsqlite3-dev \
             libssl-dev zlib1g-dev libinih-dev libcurl4-openssl-dev libhdf5-dev
-TEST_PACKAGES := $(PACKAGES) libcmocka-dev curl python3 python3-numpy python3-h5py libopenblas0-pthread
+TEST_PACKAGES := $(PACKAGES) g++ libcmocka-dev curl python3 python3-numpy python3-h5py libopenblas0-pthread
 PYTHON ?= $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
 
 ifeq ($(origin CC),default)
 CC := gcc
+endif
+ifeq ($(origin CXX),default)
+CXX := $(if $(findstring clang,$(CC)),clang++,g++)
 endif
 Q := $(if $(V),,@)
 SANITIZE ?=
@@ -42,6 +46,16 @@ LIBS_engine := -ldnnl -lgomp -lcjson -lcrypto -lm -ldl
 LIBS_api = $(LIBS_engine) -lz $(HDF5_LIBS)
 LIBS_server = $(LIBS_api) -lmicrohttpd -lsqlite3 -linih
 
+# CUDA: one fat binary, and PTX for what comes after. Kernels are compiled for the host as well, by
+# CXX, for the emulator of the tests.
+NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_HOME = $(abspath $(dir $(realpath $(NVCC)))/..)
+CUDA_ARCHS := 80 86 89 90a
+NVCC_FLAGS = -std=c++20 -O3 $(CPPFLAGS) -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-fno-exceptions,-fvisibility=hidden \
+             $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_90,code=compute_90
+CXXFLAGS := -std=c++20 $(OPT) -fno-math-errno -ffp-contract=off -fno-exceptions -fno-rtti \
+            -Wall -Wextra -Wshadow -Wconversion -Werror $(SAN) -pthread -DSCD_CUDA_HOST
+
 # Files whose name ends in an instruction set are compiled for it and chosen at run time.
 isa_flags = $(if $(findstring _avx512bf16,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c, \
             $(if $(findstring _avx512,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c, \
@@ -64,11 +78,16 @@ MAINS := server/main.c engine/train/main.c api/cli/main.c
 layer_src = $(filter-out $(MAINS),$(wildcard $(DIR_$1)/*.c))
 layer_obj = $(patsubst %.c,$(B)/obj/%.o,$(call layer_src,$1))
 archive = $(B)/lib/lib$1.a
+CUDA_SRC := $(wildcard engine/cuda/*.cu)
+# The device's side of engine/cuda that has a twin in tests/cuda_host.
+CUDA_DEVICE := $(addprefix $(B)/obj/engine/cuda/,runtime.o cublaslt.o gemm_lt.o)
+CUDA_SHARED := $(filter-out $(CUDA_DEVICE),$(patsubst %.c,$(B)/obj/%.o,$(wildcard engine/cuda/*.c)))
 UNIT := $(basename $(notdir $(wildcard tests/unit/test_*.c)))
-OPS := $(basename $(notdir $(wildcard tests/ops/test_*.c)))
+OPS := $(basename $(notdir $(wildcard tests/ops/test_*.c) $(wildcard tests/cuda_host/test_*.cc)))
 # What the operation tests share: the float64 reference and the fixture.
 OPS_SUPPORT := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
-TESTS := $(UNIT) $(OPS)
+# The emulator's fibers are one thread's: nothing there for the thread sanitizer.
+TESTS := $(UNIT) $(if $(filter thread,$(SANITIZE)),$(filter-out test_cuda_%,$(OPS)),$(OPS))
 OPS_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
 FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
 BENCH_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
@@ -101,9 +120,11 @@ $(TEST_DEPS): Makefile | $(DEPS)
 
 # ---- the programs --------------------------------------------------------------------------------
 .PHONY: all programs
-all: programs ## build everything into build/ (installs missing packages when run as root)
+all: programs ## build everything into build/ (installs missing packages when run as root; the CUDA backend only where nvcc is)
 
-programs: $(B)/scdivad $(B)/scdiva-train
+# Built where nvcc is there; tests of sanitizers run the CPU's side alone.
+CUDA_SO := $(if $(NVCC),$(if $(SANITIZE)$(FUZZING),,$(B)/scdiva_cuda.so))
+programs: $(B)/scdivad $(B)/scdiva-train $(CUDA_SO)
 
 $(B)/scdivad: $(B)/obj/server/main.o $(DAEMON_ARCHIVES)
 	$(Q)mkdir -p $(@D)
@@ -112,6 +133,16 @@ $(B)/scdivad: $(B)/obj/server/main.o $(DAEMON_ARCHIVES)
 $(B)/scdiva-train: $(B)/obj/engine/train/main.o $(TRAIN_ARCHIVES)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TRAIN_ARCHIVES) -Wl,--end-group $(LIBS_api)
+
+# One symbol goes out (exports.map); cuBLASLt is loaded at run time, when a GPU has answered.
+$(B)/scdiva_cuda.so: $(CUDA_SRC:%.cu=$(B)/obj/%.cu.o) $(CUDA_DEVICE) $(CUDA_SHARED) $(call archive,base) engine/cuda/exports.map
+	$(Q)$(CXX) -shared -pthread -static-libstdc++ -static-libgcc -o $@ $(filter %.o,$^) $(call archive,base) -Wl,--no-undefined -Wl,--gc-sections \
+	  -Wl,--version-script=engine/cuda/exports.map -Wl,-rpath,$(CUDA_HOME)/lib64 \
+	  -L$(CUDA_HOME)/lib64 -lcudart_static -lm -ldl -lrt
+$(CUDA_DEVICE): CPPFLAGS += -isystem $(CUDA_HOME)/include
+$(B)/obj/%.cu.o: %.cu $(STAMP) | $(DEPS)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 
 define layer_rules
 $(call archive,$1): $(call layer_obj,$1) | $(DEPS)
@@ -140,6 +171,25 @@ TEST_LINK = $(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) \
             -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
 # Named one by one: a pattern rule without a recipe would add nothing.
 $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/*/*.c)): | $(TEST_DEPS)
+# The CUDA backend on the emulator: the same kernels, compiled for the host.
+CUDA_HOST := $(CUDA_SRC:%.cu=$(B)/obj/%.host.o) $(CUDA_SHARED) \
+             $(patsubst %.cc,$(B)/obj/%.o,$(filter-out tests/cuda_host/test_%,$(wildcard tests/cuda_host/*.cc)))
+CUDA_TEST_LINK = $(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) \
+                 -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lcmocka $(LIBS_server)
+$(B)/lib/libcuda_host.a: $(CUDA_HOST)
+	$(Q)mkdir -p $(@D)
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(B)/obj/tests/ops/test_cuda_%.o: CPPFLAGS += -DSCD_CUDA_HOST
+$(B)/obj/%.host.o: %.cu $(STAMP) | $(TEST_DEPS)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -x c++ -MMD -MP -c -o $@ $<
+$(B)/obj/%.o: %.cc $(STAMP) | $(TEST_DEPS)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+$(B)/tests/test_cuda_%: $(B)/obj/tests/ops/test_cuda_%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
+	$(CUDA_TEST_LINK)
+$(B)/tests/test_cuda_%: $(B)/obj/tests/cuda_host/test_cuda_%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
+	$(CUDA_TEST_LINK)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(ARCHIVES)
 	$(TEST_LINK)
 $(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(ARCHIVES)
@@ -149,7 +199,7 @@ $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(ARCHIVES)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(BENCH_SHARED) $(ARCHIVES)
 	$(TEST_LINK)
 
-.PHONY: run-test test test-programs
+.PHONY: run-test test test-programs test-gpu
 run-test: $(B)/tests/$(T) ## build and run one test: make run-test T=test_vocab
 	$(Q)$(B)/tests/$(T)
 
@@ -157,6 +207,20 @@ test-programs: programs $(TESTS:%=$(B)/tests/%) $(FUZZERS:%=$(B)/fuzz/%)
 
 test: test-programs ## run every test (SANITIZE=address or thread for those builds)
 	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))
+
+# The tests that a real device can run too, linked with the object itself.
+GPU_TESTS := $(addprefix $(B)/gpu/,test_cuda_ops test_cuda_exact)
+$(B)/obj/tests/ops/%.gpu.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/gpu/%: $(B)/obj/tests/ops/%.gpu.o $(OPS_SHARED) $(B)/scdiva_cuda.so $(ARCHIVES)
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/scdiva_cuda.so -Wl,-rpath,'$$ORIGIN/..' \
+	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
+test-gpu: $(if $(NVCC),$(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
+	$(Q)for t in $(GPU_TESTS); do $$t || exit 1; done
+.PHONY: no-nvcc
+no-nvcc:
+	$(Q)echo "test-gpu needs nvcc: neither on the PATH nor in /usr/local/cuda/bin" >&2; exit 1
 
 test-valgrind: test-programs ## the unit tests under valgrind
 	$(Q)$(PYTHON) tests/run.py --build $(B) --valgrind
@@ -167,7 +231,7 @@ demo: programs | $(TEST_DEPS) ## serve real blood cells and look at the answer
 	$(Q)$(PYTHON) tests/e2e/demo.py --build $(B)
 
 # ---- benchmarks: they print, they never fail -------------------------------------------------------
-.PHONY: bench bench-gpu test-gpu
+.PHONY: bench bench-gpu
 bench: programs $(BENCHES:%=$(B)/bench/%) | $(TEST_DEPS) ## engine, HTTP, cache, start-up and PyTorch, beside their ceilings
 	$(Q)$(call install,wrk)
 	$(Q)$(PYTHON) tests/bench/run.py --build $(B)
@@ -206,17 +270,18 @@ lint: | $(TEST_DEPS) ## layers, third-party homes, sizes, and that documents agr
 	$(Q)$(PYTHON) tests/lint/lint.py
 
 check-headers: ## every header compiles on its own
-	$(Q)for h in $$(git ls-files '*.h' | grep -v _body.h); do \
+	$(Q)for h in $$(git ls-files '*.h' | grep -v -e _body.h -e cublaslt.h); do \
 	  $(CC) $(CPPFLAGS) $(HDF5_CFLAGS) $(CFLAGS) -x c -fsyntax-only $$h || exit 1; done
 
 format: ## clang-format everything
 	$(Q)$(call install,clang-format)
-	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
+	$(Q)clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cc')
 
 PREFIX ?= /usr/local
 install: programs ## install into PREFIX (default /usr/local)
 	$(Q)install -D -m 755 $(B)/scdivad $(DESTDIR)$(PREFIX)/bin/scdivad
 	$(Q)install -D -m 755 $(B)/scdiva-train $(DESTDIR)$(PREFIX)/bin/scdiva-train
+	$(Q)$(if $(CUDA_SO),install -D -m 755 $(CUDA_SO) $(DESTDIR)$(PREFIX)/bin/scdiva_cuda.so)
 	$(Q)install -D -m 644 config/scdivad.conf $(DESTDIR)$(PREFIX)/share/scdivad/scdivad.conf
 	$(Q)for f in $$(cd config/models && find pbmc -type f ! -name '*.py' ! -name '*.sh'); do \
 	  install -D -m 644 config/models/$$f $(DESTDIR)$(PREFIX)/share/scdivad/models/$$f; done

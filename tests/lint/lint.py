@@ -52,7 +52,7 @@ HOMES = {
 }
 
 FOLDERS = ["api", "config", "docker", "engine", "engine/backend", "engine/base", "engine/cpu",
-           "engine/denoise", "engine/model", "engine/train", "server", "tests"]
+           "engine/cuda", "engine/denoise", "engine/model", "engine/train", "server", "tests"]
 
 breaches = []
 
@@ -85,7 +85,7 @@ def check_includes(path, lines):
             for prefix, homes in ({} if path.startswith("tests/") else HOMES).items():
                 if target.startswith(prefix) and not path.startswith(tuple(homes)):
                     breach(path, number, "<%s> is used in %s alone" % (target, ", ".join(homes)))
-        elif layer and target.endswith((".h", ".def")):
+        elif layer and target.endswith((".h", ".cuh", ".def")):
             other = layer_of(target)
             if other and other != layer and other not in BELOW[layer]:
                 breach(path, number, "%s may not include %s" % (layer, other))
@@ -100,7 +100,7 @@ def check_sizes(path, lines):
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_COLUMNS and not path.endswith((".md", ".json")):
             breach(path, number, "%d columns, at most %d" % (len(line), MAX_COLUMNS))
-        if path.endswith((".c", ".cu")):
+        if path.endswith((".c", ".cu", ".cuh", ".cc")):
             if line == "{":
                 start = number
             elif line == "}" and start:
@@ -122,7 +122,7 @@ def check_header(path, lines):
     text = "\n".join(lines)
     if not text.startswith("/*"):
         breach(path, 1, "the file does not begin by saying what it is")
-    if path.endswith(".h") and not re.search(r"#ifndef SCD_\w+\n#define SCD_\w+", text) \
+    if path.endswith((".h", ".cuh")) and not re.search(r"#ifndef SCD_\w+\n#define SCD_\w+", text) \
             and not path.endswith("_body.h"):
         breach(path, 1, "no include guard")
 
@@ -148,13 +148,13 @@ def check_sample():
 
 
 def main():
-    for path in tracked("*.c", "*.h", "*.cu", "*.cuh", "*.def", "*.py", "*.sh"):
+    for path in tracked("*.c", "*.h", "*.cu", "*.cuh", "*.cc", "*.def", "*.py", "*.sh"):
         lines = open(path, encoding="utf-8").read().split("\n")
         lines = lines[:-1] if lines and not lines[-1] else lines
         check_sizes(path, lines)
         if path != "tests/lint/lint.py":
             check_marks(path, lines)
-        if path.endswith((".c", ".h", ".cu", ".def")):
+        if path.endswith((".c", ".h", ".cu", ".cuh", ".cc", ".def")):
             check_header(path, lines)
             check_includes(path, lines)
     for folder in FOLDERS:

@@ -44,8 +44,22 @@ bool fixture_open(fixture *f, size_t config, int threads)
     return false;
 }
 
+bool fixture_open_on(fixture *f, const scd_backend *be, scd_precision precision, double tolerance,
+                     scd_error *err)
+{
+    *f = (fixture){.be = be, .tolerance = tolerance};
+    scd_device_options options = {.precision = precision};
+    if (be->open(&options, &f->device, err))
+        return false;
+    f->info = be->info(f->device);
+    f->bf16 = f->info->precision == SCD_PRECISION_BF16;
+    return true;
+}
+
 void fixture_release(fixture *f)
 {
+    for (size_t i = 0; i < f->n_placed; i++)
+        f->be->free(f->device, f->placed[i]);
     for (size_t i = 0; i < f->n_matrices; i++)
         f->be->matrix_free(f->device, f->matrices[i]);
     for (size_t i = 0; i < f->n_blocks; i++)
@@ -137,6 +151,31 @@ scd_matrix *fixture_matrix(fixture *f, const array *parts, size_t n_parts, size_
         fail_msg("%s", err.message);
     f->matrices[f->n_matrices++] = m;
     return m;
+}
+
+void *fixture_place(fixture *f, const void *host, size_t bytes)
+{
+    scd_error err;
+    void *p = NULL;
+    assert_true(f->n_placed < MAX_BLOCKS);
+    if (f->be->alloc(f->device, bytes, &p, &err) || f->be->upload(f->device, p, host, bytes, &err))
+        fail_msg("%s", err.message);
+    f->placed[f->n_placed++] = p;
+    return p;
+}
+
+void *fixture_room(fixture *f, size_t bytes)
+{
+    return fixture_place(f, fixture_block(f, bytes), bytes);
+}
+
+void *fixture_fetch(fixture *f, const void *device, size_t bytes)
+{
+    scd_error err;
+    void *host = fixture_block(f, bytes);
+    if (f->be->download(f->device, host, device, bytes, &err))
+        fail_msg("%s", err.message);
+    return host;
 }
 
 double fixture_error(const double *want, const double *got, size_t n)

@@ -23,11 +23,16 @@ typedef struct fixture {
     size_t n_blocks;
     scd_matrix *matrices[MAX_BLOCKS];
     size_t n_matrices;
+    void *placed[MAX_BLOCKS]; /* on the device */
+    size_t n_placed;
 } fixture;
 
 /* Config i: generic, avx2 and avx512 in fp32, avx512_bf16 in bf16. False where the machine lacks
  * it. */
 bool fixture_open(fixture *f, size_t config, int threads);
+/* Device 0 of another backend. False where there is none, and *err says why. */
+bool fixture_open_on(fixture *f, const scd_backend *be, scd_precision precision, double tolerance,
+                     scd_error *err);
 void fixture_release(fixture *f);
 
 /* n random numbers of this spread; the float64 copy holds exactly the same values. */
@@ -45,6 +50,11 @@ double *fixture_from_float(fixture *f, const float *x, size_t n);
 double *fixture_doubles(fixture *f, size_t n);
 scd_matrix *fixture_matrix(fixture *f, const array *parts, size_t n_parts, size_t rows,
                            size_t cols);
+
+/* Host memory copied to the device, device memory that holds NaN, and back to a host block. */
+void *fixture_place(fixture *f, const void *host, size_t bytes);
+void *fixture_room(fixture *f, size_t bytes);
+void *fixture_fetch(fixture *f, const void *device, size_t bytes);
 
 /* Largest |got - want| over largest |want|; NaN counts as infinite. */
 double fixture_error(const double *want, const double *got, size_t n);

@@ -1,0 +1,126 @@
+/* cuda.h - what the files of the CUDA backend share: the device, its scratch, its matrices.
+ *
+ * Layout of the work: an operation is a few launches and products on one stream; nothing waits but
+ * download and synchronize. Scratch is one block that every operation carves anew.
+ *
+ * A kernel cannot refuse: an id or position out of range is clamped to stay in memory and noted in
+ * `fault`, which the next download or synchronize answers with SCD_E_INVALID.
+ *
+ * Threads: the owner calls the operations. */
+#ifndef SCD_CUDA_CUDA_H
+#define SCD_CUDA_CUDA_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "engine/backend/backend.h"
+#include "engine/cuda/gemm.h"
+#include "engine/cuda/runtime.h"
+
+#include <stdbool.h>
+
+/* Counts up whenever a kernel's bits change: it is part of every cache key. */
+#define SCD_CUDA_KERNEL_VERSION 1
+
+/* `linear` converts at least so many rows to act at once. */
+enum { SCD_CUDA_MAX_HEAD = 128, SCD_CUDA_ALIGN = 256, SCD_CUDA_LINEAR_ROWS = 256 };
+
+/* What kernels found wrong. */
+enum { SCD_FAULT_ID = 1, SCD_FAULT_POS = 2 };
+
+typedef struct scd_shape_plan {
+    scd_gemm_shape shape;
+    scd_gemm_plan *plan;
+} scd_shape_plan;
+
+struct scd_device {
+    scd_device_info info;
+    scd_gpu *gpu;
+    scd_gemm_lib *gemm;
+    bool bf16;
+    size_t act; /* bytes of an activation */
+
+    char *pinned;             /* two halves for copies in and out */
+    volatile uint32_t *fault; /* pinned; SCD_FAULT_*, 0: none */
+    int half;                 /* the next half to use */
+
+    scd_shape_plan *plans; /* one a shape */
+    size_t n_plans;
+
+    char *scratch; /* device */
+    size_t scratch_bytes;
+    size_t max_rows; /* from reserve */
+
+    float *rope; /* device (max_rows, rope_dim): cosines, then sines, of each position */
+    size_t rope_floats, rope_dim;
+    double rope_theta;
+};
+
+struct scd_matrix {
+    size_t n_parts, part_rows, cols;
+    void *weights; /* device (n_parts * part_rows, cols) act */
+    scd_gemm_plan *plan;
+};
+
+/* Consecutive pieces of a block, *used bytes into it; with base NULL only their bytes add up. */
+static inline void *scd_cuda_carve(char *base, size_t *used, size_t count, size_t size)
+{
+    void *here = base ? base + *used : NULL;
+    *used += (count * size + SCD_CUDA_ALIGN - 1) & ~(size_t)(SCD_CUDA_ALIGN - 1);
+    return here;
+}
+
+/* Scratch of at least `bytes`; waits for the device where it grows. */
+scd_code scd_cuda_scratch_want(scd_device *device, size_t bytes, scd_error *err);
+/* SCD_E_INVALID: more rows than reserve was told. */
+scd_code scd_cuda_check_rows(const scd_device *device, size_t rows, scd_error *err);
+/* SCD_E_INVALID: a head that kernels cannot take. */
+scd_code scd_cuda_check_heads(size_t hidden_dim, size_t n_heads, scd_error *err);
+
+/* ---- matrices and products (matrix.c) ---- */
+
+scd_code scd_cuda_matrix_pack(scd_device *device, const scd_tensor *parts, size_t n_parts,
+                              scd_matrix **out, scd_error *err);
+void scd_cuda_matrix_free(scd_device *device, scd_matrix *matrix);
+/* Host memory to the device through the pinned halves (device.c). */
+scd_code scd_cuda_upload(scd_device *device, void *dst, const void *src, size_t bytes,
+                         scd_error *err);
+scd_code scd_cuda_download(scd_device *device, void *dst, const void *src, size_t bytes,
+                           scd_error *err);
+
+/* y (m, parts * part_rows) = x (m, cols) w^T for parts first .. first + parts. */
+scd_code scd_cuda_product(scd_device *device, const scd_matrix *w, size_t first, size_t parts,
+                          const void *x, size_t m, bool add, void *y, scd_error *err);
+
+/* ---- operations (op_*.cu) ---- */
+
+scd_code scd_cuda_embed(scd_device *device, const scd_batch_rows *batch, const scd_embed_args *args,
+                        scd_error *err);
+scd_code scd_cuda_qkv(scd_device *device, const scd_qkv_args *args, scd_error *err);
+scd_code scd_cuda_attention(scd_device *device, const scd_attention_args *args, scd_error *err);
+scd_code scd_cuda_block_out(scd_device *device, const scd_block_out_args *args, scd_error *err);
+scd_code scd_cuda_linear(scd_device *device, const scd_linear_args *args, scd_error *err);
+scd_code scd_cuda_gather_rows(scd_device *device, const float *src, const uint32_t *index, size_t n,
+                              size_t width, float *dst, scd_error *err);
+scd_code scd_cuda_rms_norm(scd_device *device, const float *h, const float *weight, size_t rows,
+                           size_t width, float *out, scd_error *err);
+
+/* Scratch bytes of an operation. */
+size_t scd_cuda_embed_scratch(size_t rows, size_t d, size_t hidden_dim, size_t act);
+size_t scd_cuda_qkv_scratch(size_t rows, size_t hidden_dim, size_t act);
+size_t scd_cuda_block_out_scratch(size_t rows, size_t hidden_dim, size_t ffn_dim, size_t act);
+
+/* Attention in bf16 on the tensor cores; `most` is the most queries of a cell (attention_bf16.cu).
+ */
+scd_code scd_cuda_attention_bf16(scd_device *device, const scd_attention_args *args, size_t most,
+                                 scd_error *err);
+
+/* RMSNorm of rows h (rows, width) to act (op_norm.cu). */
+scd_code scd_cuda_norm_act(scd_device *device, const float *h, const float *weight, size_t rows,
+                           size_t width, void *out, scd_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

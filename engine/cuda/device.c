@@ -1,0 +1,271 @@
+/* device.c - the CUDA device: opening, memory, copies, and the table of operations.
+ *
+ * Copies go through pinned memory in two halves: while the device takes one, the host fills the
+ * other. A half is filled again only when the mark set behind its last copy is past. */
+#include "engine/base/mem.h"
+#include "engine/cuda/cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HALF_BYTES = 4 << 20, FAULT_BYTES = 64 };
+
+static void cuda_close(scd_device *device)
+{
+    if (!device)
+        return;
+    if (device->gpu && scd_gpu_enter(device->gpu, NULL) == SCD_OK) {
+        scd_gpu_synchronize(device->gpu, NULL);
+        scd_gpu_free(device->gpu, device->rope);
+        scd_gpu_free(device->gpu, device->scratch);
+        scd_gpu_free_host(device->gpu, device->pinned);
+    }
+    for (size_t i = 0; i < device->n_plans; i++)
+        scd_gemm_plan_free(device->plans[i].plan);
+    free(device->plans);
+    scd_gemm_close(device->gemm);
+    scd_gpu_close(device->gpu);
+    free(device);
+}
+
+static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
+{
+    scd_device_info *info = &device->info;
+    info->precision = device->bf16 ? SCD_PRECISION_BF16 : SCD_PRECISION_FP32;
+    info->act_bytes = device->act;
+    snprintf(info->isa, sizeof info->isa, "sm_%d%d", facts->major, facts->minor);
+    snprintf(info->name, sizeof info->name, "%s, GPU %d, %zu MiB", facts->name, index,
+             facts->memory_bytes >> 20);
+    snprintf(info->identity, sizeof info->identity, "cuda/%s/%s/k%d/%s", info->isa,
+             device->bf16 ? "bf16" : "fp32", SCD_CUDA_KERNEL_VERSION,
+             scd_gemm_version(device->gemm));
+}
+
+static scd_code cuda_open(const scd_device_options *options, scd_device **out, scd_error *err)
+{
+    *out = NULL;
+    scd_gpu_facts facts;
+    scd_device *device = scd_calloc(1, sizeof *device);
+    if (!device)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    /* every GPU that is opened multiplies bf16 in hardware */
+    device->bf16 = options->precision != SCD_PRECISION_FP32;
+    device->act = device->bf16 ? 2 : 4;
+    void *pinned = NULL;
+    scd_code code = scd_gpu_open(options->index, &device->gpu, &facts, err);
+    if (!code)
+        code = scd_gpu_alloc_host(device->gpu, 2 * (size_t)HALF_BYTES + FAULT_BYTES, &pinned, err);
+    if (!code) {
+        device->pinned = pinned;
+        device->fault = (uint32_t *)(void *)(device->pinned + 2 * (size_t)HALF_BYTES);
+        *device->fault = 0;
+        code = scd_gemm_open(device->gpu, &device->gemm, err);
+    }
+    if (code) {
+        cuda_close(device);
+        return code;
+    }
+    describe(device, &facts, options->index);
+    *out = device;
+    return SCD_OK;
+}
+
+static const scd_device_info *cuda_info(const scd_device *device)
+{
+    return &device->info;
+}
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+scd_code scd_cuda_scratch_want(scd_device *device, size_t bytes, scd_error *err)
+{
+    if (bytes <= device->scratch_bytes)
+        return SCD_OK;
+    void *memory;
+    scd_code code = scd_gpu_alloc(device->gpu, bytes, &memory, err);
+    if (code)
+        return code;
+    scd_gpu_free(device->gpu, device->scratch);
+    device->scratch = memory;
+    device->scratch_bytes = bytes;
+    return SCD_OK;
+}
+
+static scd_code rope_want(scd_device *device, size_t floats, scd_error *err)
+{
+    if (floats <= device->rope_floats)
+        return SCD_OK;
+    void *memory;
+    scd_code code = scd_gpu_alloc(device->gpu, floats * sizeof(float), &memory, err);
+    if (code)
+        return code;
+    scd_gpu_free(device->gpu, device->rope);
+    device->rope = memory;
+    device->rope_floats = floats;
+    device->rope_dim = 0; /* empty */
+    return SCD_OK;
+}
+
+static scd_code cuda_reserve(scd_device *device, size_t rows, size_t hidden_dim, size_t ffn_dim,
+                             size_t d, scd_error *err)
+{
+    rows = rows > device->max_rows ? rows : device->max_rows;
+    size_t head = hidden_dim < SCD_CUDA_MAX_HEAD ? hidden_dim : SCD_CUDA_MAX_HEAD, most = 0;
+    const size_t wants[] = {
+        scd_cuda_embed_scratch(rows, d, hidden_dim, device->act),
+        scd_cuda_qkv_scratch(rows, hidden_dim, device->act),
+        scd_cuda_block_out_scratch(rows, hidden_dim, ffn_dim, device->act),
+    };
+    for (size_t i = 0; i < sizeof wants / sizeof wants[0]; i++)
+        most = wants[i] > most ? wants[i] : most;
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    if (!code)
+        code = scd_cuda_scratch_want(device, most, err);
+    if (!code)
+        code = rope_want(device, rows * head, err);
+    if (code)
+        return code;
+    if (rows > device->max_rows)
+        device->rope_dim = 0;
+    device->max_rows = rows;
+    return SCD_OK;
+}
+
+scd_code scd_cuda_check_rows(const scd_device *device, size_t rows, scd_error *err)
+{
+    if (rows > device->max_rows)
+        return scd_fail(err, SCD_E_INVALID, "%zu rows: reserved are %zu", rows, device->max_rows);
+    return SCD_OK;
+}
+
+scd_code scd_cuda_check_heads(size_t hidden_dim, size_t n_heads, scd_error *err)
+{
+    size_t dim = hidden_dim / n_heads;
+    if (dim > SCD_CUDA_MAX_HEAD || dim < 2 || dim % 2 || dim * n_heads != hidden_dim)
+        return scd_fail(err, SCD_E_INVALID, "%zu heads in %zu: a head is even and at most %d wide",
+                        n_heads, hidden_dim, (int)SCD_CUDA_MAX_HEAD);
+    return SCD_OK;
+}
+
+static scd_code cuda_alloc(scd_device *device, size_t bytes, void **out, scd_error *err)
+{
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    return code ? code : scd_gpu_alloc(device->gpu, bytes, out, err);
+}
+
+static void cuda_free(scd_device *device, void *memory)
+{
+    if (scd_gpu_enter(device->gpu, NULL) == SCD_OK)
+        scd_gpu_free(device->gpu, memory);
+}
+
+/* ---- copies -------------------------------------------------------------------------------- */
+
+/* What the kernels that are done found wrong; it is told once. */
+static scd_code take_fault(scd_device *device, scd_error *err)
+{
+    uint32_t fault = *device->fault;
+    *device->fault = 0;
+    if (fault == SCD_FAULT_ID)
+        return scd_fail(err, SCD_E_INVALID, "a gene id of the batch is outside the vocabulary");
+    if (fault)
+        return scd_fail(err, SCD_E_INVALID, "a position of the batch is beyond what was reserved");
+    return SCD_OK;
+}
+
+static scd_code cuda_synchronize(scd_device *device, scd_error *err)
+{
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    if (!code)
+        code = scd_gpu_synchronize(device->gpu, err);
+    return code ? code : take_fault(device, err);
+}
+
+/* The half to use next, free to be filled. */
+static scd_code next_half(scd_device *device, char **out, scd_error *err)
+{
+    device->half ^= 1;
+    *out = device->pinned + (size_t)device->half * HALF_BYTES;
+    return scd_gpu_wait_mark(device->gpu, device->half, err);
+}
+
+scd_code scd_cuda_upload(scd_device *device, void *dst, const void *src, size_t bytes,
+                         scd_error *err)
+{
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    for (size_t at = 0, n; at < bytes && !code; at += n) {
+        char *half;
+        n = bytes - at < HALF_BYTES ? bytes - at : HALF_BYTES;
+        code = next_half(device, &half, err);
+        if (code)
+            break;
+        memcpy(half, (const char *)src + at, n);
+        code = scd_gpu_copy_in(device->gpu, (char *)dst + at, half, n, err);
+        if (!code)
+            code = scd_gpu_mark(device->gpu, device->half, err);
+    }
+    return code;
+}
+
+scd_code scd_cuda_download(scd_device *device, void *dst, const void *src, size_t bytes,
+                           scd_error *err)
+{
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    for (size_t at = 0, n; at < bytes && !code; at += n) {
+        char *half;
+        n = bytes - at < HALF_BYTES ? bytes - at : HALF_BYTES;
+        code = next_half(device, &half, err);
+        if (!code)
+            code = scd_gpu_copy_out(device->gpu, half, (const char *)src + at, n, err);
+        if (!code)
+            code = scd_gpu_synchronize(device->gpu, err);
+        if (!code)
+            memcpy((char *)dst + at, half, n);
+    }
+    return code ? code : take_fault(device, err);
+}
+
+static scd_code cuda_table_load(scd_device *device, const scd_tensor *tensor, void **out,
+                                scd_error *err)
+{
+    size_t n, bytes;
+    *out = NULL;
+    if (!scd_size_mul(tensor->rows, tensor->cols, &n) ||
+        !scd_size_mul(n, scd_dtype_bytes(tensor->dtype), &bytes))
+        return scd_fail(err, SCD_E_INVALID, "a table of %zu x %zu", tensor->rows, tensor->cols);
+    scd_code code = cuda_alloc(device, bytes, out, err);
+    if (!code)
+        code = scd_cuda_upload(device, *out, tensor->data, bytes, err);
+    if (code) {
+        cuda_free(device, *out);
+        *out = NULL;
+    }
+    return code;
+}
+
+extern const scd_backend scd_backend_cuda;
+const scd_backend scd_backend_cuda = {
+    .abi = SCD_BACKEND_ABI,
+    .size = sizeof(scd_backend),
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .info = cuda_info,
+    .reserve = cuda_reserve,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .upload = scd_cuda_upload,
+    .download = scd_cuda_download,
+    .table_load = cuda_table_load,
+    .matrix_pack = scd_cuda_matrix_pack,
+    .matrix_free = scd_cuda_matrix_free,
+    .embed = scd_cuda_embed,
+    .qkv = scd_cuda_qkv,
+    .attention = scd_cuda_attention,
+    .block_out = scd_cuda_block_out,
+    .linear = scd_cuda_linear,
+    .gather_rows = scd_cuda_gather_rows,
+    .rms_norm = scd_cuda_rms_norm,
+    .synchronize = cuda_synchronize,
+};

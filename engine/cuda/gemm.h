@@ -1,0 +1,54 @@
+/* gemm.h - products of rows with a packed weight, whose bits do not depend on the number of rows.
+ *
+ * y (m, n) = x (m, k) w (n, k)^T, all dense and row-major. x and w are act; one-part weights give
+ * fp32, those of several parts act (what follows them reads less). Two sides: gemm_lt.c (cuBLASLt)
+ * and tests/cuda_host/gemm_host.cc (plain loops).
+ *
+ * A plan belongs to a shape: one algorithm, without split-K and reductions, used for every m.
+ *
+ * Threads: the owner. Owns: the plan owns its descriptors. */
+#ifndef SCD_CUDA_GEMM_H
+#define SCD_CUDA_GEMM_H
+
+#include "engine/cuda/runtime.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include <stdbool.h>
+
+typedef struct scd_gemm_lib scd_gemm_lib;
+typedef struct scd_gemm_plan scd_gemm_plan;
+
+typedef struct scd_gemm_shape {
+    size_t part_rows, n_parts; /* n = part_rows times the parts that a product takes */
+    size_t cols;               /* k */
+    bool bf16;                 /* act is bf16, else fp32 */
+} scd_gemm_shape;
+
+static inline bool scd_gemm_gives_act(const scd_gemm_shape *s)
+{
+    return s->n_parts > 1;
+}
+
+scd_code scd_gemm_open(scd_gpu *gpu, scd_gemm_lib **out, scd_error *err);
+void scd_gemm_close(scd_gemm_lib *lib);                /* NULL is fine */
+const char *scd_gemm_version(const scd_gemm_lib *lib); /* "cublaslt-13.0.2" */
+
+/* The best algorithm that computes every m and every number of parts. */
+scd_code scd_gemm_plan_new(scd_gemm_lib *lib, const scd_gemm_shape *shape, scd_gemm_plan **out,
+                           scd_error *err);
+void scd_gemm_plan_free(scd_gemm_plan *plan); /* NULL is fine */
+/* Go on to the next best algorithm; false when there is none. */
+bool scd_gemm_plan_next(scd_gemm_plan *plan);
+
+/* parts: how many consecutive parts, w being the first's first row. add: y += x w^T, fp32 results
+ * only. x, w and y lie at multiples of 16 bytes. */
+scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
+                      bool add, void *y, scd_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,281 @@
+/* gemm_lt.c - see gemm.h: products by cuBLASLt.
+ *
+ * cuBLASLt thinks in columns. Row-major y (m, n) = x (m, k) w (n, k)^T is, read by columns,
+ * y' (n, m) = w' (k, n)^T x' (k, m): so A is w, transposed, and B is x. No operand is copied, and m
+ * is the number of columns of B, C and D, all that changes from one call to the next.
+ *
+ * What could let a row's bits depend on m is ruled out three times: the heuristic is asked once a
+ * shape, for a nominal m, without reductions; algorithms with split-K are passed over; and each is
+ * checked for one row, some and many (matrix.c then compares bytes). */
+#include "engine/cuda/cublaslt.h"
+#include "engine/cuda/gemm.h"
+
+#include "engine/base/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { NOMINAL_ROWS = 8192, CANDIDATES = 16, ALIGNED = 16 };
+#define WORKSPACE_BYTES ((size_t)32 << 20) /* what NVIDIA recommends for Hopper */
+
+struct scd_gemm_lib {
+    const scd_cublaslt *lt;
+    scd_gpu *gpu;
+    cublasLtHandle_t handle;
+    void *workspace;
+    char version[40];
+};
+
+struct scd_gemm_plan {
+    scd_gemm_lib *lib;
+    scd_gemm_shape shape;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t w, x, y;
+    cublasLtMatmulAlgo_t algos[CANDIDATES];
+    size_t n_algos, at;
+};
+
+static scd_code check(const scd_cublaslt *lt, cublasStatus_t s, const char *call, scd_error *err)
+{
+    if (s == CUBLAS_STATUS_SUCCESS)
+        return SCD_OK;
+    return scd_fail(err, s == CUBLAS_STATUS_ALLOC_FAILED ? SCD_E_NOMEM : SCD_E_DEVICE,
+                    "cublasLt%s: %s", call, lt->GetStatusName(s));
+}
+
+/* CHECK(Create, &handle) calls cublasLtCreate(&handle) through the table `lt`. */
+#define CHECK(name, ...) check(lt, lt->name(__VA_ARGS__), #name, err)
+
+scd_code scd_gemm_open(scd_gpu *gpu, scd_gemm_lib **out, scd_error *err)
+{
+    *out = NULL;
+    const scd_cublaslt *lt;
+    scd_code code = scd_cublaslt_load(&lt, err);
+    if (code)
+        return code;
+    scd_gemm_lib *lib = scd_calloc(1, sizeof *lib);
+    if (!lib)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    lib->lt = lt;
+    lib->gpu = gpu;
+    code = CHECK(Create, &lib->handle);
+    if (!code)
+        code = scd_gpu_alloc(gpu, WORKSPACE_BYTES, &lib->workspace, err);
+    if (code) {
+        scd_gemm_close(lib);
+        return code;
+    }
+    size_t v = lt->GetVersion(); /* 130002: 13.0.2 */
+    snprintf(lib->version, sizeof lib->version, "cublaslt-%zu.%zu.%zu", v / 10000, v / 100 % 100,
+             v % 100);
+    *out = lib;
+    return SCD_OK;
+}
+
+void scd_gemm_close(scd_gemm_lib *lib)
+{
+    if (!lib)
+        return;
+    scd_gpu_free(lib->gpu, lib->workspace);
+    if (lib->handle)
+        lib->lt->Destroy(lib->handle);
+    free(lib);
+}
+
+const char *scd_gemm_version(const scd_gemm_lib *lib)
+{
+    return lib->version;
+}
+
+/* ---- plans --------------------------------------------------------------------------------- */
+
+static cudaDataType_t act_type(const scd_gemm_shape *s)
+{
+    return s->bf16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+static cudaDataType_t result_type(const scd_gemm_shape *s)
+{
+    return scd_gemm_gives_act(s) ? act_type(s) : CUDA_R_32F;
+}
+
+/* Largest power of two up to ALIGNED at which every part's first row lies. */
+static uint32_t weight_alignment(const scd_gemm_shape *s)
+{
+    size_t bytes = s->part_rows * s->cols * (s->bf16 ? 2 : 4), to = ALIGNED;
+    while (s->n_parts > 1 && bytes % to)
+        to /= 2;
+    return (uint32_t)to;
+}
+
+static scd_code make_descriptors(scd_gemm_plan *p, scd_error *err)
+{
+    const scd_cublaslt *lt = p->lib->lt;
+    const scd_gemm_shape *s = &p->shape;
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    uint64_t n = s->n_parts * s->part_rows;
+    scd_code code = CHECK(MatmulDescCreate, &p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (!code)
+        code = CHECK(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                     sizeof transposed);
+    if (!code)
+        code = CHECK(MatrixLayoutCreate, &p->w, act_type(s), s->cols, n, (int64_t)s->cols);
+    if (!code)
+        code =
+            CHECK(MatrixLayoutCreate, &p->x, act_type(s), s->cols, NOMINAL_ROWS, (int64_t)s->cols);
+    if (!code)
+        code = CHECK(MatrixLayoutCreate, &p->y, result_type(s), n, NOMINAL_ROWS, (int64_t)n);
+    return code;
+}
+
+/* Make the layouts those of `parts` parts and m rows. */
+static scd_code set_sizes(scd_gemm_plan *p, size_t parts, size_t m, scd_error *err)
+{
+    const scd_cublaslt *lt = p->lib->lt;
+    uint64_t n = parts * p->shape.part_rows, rows = m;
+    int64_t ld = (int64_t)n;
+    const struct {
+        cublasLtMatrixLayout_t layout;
+        cublasLtMatrixLayoutAttribute_t what;
+        const void *value;
+    } sets[] = {
+        {p->w, CUBLASLT_MATRIX_LAYOUT_COLS, &n},    {p->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows},
+        {p->y, CUBLASLT_MATRIX_LAYOUT_ROWS, &n},    {p->y, CUBLASLT_MATRIX_LAYOUT_LD, &ld},
+        {p->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows},
+    };
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0] && !code; i++)
+        code = CHECK(MatrixLayoutSetAttribute, sets[i].layout, sets[i].what, sets[i].value,
+                     sizeof(uint64_t));
+    return code;
+}
+
+static bool config_is(const scd_cublaslt *lt, const cublasLtMatmulAlgo_t *algo,
+                      cublasLtMatmulAlgoConfigAttributes_t what, uint32_t most)
+{
+    uint32_t value = UINT32_MAX;
+    size_t written;
+    return lt->MatmulAlgoConfigGetAttribute(algo, what, &value, sizeof value, &written) ==
+               CUBLAS_STATUS_SUCCESS &&
+           value <= most;
+}
+
+/* Computes every m and number of parts, and never splits a sum. */
+static bool fits(scd_gemm_plan *p, const cublasLtMatmulAlgo_t *algo)
+{
+    static const size_t rows[] = {1, 7, 64, NOMINAL_ROWS, NOMINAL_ROWS + 1};
+    const scd_cublaslt *lt = p->lib->lt;
+    if (!config_is(lt, algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, 1) ||
+        !config_is(lt, algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, CUBLASLT_REDUCTION_SCHEME_NONE))
+        return false;
+    for (size_t parts = 1; parts <= p->shape.n_parts; parts++)
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+            cublasLtMatmulHeuristicResult_t r;
+            if (set_sizes(p, parts, rows[i], NULL) ||
+                lt->MatmulAlgoCheck(p->lib->handle, p->desc, p->w, p->x, p->y, p->y, algo, &r) !=
+                    CUBLAS_STATUS_SUCCESS ||
+                r.workspaceSize > WORKSPACE_BYTES)
+                return false;
+        }
+    return true;
+}
+
+static scd_code ask(scd_gemm_plan *p, cublasLtMatmulPreference_t like, scd_error *err)
+{
+    const scd_cublaslt *lt = p->lib->lt;
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE, aligned = ALIGNED;
+    const uint32_t w_aligned = weight_alignment(&p->shape);
+    const uint64_t workspace = WORKSPACE_BYTES;
+    int n = 0;
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t what;
+        const void *value;
+        size_t bytes;
+    } sets[] = {
+        {CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace},
+        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &w_aligned, sizeof w_aligned},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &aligned, sizeof aligned},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &aligned, sizeof aligned},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &aligned, sizeof aligned},
+    };
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0] && !code; i++)
+        code =
+            CHECK(MatmulPreferenceSetAttribute, like, sets[i].what, sets[i].value, sets[i].bytes);
+    if (!code)
+        code = CHECK(MatmulAlgoGetHeuristic, p->lib->handle, p->desc, p->w, p->x, p->y, p->y, like,
+                     CANDIDATES, found, &n);
+    for (int i = 0; i < n && !code; i++)
+        if (found[i].state == CUBLAS_STATUS_SUCCESS && fits(p, &found[i].algo))
+            p->algos[p->n_algos++] = found[i].algo;
+    if (!code && !p->n_algos)
+        code = scd_fail(err, SCD_E_DEVICE,
+                        "%s has no algorithm without split-K for %zu x %zu (of %d tried)",
+                        p->lib->version, p->shape.n_parts * p->shape.part_rows, p->shape.cols, n);
+    return code;
+}
+
+scd_code scd_gemm_plan_new(scd_gemm_lib *lib, const scd_gemm_shape *shape, scd_gemm_plan **out,
+                           scd_error *err)
+{
+    const scd_cublaslt *lt = lib->lt;
+    cublasLtMatmulPreference_t like = NULL;
+    *out = NULL;
+    scd_gemm_plan *p = scd_calloc(1, sizeof *p);
+    if (!p)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    p->lib = lib;
+    p->shape = *shape;
+    scd_code code = make_descriptors(p, err);
+    if (!code)
+        code = CHECK(MatmulPreferenceCreate, &like);
+    if (!code)
+        code = ask(p, like, err);
+    if (like)
+        lt->MatmulPreferenceDestroy(like);
+    if (code) {
+        scd_gemm_plan_free(p);
+        return code;
+    }
+    *out = p;
+    return SCD_OK;
+}
+
+void scd_gemm_plan_free(scd_gemm_plan *p)
+{
+    if (!p)
+        return;
+    const scd_cublaslt *lt = p->lib->lt;
+    if (p->desc)
+        lt->MatmulDescDestroy(p->desc);
+    cublasLtMatrixLayout_t layouts[] = {p->w, p->x, p->y};
+    for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++)
+        if (layouts[i])
+            lt->MatrixLayoutDestroy(layouts[i]);
+    free(p);
+}
+
+bool scd_gemm_plan_next(scd_gemm_plan *p)
+{
+    if (p->at + 1 >= p->n_algos)
+        return false;
+    p->at++;
+    return true;
+}
+
+scd_code scd_gemm_run(scd_gemm_plan *p, size_t parts, const void *w, const void *x, size_t m,
+                      bool add, void *y, scd_error *err)
+{
+    const scd_cublaslt *lt = p->lib->lt;
+    const float one = 1.0f, times_y = add ? 1.0f : 0.0f;
+    if (((uintptr_t)x | (uintptr_t)y) % ALIGNED || (uintptr_t)w % weight_alignment(&p->shape))
+        return scd_fail(err, SCD_E_INVALID, "a product's rows lie at no multiple of %d bytes",
+                        (int)ALIGNED);
+    scd_code code = set_sizes(p, parts, m, err);
+    return code ? code
+                : CHECK(Matmul, p->lib->handle, p->desc, &one, w, p->w, x, p->x, &times_y, y, p->y,
+                        y, p->y, &p->algos[p->at], p->lib->workspace, WORKSPACE_BYTES,
+                        (cudaStream_t)scd_gpu_stream(p->lib->gpu));
+}

@@ -1,0 +1,114 @@
+/* index.h - the index arithmetic of the kernels, in functions that tests on the host call too.
+ *
+ * Fragment layouts are those of the PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point
+ * type" and "Warp-level matrix load instruction: ldmatrix": a lane is 4 * group + thread, group
+ * 0..7 and thread 0..3.
+ *
+ * Threads: any. Owns: nothing. */
+#ifndef SCD_CUDA_INDEX_H
+#define SCD_CUDA_INDEX_H
+
+#include "engine/cuda/number.h"
+
+#include <stddef.h>
+
+SCD_BOTH size_t scd_ceil_div(size_t n, size_t by)
+{
+    return (n + by - 1) / by;
+}
+
+/* ---- fragments of an m16n8k16 product ---- */
+
+/* Row (0..15) of the pair in register `reg` (0..3) of A; its first column (0, 2, .. 14). */
+SCD_BOTH int scd_frag_a_row(int lane, int reg)
+{
+    return lane / 4 + (reg & 1) * 8;
+}
+
+SCD_BOTH int scd_frag_a_col(int lane, int reg)
+{
+    return lane % 4 * 2 + (reg / 2) * 8;
+}
+
+/* First row (0, 2, .. 14) of the pair in register `reg` (0, 1) of B; its column (0..7). */
+SCD_BOTH int scd_frag_b_row(int lane, int reg)
+{
+    return lane % 4 * 2 + reg * 8;
+}
+
+SCD_BOTH int scd_frag_b_col(int lane)
+{
+    return lane / 4;
+}
+
+/* Row and column of element `i` (0..3) of C and D. */
+SCD_BOTH int scd_frag_c_row(int lane, int i)
+{
+    return lane / 4 + (i / 2) * 8;
+}
+
+SCD_BOTH int scd_frag_c_col(int lane, int i)
+{
+    return lane % 4 * 2 + (i & 1);
+}
+
+/* ---- which row a lane names to ldmatrix.x4: lanes 8 j .. 8 j + 7 name the rows of matrix j ----
+ */
+
+/* Keys as B of Q K^T, (keys, dim) in memory, not transposed: matrices (keys 0-7, dims 0-7), (0-7,
+ * 8-15), (8-15, 0-7), (8-15, 8-15) are B's registers 0, 1 of keys 0-7, then of keys 8-15. */
+SCD_BOTH int scd_ldm_key_row(int lane)
+{
+    return lane / 16 * 8 + lane % 8;
+}
+
+SCD_BOTH int scd_ldm_key_col(int lane)
+{
+    return lane / 8 % 2 * 8;
+}
+
+/* Values as B of P V, (keys, dim) in memory, transposed: matrices (keys 0-7, dims 0-7), (8-15,
+ * 0-7), (0-7, 8-15), (8-15, 8-15) are B's registers 0, 1 of dims 0-7, then of dims 8-15. */
+SCD_BOTH int scd_ldm_value_row(int lane)
+{
+    return lane / 8 % 2 * 8 + lane % 8;
+}
+
+SCD_BOTH int scd_ldm_value_col(int lane)
+{
+    return lane / 16 * 8;
+}
+
+/* ---- attention: blocks and tiles ---- */
+
+/* Block x of a grid of n_cells * tiles is tile `tile` of cell `cell`. */
+typedef struct scd_query_tile {
+    size_t cell, tile;
+} scd_query_tile;
+
+SCD_BOTH scd_query_tile scd_query_tile_at(size_t block, size_t tiles)
+{
+    scd_query_tile t = {block / tiles, block % tiles};
+    return t;
+}
+
+/* Rows of the tile [first, first + size) that lie below `end`. */
+SCD_BOTH int scd_rows_left(size_t first, size_t size, size_t end)
+{
+    return (int)(first >= end ? 0 : end - first < size ? end - first : size);
+}
+
+/* ---- RoPE, rotate-half ---- */
+
+/* Pair p of a part's row (H / 2 pairs): columns a and a + half, entry i of the head's table row. */
+typedef struct scd_rope_pair {
+    size_t a, i;
+} scd_rope_pair;
+
+SCD_BOTH scd_rope_pair scd_rope_pair_at(size_t p, size_t half)
+{
+    scd_rope_pair r = {p / half * 2 * half + p % half, p % half};
+    return r;
+}
+
+#endif

@@ -1,0 +1,70 @@
+/* op_block_out.cu - the second half of a block: o_proj and residual, RMSNorm, the gated MLP and
+ * residual. Both residuals are added by the product that makes them, in fp32. */
+#include "engine/cuda/gpu.cuh"
+
+enum { THREADS = 256 };
+
+typedef struct out_space {
+    void *n;       /* (rows, H) act: normed rows */
+    void *gate_up; /* (rows, 2 F) act */
+    void *mid;     /* (rows, F) act: silu(gate) up */
+} out_space;
+
+static size_t carve(char *base, size_t rows, size_t hidden_dim, size_t ffn_dim, size_t act,
+                    out_space *s)
+{
+    size_t used = 0;
+    s->n = scd_cuda_carve(base, &used, rows * hidden_dim, act);
+    s->gate_up = scd_cuda_carve(base, &used, 2 * rows * ffn_dim, act);
+    s->mid = scd_cuda_carve(base, &used, rows * ffn_dim, act);
+    return used;
+}
+
+size_t scd_cuda_block_out_scratch(size_t rows, size_t hidden_dim, size_t ffn_dim, size_t act)
+{
+    out_space s;
+    return carve(NULL, rows, hidden_dim, ffn_dim, act, &s);
+}
+
+/* silu(x) = x / (1 + e^-x); a block takes a row. */
+template <typename T> SCD_KERNEL silu_mul(const T *gate_up, size_t ffn_dim, T *mid)
+{
+    gate_up += blockIdx.x * 2 * ffn_dim;
+    mid += blockIdx.x * ffn_dim;
+    for (size_t i = threadIdx.x; i < ffn_dim; i += THREADS) {
+        float gate = gpu_load(&gate_up[i]), up = gpu_load(&gate_up[ffn_dim + i]);
+        gpu_store(&mid[i], gate / (1.0f + expf(-gate)) * up);
+    }
+}
+
+static scd_code gated(scd_device *device, const out_space *s, size_t rows, size_t ffn_dim,
+                      scd_error *err)
+{
+    if (device->bf16)
+        return SCD_LAUNCH(device, err, silu_mul<uint16_t>, rows, THREADS, 0,
+                          (const uint16_t *)s->gate_up, ffn_dim, (uint16_t *)s->mid);
+    return SCD_LAUNCH(device, err, silu_mul<float>, rows, THREADS, 0, (const float *)s->gate_up,
+                      ffn_dim, (float *)s->mid);
+}
+
+scd_code scd_cuda_block_out(scd_device *device, const scd_block_out_args *args, scd_error *err)
+{
+    size_t rows = args->rows;
+    scd_code code = scd_cuda_check_rows(device, rows, err);
+    if (!code)
+        code = scd_gpu_enter(device->gpu, err);
+    if (code)
+        return code;
+    out_space s;
+    carve(device->scratch, rows, args->hidden_dim, args->ffn_dim, device->act, &s);
+    code = scd_cuda_product(device, args->wo, 0, 1, args->att, rows, true, args->h, err);
+    if (!code)
+        code = scd_cuda_norm_act(device, args->h, args->norm2, rows, args->hidden_dim, s.n, err);
+    if (!code)
+        code = scd_cuda_product(device, args->wgate_up, 0, 2, s.n, rows, false, s.gate_up, err);
+    if (!code)
+        code = gated(device, &s, rows, args->ffn_dim, err);
+    if (!code)
+        code = scd_cuda_product(device, args->wdown, 0, 1, s.mid, rows, true, args->h, err);
+    return code;
+}

@@ -1,0 +1,223 @@
+/* op_embed.cu - from gene ids and values to the first residual stream.
+ *
+ *   x = relu(w0 value + b0);  clean = W2 x + b2 + E[id];  h[token] = input_proj(masked clean)
+ *   mean of the pooled clean rows of each cell;  h[LAT] = MLP(mean)
+ *
+ * Products run over all rows: in [LAT] rows they multiply zeros, and what they leave in h there is
+ * overwritten by the latent MLP, which comes last. The mean of 32 columns of a cell is made by one
+ * block: its warp w sums rows w, w + 8, .. and the eight sums are added in order, so it depends on
+ * the cell's rows alone. */
+#include "engine/cuda/gpu.cuh"
+
+enum { THREADS = 256, WARPS = THREADS / SCD_WARP };
+
+typedef struct embed_space {
+    void *x;      /* (rows, d) act: relu(..), then the masked rows */
+    void *mean;   /* (cells, d) act */
+    float *y;     /* (cells, H): Linear(mean), then z without its bias */
+    void *latent; /* (cells, H) act: relu(LayerNorm(..)) */
+} embed_space;
+
+static size_t carve(char *base, size_t rows, size_t cells, size_t d, size_t hidden_dim, size_t act,
+                    embed_space *s)
+{
+    size_t used = 0;
+    s->x = scd_cuda_carve(base, &used, rows * d, act);
+    s->mean = scd_cuda_carve(base, &used, cells * d, act);
+    s->y = (float *)scd_cuda_carve(base, &used, cells * hidden_dim, sizeof(float));
+    s->latent = scd_cuda_carve(base, &used, cells * hidden_dim, act);
+    return used;
+}
+
+size_t scd_cuda_embed_scratch(size_t rows, size_t d, size_t hidden_dim, size_t act)
+{
+    embed_space s;
+    return carve(NULL, rows, rows, d, hidden_dim, act, &s);
+}
+
+/* x (rows, d) = relu(w0 value + b0); a block takes a row. */
+template <typename T>
+SCD_KERNEL value_rows(const float *values, const float *w0, const float *b0, size_t d, T *x)
+{
+    float value = values[blockIdx.x];
+    x += blockIdx.x * d;
+    for (size_t i = threadIdx.x; i < d; i += THREADS)
+        gpu_store(&x[i], fmaxf(w0[i] * value + b0[i], 0.0f));
+}
+
+SCD_DEVICE float table_at(const void *table, scd_dtype dtype, size_t at)
+{
+    if (dtype == SCD_F32)
+        return ((const float *)table)[at];
+    uint16_t half = ((const uint16_t *)table)[at];
+    return dtype == SCD_BF16 ? scd_bf16_to_f32(half) : scd_f16_to_f32(half);
+}
+
+typedef struct token_args {
+    const int32_t *ids;    /* (rows) */
+    const uint8_t *hidden; /* (rows) */
+    const void *table;     /* (vocab, d) */
+    scd_dtype dtype;
+    size_t vocab, d;
+    const float *b2, *value_mask, *gene_mask; /* (d) */
+    float *clean;                             /* (rows, d): W2 x in, clean out */
+    void *x;                                  /* (rows, d) act out: masked clean, 0 in [LAT] rows */
+    volatile uint32_t *fault;
+} token_args;
+
+template <typename T> SCD_KERNEL token_rows(token_args a)
+{
+    size_t row = blockIdx.x;
+    int32_t id = a.ids[row];
+    uint8_t hidden = a.hidden[row];
+    float *clean = a.clean + row * a.d;
+    T *x = (T *)a.x + row * a.d;
+    bool lat = id < 0;
+    if (!lat && (size_t)id >= a.vocab) {
+        *a.fault = SCD_FAULT_ID;
+        lat = true;
+    }
+    for (size_t i = threadIdx.x; i < a.d; i += THREADS) {
+        float gene = lat ? 0.0f : table_at(a.table, a.dtype, (size_t)id * a.d + i);
+        float whole = clean[i] + a.b2[i] + gene;
+        float masked = hidden & SCD_HIDE_GENE    ? a.gene_mask[i] + a.value_mask[i]
+                       : hidden & SCD_HIDE_VALUE ? gene + a.value_mask[i]
+                                                 : whole;
+        clean[i] = whole;
+        gpu_store(&x[i], lat ? 0.0f : masked);
+    }
+}
+
+/* Block (cell, 32 columns): mean over the cell's tokens, those with hidden == 0 alone if `visible`.
+ * Shared: (WARPS, 32) sums, then (WARPS) counts. */
+template <typename T>
+SCD_KERNEL pool_cells(const float *clean, const uint8_t *hidden, const uint32_t *cu_rows,
+                      int visible, size_t d, T *mean)
+{
+    float *sums = (float *)gpu_shared(), *counts = sums + WARPS * SCD_WARP;
+    size_t cell = blockIdx.x, warp = threadIdx.x / SCD_WARP, lane = threadIdx.x % SCD_WARP;
+    size_t col = blockIdx.y * SCD_WARP + lane, end = cu_rows[cell + 1];
+    float sum = 0.0f, count = 0.0f;
+    for (size_t row = cu_rows[cell] + 1 + warp; row < end; row += WARPS) {
+        if (visible && hidden[row])
+            continue;
+        count += 1.0f;
+        sum += col < d ? clean[row * d + col] : 0.0f;
+    }
+    sums[warp * SCD_WARP + lane] = sum;
+    if (lane == 0)
+        counts[warp] = count;
+    gpu_sync_block();
+    if (warp > 0 || col >= d)
+        return;
+    sum = count = 0.0f;
+    for (size_t w = 0; w < WARPS; w++) {
+        sum += sums[w * SCD_WARP + lane];
+        count += counts[w];
+    }
+    gpu_store(&mean[cell * d + col], count > 0.0f ? sum / count : 0.0f);
+}
+
+/* out = relu(LayerNorm(y + b)), a warp takes a row; the variance is biased, eps 1e-5. */
+template <typename T>
+SCD_KERNEL latent_norm(const float *y, const float *b, const float *norm_w, const float *norm_b,
+                       size_t rows, size_t width, T *out)
+{
+    size_t row = (size_t)blockIdx.x * WARPS + threadIdx.x / SCD_WARP;
+    size_t lane = threadIdx.x % SCD_WARP;
+    if (row >= rows)
+        return;
+    y += row * width;
+    float sum = 0.0f, square = 0.0f;
+    for (size_t i = lane; i < width; i += SCD_WARP)
+        sum += y[i] + b[i];
+    float mean = gpu_warp_sum(sum) / (float)width;
+    for (size_t i = lane; i < width; i += SCD_WARP) {
+        float off = y[i] + b[i] - mean;
+        square += off * off;
+    }
+    float scale = 1.0f / sqrtf(gpu_warp_sum(square) / (float)width + 1e-5f);
+    for (size_t i = lane; i < width; i += SCD_WARP)
+        gpu_store(&out[row * width + i],
+                  fmaxf((y[i] + b[i] - mean) * scale * norm_w[i] + norm_b[i], 0.0f));
+}
+
+/* h[first row of cell c] = y[c] + b */
+SCD_KERNEL latent_out(const float *y, const float *b, const uint32_t *cu_rows, size_t width,
+                      float *h)
+{
+    y += blockIdx.x * width;
+    h += cu_rows[blockIdx.x] * width;
+    for (size_t i = threadIdx.x; i < width; i += THREADS)
+        h[i] = y[i] + b[i];
+}
+
+template <typename T>
+static scd_code tokens(scd_device *device, const scd_batch_rows *b, const scd_embed_args *a,
+                       const embed_space *s, scd_error *err)
+{
+    token_args t = {};
+    t.ids = b->ids;
+    t.hidden = b->hidden;
+    t.table = a->gene_embedding;
+    t.dtype = a->gene_embedding_dtype;
+    t.vocab = a->vocab;
+    t.d = a->d;
+    t.b2 = a->value_b2;
+    t.value_mask = a->value_mask;
+    t.gene_mask = a->gene_mask;
+    t.clean = a->clean;
+    t.x = s->x;
+    t.fault = device->fault;
+    scd_code code = SCD_LAUNCH(device, err, value_rows<T>, b->n_rows, THREADS, 0, b->values,
+                               a->value_w0, a->value_b0, a->d, (T *)s->x);
+    if (!code)
+        code = scd_cuda_product(device, a->value_w2, 0, 1, s->x, b->n_rows, false, a->clean, err);
+    if (!code)
+        code = SCD_LAUNCH(device, err, token_rows<T>, b->n_rows, THREADS, 0, t);
+    if (!code)
+        code = scd_cuda_product(device, a->input_proj, 0, 1, s->x, b->n_rows, false, a->h, err);
+    return code;
+}
+
+template <typename T>
+static scd_code latents(scd_device *device, const scd_batch_rows *b, const scd_embed_args *a,
+                        const embed_space *s, scd_error *err)
+{
+    size_t n = b->n_cells, width = a->hidden_dim;
+    dim3 pieces((unsigned)n, (unsigned)scd_ceil_div(a->d, SCD_WARP));
+    size_t shared = (WARPS * SCD_WARP + WARPS) * sizeof(float);
+    scd_code code = SCD_LAUNCH_2D(device, err, pool_cells<T>, pieces, THREADS, shared, a->clean,
+                                  b->hidden, b->cu_rows, a->visible_pooling, a->d, (T *)s->mean);
+    if (!code)
+        code = scd_cuda_product(device, a->latent_w0, 0, 1, s->mean, n, false, s->y, err);
+    if (!code)
+        code =
+            SCD_LAUNCH(device, err, latent_norm<T>, scd_ceil_div(n, WARPS), THREADS, 0, s->y,
+                       a->latent_b0, a->latent_norm_w, a->latent_norm_b, n, width, (T *)s->latent);
+    if (!code)
+        code = scd_cuda_product(device, a->latent_w3, 0, 1, s->latent, n, false, s->y, err);
+    if (!code)
+        code = SCD_LAUNCH(device, err, latent_out, n, THREADS, 0, s->y, a->latent_b3, b->cu_rows,
+                          width, a->h);
+    return code;
+}
+
+scd_code scd_cuda_embed(scd_device *device, const scd_batch_rows *batch, const scd_embed_args *args,
+                        scd_error *err)
+{
+    scd_code code = scd_cuda_check_rows(device, batch->n_rows, err);
+    if (!code)
+        code = scd_gpu_enter(device->gpu, err);
+    if (code || !batch->n_cells)
+        return code;
+    embed_space s;
+    carve(device->scratch, batch->n_rows, batch->n_cells, args->d, args->hidden_dim, device->act,
+          &s);
+    code = device->bf16 ? tokens<uint16_t>(device, batch, args, &s, err)
+                        : tokens<float>(device, batch, args, &s, err);
+    if (!code)
+        code = device->bf16 ? latents<uint16_t>(device, batch, args, &s, err)
+                            : latents<float>(device, batch, args, &s, err);
+    return code;
+}

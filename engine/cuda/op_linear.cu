@@ -1,0 +1,77 @@
+/* op_linear.cu - the general product for heads, and rows by index.
+ *
+ * y = x W^T + b, optionally ReLU. The input is fp32; where act is bf16 it is rounded into scratch,
+ * as many rows at once as there is room for, which no row's bits depend on. */
+#include "engine/cuda/gpu.cuh"
+
+enum { THREADS = 256 };
+
+SCD_KERNEL round_rows(const float *x, size_t n, uint16_t *out)
+{
+    size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < n)
+        gpu_store(&out[i], x[i]);
+}
+
+/* y (rows, width) += b, in place; a block takes a row. */
+SCD_KERNEL bias_rows(float *y, const float *bias, int relu, size_t width)
+{
+    y += blockIdx.x * width;
+    for (size_t i = threadIdx.x; i < width; i += THREADS) {
+        float sum = y[i] + (bias ? bias[i] : 0.0f);
+        y[i] = relu && sum < 0.0f ? 0.0f : sum;
+    }
+}
+
+SCD_KERNEL gather(const float *src, const uint32_t *index, size_t width, float *dst)
+{
+    src += index[blockIdx.x] * width;
+    dst += blockIdx.x * width;
+    for (size_t i = threadIdx.x; i < width; i += THREADS)
+        dst[i] = src[i];
+}
+
+/* Rows [first, first + n). */
+static scd_code some_rows(scd_device *device, const scd_linear_args *a, size_t first, size_t n,
+                          scd_error *err)
+{
+    const float *rows = a->x + first * a->in_dim;
+    float *y = a->y + first * a->out_dim;
+    const void *x = rows;
+    scd_code code = SCD_OK;
+    if (device->bf16) {
+        x = device->scratch;
+        code = SCD_LAUNCH(device, err, round_rows, scd_ceil_div(n * a->in_dim, THREADS), THREADS, 0,
+                          rows, n * a->in_dim, (uint16_t *)(void *)device->scratch);
+    }
+    if (!code)
+        code = scd_cuda_product(device, a->w, 0, 1, x, n, false, y, err);
+    if (!code && (a->bias || a->relu))
+        code = SCD_LAUNCH(device, err, bias_rows, n, THREADS, 0, y, a->bias, a->relu, a->out_dim);
+    return code;
+}
+
+scd_code scd_cuda_linear(scd_device *device, const scd_linear_args *args, scd_error *err)
+{
+    if (args->w->n_parts != 1 || args->w->cols != args->in_dim ||
+        args->w->part_rows != args->out_dim)
+        return scd_fail(err, SCD_E_INVALID, "linear: the matrix is %zu x %zu, not %zu x %zu",
+                        args->w->n_parts * args->w->part_rows, args->w->cols, args->out_dim,
+                        args->in_dim);
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    /* whole multiples of the least, so that every piece starts aligned */
+    size_t chunk = device->scratch_bytes / (args->in_dim * device->act);
+    chunk -= chunk % SCD_CUDA_LINEAR_ROWS;
+    for (size_t at = 0; at < args->rows && !code; at += chunk) {
+        size_t left = args->rows - at;
+        code = some_rows(device, args, at, left < chunk ? left : chunk, err);
+    }
+    return code;
+}
+
+scd_code scd_cuda_gather_rows(scd_device *device, const float *src, const uint32_t *index, size_t n,
+                              size_t width, float *dst, scd_error *err)
+{
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    return code ? code : SCD_LAUNCH(device, err, gather, n, THREADS, 0, src, index, width, dst);
+}

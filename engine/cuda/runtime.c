@@ -1,0 +1,169 @@
+/* runtime.c - see runtime.h: the CUDA runtime, linked in statically, so that the object can be
+ * loaded where there is no driver and say so. */
+#include "engine/cuda/runtime.h"
+
+#include "engine/base/mem.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct scd_gpu {
+    int index;
+    cudaStream_t stream;
+    cudaEvent_t marks[SCD_GPU_MARKS];
+};
+
+static scd_code check(cudaError_t e, const char *call, scd_error *err)
+{
+    if (e == cudaSuccess)
+        return SCD_OK;
+    return scd_fail(err, e == cudaErrorMemoryAllocation ? SCD_E_NOMEM : SCD_E_DEVICE, "%s: %s",
+                    call, cudaGetErrorString(e));
+}
+
+static scd_code find(int index, scd_gpu_facts *facts, scd_error *err)
+{
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    if (e == cudaErrorInsufficientDriver)
+        return scd_fail(err, SCD_E_DEVICE,
+                        "there is no NVIDIA driver on this machine, or one older than CUDA %d.%d",
+                        CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    if (e == cudaErrorNoDevice || (e == cudaSuccess && n == 0))
+        return scd_fail(err, SCD_E_DEVICE, "no GPU answers");
+    if (e != cudaSuccess)
+        return check(e, "cudaGetDeviceCount", err);
+    if (index < 0 || index >= n)
+        return scd_fail(err, SCD_E_DEVICE, "there is no GPU %d: this machine has %d, from 0", index,
+                        n);
+    struct cudaDeviceProp p;
+    scd_code code = check(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties", err);
+    if (code)
+        return code;
+    if (p.major < 8)
+        return scd_fail(err, SCD_E_DEVICE,
+                        "GPU %d, %s, has compute capability %d.%d: at least 8.0 is needed", index,
+                        p.name, p.major, p.minor);
+    *facts = (scd_gpu_facts){.major = p.major, .minor = p.minor, .memory_bytes = p.totalGlobalMem};
+    snprintf(facts->name, sizeof facts->name, "%.63s", p.name);
+    return SCD_OK;
+}
+
+scd_code scd_gpu_open(int index, scd_gpu **out, scd_gpu_facts *facts, scd_error *err)
+{
+    *out = NULL;
+    scd_code code = find(index, facts, err);
+    if (code)
+        return code;
+    scd_gpu *gpu = scd_calloc(1, sizeof *gpu);
+    if (!gpu)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    gpu->index = index;
+    code = scd_gpu_enter(gpu, err);
+    if (!code)
+        code = check(cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking),
+                     "cudaStreamCreateWithFlags", err);
+    for (int i = 0; i < SCD_GPU_MARKS && !code; i++)
+        code = check(cudaEventCreateWithFlags(&gpu->marks[i], cudaEventDisableTiming),
+                     "cudaEventCreateWithFlags", err);
+    if (code) {
+        scd_gpu_close(gpu);
+        return code;
+    }
+    *out = gpu;
+    return SCD_OK;
+}
+
+void scd_gpu_close(scd_gpu *gpu)
+{
+    if (!gpu)
+        return;
+    for (int i = 0; i < SCD_GPU_MARKS; i++)
+        if (gpu->marks[i])
+            cudaEventDestroy(gpu->marks[i]);
+    if (gpu->stream)
+        cudaStreamDestroy(gpu->stream);
+    free(gpu);
+}
+
+scd_code scd_gpu_enter(scd_gpu *gpu, scd_error *err)
+{
+    return check(cudaSetDevice(gpu->index), "cudaSetDevice", err);
+}
+
+scd_code scd_gpu_alloc(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
+{
+    (void)gpu;
+    *out = NULL;
+    cudaError_t e = cudaMalloc(out, bytes ? bytes : 1);
+    if (e == cudaSuccess)
+        return SCD_OK;
+    *out = NULL;
+    (void)cudaGetLastError(); /* or the next launch would be blamed for it */
+    if (e != cudaErrorMemoryAllocation)
+        return check(e, "cudaMalloc", err);
+    return scd_fail(err, SCD_E_NOMEM, "the GPU has no room for %zu bytes", bytes);
+}
+
+void scd_gpu_free(scd_gpu *gpu, void *memory)
+{
+    if (memory) {
+        cudaStreamSynchronize(gpu->stream);
+        cudaFree(memory);
+    }
+}
+
+scd_code scd_gpu_alloc_host(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
+{
+    (void)gpu;
+    *out = NULL;
+    return check(cudaHostAlloc(out, bytes, cudaHostAllocPortable | cudaHostAllocMapped),
+                 "cudaHostAlloc", err);
+}
+
+void scd_gpu_free_host(scd_gpu *gpu, void *memory)
+{
+    (void)gpu;
+    if (memory)
+        cudaFreeHost(memory);
+}
+
+scd_code scd_gpu_copy_in(scd_gpu *gpu, void *device, const void *host, size_t bytes, scd_error *err)
+{
+    return check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, gpu->stream),
+                 "cudaMemcpyAsync to the device", err);
+}
+
+scd_code scd_gpu_copy_out(scd_gpu *gpu, void *host, const void *device, size_t bytes,
+                          scd_error *err)
+{
+    return check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, gpu->stream),
+                 "cudaMemcpyAsync from the device", err);
+}
+
+scd_code scd_gpu_mark(scd_gpu *gpu, int mark, scd_error *err)
+{
+    return check(cudaEventRecord(gpu->marks[mark], gpu->stream), "cudaEventRecord", err);
+}
+
+scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err)
+{
+    return check(cudaEventSynchronize(gpu->marks[mark]), "cudaEventSynchronize", err);
+}
+
+scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
+{
+    return check(cudaStreamSynchronize(gpu->stream), "cudaStreamSynchronize", err);
+}
+
+scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err)
+{
+    (void)gpu;
+    return check(cudaGetLastError(), kernel, err);
+}
+
+void *scd_gpu_stream(scd_gpu *gpu)
+{
+    return gpu->stream;
+}

@@ -1,0 +1,60 @@
+/* runtime.h - what this backend asks of the CUDA runtime, in plain C.
+ *
+ * Two sides: runtime.c (a GPU) and tests/cuda_host/runtime_host.cc (the emulator of the tests).
+ * Work is put on one stream and done in order; only the functions that say so wait for it.
+ *
+ * Threads: the owner; `enter` makes the device the calling thread's.
+ * Errors:  SCD_E_NOMEM for memory, else SCD_E_DEVICE, with the name of the call that failed. */
+#ifndef SCD_CUDA_RUNTIME_H
+#define SCD_CUDA_RUNTIME_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "engine/base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct scd_gpu scd_gpu;
+
+typedef struct scd_gpu_facts {
+    char name[64];
+    int major, minor; /* compute capability */
+    size_t memory_bytes;
+} scd_gpu_facts;
+
+enum { SCD_GPU_MARKS = 2 };
+
+/* SCD_E_DEVICE: no driver, no GPU, no such index, or one that is too old. */
+scd_code scd_gpu_open(int index, scd_gpu **out, scd_gpu_facts *facts, scd_error *err);
+void scd_gpu_close(scd_gpu *gpu); /* NULL is fine */
+scd_code scd_gpu_enter(scd_gpu *gpu, scd_error *err);
+
+scd_code scd_gpu_alloc(scd_gpu *gpu, size_t bytes, void **out, scd_error *err);
+void scd_gpu_free(scd_gpu *gpu, void *memory); /* waits for the work that uses it */
+/* Pinned host memory, which kernels may write as well. */
+scd_code scd_gpu_alloc_host(scd_gpu *gpu, size_t bytes, void **out, scd_error *err);
+void scd_gpu_free_host(scd_gpu *gpu, void *memory);
+
+/* The host side is pinned and must stay as it is until the copy is done. */
+scd_code scd_gpu_copy_in(scd_gpu *gpu, void *device, const void *host, size_t bytes,
+                         scd_error *err);
+scd_code scd_gpu_copy_out(scd_gpu *gpu, void *host, const void *device, size_t bytes,
+                          scd_error *err);
+
+/* Remember this place in the work as mark 0 or 1; wait until the work has come past it. A mark that
+ * was never set is past. */
+scd_code scd_gpu_mark(scd_gpu *gpu, int mark, scd_error *err);
+scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err);
+scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err);
+
+/* After a launch: what became of it. */
+scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err);
+void *scd_gpu_stream(scd_gpu *gpu); /* cudaStream_t */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

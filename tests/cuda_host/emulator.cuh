@@ -1,0 +1,104 @@
+/* emulator.cuh - the device of engine/cuda/gpu.cuh, on the CPU: for tests alone.
+ *
+ * Blocks run one after the other; the threads of a block are fibers of one thread, each of which
+ * runs until it must wait for others. That is the schedule that shows a missing barrier best: the
+ * first thread is as far ahead as it can get. scd_emu_order turns the order round.
+ *
+ * What it finds: threads that wait at different places or leave others waiting; a launch with too
+ * many threads or too much shared memory; reads of shared memory nobody wrote (it holds NaN); reads
+ * of copies that were not waited for (they happen at the wait); with the address sanitizer every
+ * access past the end of shared or global memory. A fault prints what and where, and aborts.
+ *
+ * Threads: one. */
+#ifndef SCD_TESTS_EMULATOR_H
+#define SCD_TESTS_EMULATOR_H
+
+#include "engine/cuda/index.h"
+#include "tests/cuda_host/host.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SCD_KERNEL static void
+#define SCD_KERNEL_OF(threads) static void
+#define SCD_DEVICE static inline
+#define SCD_UNROLL
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
+};
+
+extern dim3 threadIdx, blockIdx, blockDim, gridDim; /* of the fiber that runs */
+
+/* A place in the source; all threads that wait together must wait at the same. */
+struct scd_emu_place {
+    const char *file;
+    int line;
+};
+#define SCD_EMU_HERE (scd_emu_place{__FILE__, __LINE__})
+
+void *scd_emu_shared(void);
+void scd_emu_sync_block(scd_emu_place place);
+/* All lanes of a warp arrive with their operands; the last to come computes for all of them. */
+void scd_emu_warp(scd_emu_place place, void *mine, void (*all)(void *const lanes[32]));
+
+typedef void (*scd_emu_thread)(void *arg);
+void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, scd_emu_thread body,
+                 void *arg);
+
+template <typename F>
+void scd_emu_launch(const char *kernel, dim3 grid, unsigned block, size_t shared, F f)
+{
+    scd_emu_run(
+        kernel, grid, block, shared, [](void *arg) { (*static_cast<F *>(arg))(); }, &f);
+}
+
+#define SCD_LAUNCH_2D(device, err, kernel, grid, block, shared, ...)                               \
+    (scd_emu_launch(#kernel, (grid), (block), (shared), [&]() { (kernel)(__VA_ARGS__); }),         \
+     scd_gpu_launched((device)->gpu, #kernel, (err)))
+
+#define gpu_shared() scd_emu_shared()
+#define gpu_sync_block() scd_emu_sync_block(SCD_EMU_HERE)
+#define gpu_sync_warp() scd_emu_warp(SCD_EMU_HERE, NULL, NULL)
+#define gpu_shfl_xor(x, mask) scd_emu_shfl_xor(SCD_EMU_HERE, (x), (mask))
+#define gpu_mma_bf16(c, a, b0, b1) scd_emu_mma(SCD_EMU_HERE, (c), (a), (b0), (b1))
+#define gpu_ldmatrix(r, row) scd_emu_ldmatrix(SCD_EMU_HERE, (r), (row), false)
+#define gpu_ldmatrix_trans(r, row) scd_emu_ldmatrix(SCD_EMU_HERE, (r), (row), true)
+
+float scd_emu_shfl_xor(scd_emu_place place, float x, int mask);
+void scd_emu_mma(scd_emu_place place, float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1);
+void scd_emu_ldmatrix(scd_emu_place place, uint32_t r[4], const uint16_t *row, bool transposed);
+void scd_emu_copy_async(void *shared, const void *global, int size, int real);
+void scd_emu_copy_commit(void);
+void scd_emu_copy_wait(int left);
+
+template <int size> void gpu_copy_async(void *shared, const void *global, int real)
+{
+    scd_emu_copy_async(shared, global, size, real);
+}
+
+static inline void gpu_copy_commit(void)
+{
+    scd_emu_copy_commit();
+}
+
+template <int left> void gpu_copy_wait(void)
+{
+    scd_emu_copy_wait(left);
+}
+
+static inline uint32_t gpu_pack_bf16(float lo, float hi)
+{
+    return (uint32_t)scd_f32_to_bf16(hi) << 16 | scd_f32_to_bf16(lo);
+}
+
+static inline float gpu_exp2(float x)
+{
+    return exp2f(x);
+}
+
+#endif

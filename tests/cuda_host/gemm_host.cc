@@ -1,0 +1,118 @@
+/* gemm_host.cc - engine/cuda/gemm.h in plain loops: inputs as they are (bf16 or fp32), sums in
+ * fp32, one chain in order of k. */
+#include "engine/cuda/gemm.h"
+
+#include "engine/cuda/number.h"
+#include "tests/cuda_host/impl.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+struct scd_gemm_lib {
+    int unused;
+};
+
+struct scd_gemm_plan {
+    scd_gemm_shape shape;
+    int algorithm;
+};
+
+enum { ALGORITHMS = 3 };
+int scd_emu_bad_algorithms;
+
+scd_code scd_gemm_open(scd_gpu *gpu, scd_gemm_lib **out, scd_error *err)
+{
+    (void)gpu;
+    *out = NULL;
+    scd_code code = scd_emu_call("gemm_open", err);
+    if (code)
+        return code;
+    *out = (scd_gemm_lib *)calloc(1, sizeof **out);
+    return *out ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
+}
+
+void scd_gemm_close(scd_gemm_lib *lib)
+{
+    free(lib);
+}
+
+const char *scd_gemm_version(const scd_gemm_lib *lib)
+{
+    (void)lib;
+    return "emulated";
+}
+
+scd_code scd_gemm_plan_new(scd_gemm_lib *lib, const scd_gemm_shape *shape, scd_gemm_plan **out,
+                           scd_error *err)
+{
+    (void)lib;
+    *out = NULL;
+    scd_code code = scd_emu_call("gemm_plan_new", err);
+    if (code)
+        return code;
+    *out = (scd_gemm_plan *)calloc(1, sizeof **out);
+    if (!*out)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    (*out)->shape = *shape;
+    return SCD_OK;
+}
+
+void scd_gemm_plan_free(scd_gemm_plan *plan)
+{
+    free(plan);
+}
+
+bool scd_gemm_plan_next(scd_gemm_plan *plan)
+{
+    return ++plan->algorithm < ALGORITHMS;
+}
+
+/* One row or more of numbers as fp32. */
+static float *widen(const void *from, size_t n, bool bf16)
+{
+    float *to = (float *)malloc(n * sizeof *to);
+    if (!to)
+        abort();
+    for (size_t i = 0; i < n; i++)
+        to[i] = bf16 ? scd_bf16_to_f32(((const uint16_t *)from)[i]) : ((const float *)from)[i];
+    return to;
+}
+
+/* The order of the sum turns round in every second row where the algorithm is a bad one. */
+static float dot(const float *a, const float *b, size_t n, bool backwards)
+{
+    float sum = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        size_t k = backwards ? n - 1 - i : i;
+        sum += a[k] * b[k];
+    }
+    return sum;
+}
+
+scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
+                      bool add, void *y, scd_error *err)
+{
+    const scd_gemm_shape *s = &plan->shape;
+    size_t n = parts * s->part_rows;
+    scd_code code = scd_emu_call("gemm", err);
+    if (code)
+        return code;
+    if (((uintptr_t)x | (uintptr_t)y) % 16)
+        return scd_fail(err, SCD_E_INVALID, "a product's rows lie at no multiple of 16 bytes");
+    if ((add && scd_gemm_gives_act(s)) || parts > s->n_parts)
+        return scd_fail(err, SCD_E_INTERNAL, "no such product");
+    scd_emu_flush();
+    float *wide_w = widen(w, n * s->cols, s->bf16), *wide_x = widen(x, m * s->cols, s->bf16);
+    bool bad = plan->algorithm < scd_emu_bad_algorithms;
+    for (size_t r = 0; r < m; r++)
+        for (size_t j = 0; j < n; j++) {
+            float sum = dot(wide_x + r * s->cols, wide_w + j * s->cols, s->cols, bad && r % 2);
+            if (scd_gemm_gives_act(s) && s->bf16)
+                ((uint16_t *)y)[r * n + j] = scd_f32_to_bf16(sum);
+            else
+                ((float *)y)[r * n + j] = sum + (add ? ((float *)y)[r * n + j] : 0.0f);
+        }
+    free(wide_w);
+    free(wide_x);
+    return SCD_OK;
+}

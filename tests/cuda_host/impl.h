@@ -1,0 +1,13 @@
+/* impl.h - what the files of the emulated runtime share. */
+#ifndef SCD_TESTS_CUDA_HOST_IMPL_H
+#define SCD_TESTS_CUDA_HOST_IMPL_H
+
+#include "engine/cuda/runtime.h"
+#include "tests/cuda_host/host.h"
+
+/* SCD_E_DEVICE when this call is the one that is to fail. */
+scd_code scd_emu_call(const char *name, scd_error *err);
+/* Copies are put on the stream; work that comes after them carries them out first. */
+void scd_emu_flush(void);
+
+#endif

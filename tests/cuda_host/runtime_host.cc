@@ -1,0 +1,182 @@
+/* runtime_host.cc - engine/cuda/runtime.h on the CPU: device memory is host memory.
+ *
+ * Copies happen as late as they may, when something waits or is put behind them, so that a pinned
+ * buffer which is reused or read too early shows. New memory holds NaN. */
+#include "tests/cuda_host/impl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct scd_gpu {
+    bool entered;
+};
+
+struct copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+};
+
+enum { MAX_COPIES = 4096 };
+static struct copy copies[MAX_COPIES];
+static size_t n_copies;
+static size_t marks[SCD_GPU_MARKS]; /* copies that were put before */
+
+long scd_emu_fail_after = -1;
+long scd_emu_blocks;
+
+scd_code scd_emu_call(const char *name, scd_error *err)
+{
+    if (scd_emu_fail_after < 0)
+        return SCD_OK;
+    if (scd_emu_fail_after-- > 0)
+        return SCD_OK;
+    return scd_fail(err, SCD_E_DEVICE, "%s: told to fail", name);
+}
+
+/* The first n of those that wait. */
+static void flush_some(size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        memcpy(copies[i].to, copies[i].from, copies[i].bytes);
+    memmove(copies, copies + n, (n_copies - n) * sizeof *copies);
+    n_copies -= n;
+    for (int i = 0; i < SCD_GPU_MARKS; i++)
+        marks[i] = marks[i] < n ? 0 : marks[i] - n;
+}
+
+void scd_emu_flush(void)
+{
+    flush_some(n_copies);
+}
+
+scd_code scd_gpu_open(int index, scd_gpu **out, scd_gpu_facts *facts, scd_error *err)
+{
+    *out = NULL;
+    scd_code code = scd_emu_call("open", err);
+    if (code)
+        return code;
+    if (index != 0)
+        return scd_fail(err, SCD_E_DEVICE, "there is no GPU %d: this machine has 1, from 0", index);
+    snprintf(facts->name, sizeof facts->name, "emulated");
+    facts->major = 8;
+    facts->minor = 0;
+    facts->memory_bytes = (size_t)1 << 30;
+    *out = (scd_gpu *)calloc(1, sizeof **out);
+    return *out ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
+}
+
+void scd_gpu_close(scd_gpu *gpu)
+{
+    scd_emu_flush();
+    free(gpu);
+}
+
+scd_code scd_gpu_enter(scd_gpu *gpu, scd_error *err)
+{
+    gpu->entered = true;
+    return scd_emu_call("enter", err);
+}
+
+static scd_code give(size_t bytes, void **out, scd_error *err)
+{
+    *out = malloc(bytes ? bytes : 1);
+    if (!*out)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    memset(*out, 0xff, bytes);
+    scd_emu_blocks++;
+    return SCD_OK;
+}
+
+static void take(void *memory)
+{
+    scd_emu_flush();
+    scd_emu_blocks -= memory != NULL;
+    free(memory);
+}
+
+scd_code scd_gpu_alloc(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
+{
+    (void)gpu;
+    *out = NULL;
+    scd_code code = scd_emu_call("alloc", err);
+    return code ? code : give(bytes, out, err);
+}
+
+void scd_gpu_free(scd_gpu *gpu, void *memory)
+{
+    (void)gpu;
+    take(memory);
+}
+
+scd_code scd_gpu_alloc_host(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
+{
+    (void)gpu;
+    *out = NULL;
+    scd_code code = scd_emu_call("alloc_host", err);
+    return code ? code : give(bytes, out, err);
+}
+
+void scd_gpu_free_host(scd_gpu *gpu, void *memory)
+{
+    (void)gpu;
+    take(memory);
+}
+
+static scd_code put(void *to, const void *from, size_t bytes)
+{
+    if (n_copies == MAX_COPIES)
+        scd_emu_flush();
+    copies[n_copies].to = to;
+    copies[n_copies].from = from;
+    copies[n_copies++].bytes = bytes;
+    return SCD_OK;
+}
+
+scd_code scd_gpu_copy_in(scd_gpu *gpu, void *device, const void *host, size_t bytes, scd_error *err)
+{
+    (void)gpu;
+    scd_code code = scd_emu_call("copy_in", err);
+    return code ? code : put(device, host, bytes);
+}
+
+scd_code scd_gpu_copy_out(scd_gpu *gpu, void *host, const void *device, size_t bytes,
+                          scd_error *err)
+{
+    (void)gpu;
+    scd_code code = scd_emu_call("copy_out", err);
+    return code ? code : put(host, device, bytes);
+}
+
+scd_code scd_gpu_mark(scd_gpu *gpu, int mark, scd_error *err)
+{
+    (void)gpu;
+    marks[mark] = n_copies;
+    return scd_emu_call("mark", err);
+}
+
+scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err)
+{
+    (void)gpu;
+    flush_some(marks[mark]);
+    return scd_emu_call("wait_mark", err);
+}
+
+scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
+{
+    (void)gpu;
+    scd_emu_flush();
+    return scd_emu_call("synchronize", err);
+}
+
+scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err)
+{
+    (void)gpu;
+    return scd_emu_call(kernel, err);
+}
+
+void *scd_gpu_stream(scd_gpu *gpu)
+{
+    return gpu;
+}
