@@ -210,10 +210,10 @@ test: test-programs ## run every test (SANITIZE=address or thread for those buil
 
 # The tests that a real device can run too, linked with the object itself.
 GPU_TESTS := $(addprefix $(B)/gpu/,test_cuda_ops test_cuda_exact)
-$(B)/obj/tests/ops/%.gpu.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
+$(B)/obj/gpu/%.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
-$(B)/gpu/%: $(B)/obj/tests/ops/%.gpu.o $(OPS_SHARED) $(B)/scdiva_cuda.so $(ARCHIVES)
+$(B)/gpu/%: $(B)/obj/gpu/%.o $(OPS_SHARED) $(B)/scdiva_cuda.so $(ARCHIVES)
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/scdiva_cuda.so -Wl,-rpath,'$$ORIGIN/..' \
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
 test-gpu: $(if $(NVCC),$(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)

@@ -34,11 +34,15 @@ extern __shared__ __align__(16) unsigned char scd_shared_bytes[];
 #define gpu_sync_warp() __syncwarp()
 #define gpu_shfl_xor(x, mask) __shfl_xor_sync(0xffffffffu, (x), (mask))
 
+/* The formatter takes <<< for three operators. */
+/* clang-format off */
 #define SCD_LAUNCH_2D(device, err, kernel, grid, block, shared, ...)                               \
-    ((grid).x && (grid).y ? ((kernel) < < < (grid), (block), (shared),                             \
-                             (cudaStream_t)scd_gpu_stream((device)->gpu) >>> (__VA_ARGS__),        \
-                             scd_gpu_launched((device)->gpu, #kernel, (err)))                      \
-                          : SCD_OK)
+    ((grid).x && (grid).y                                                                          \
+         ? ((kernel)<<<(grid), (block), (shared),                                                  \
+                       (cudaStream_t)scd_gpu_stream((device)->gpu)>>>(__VA_ARGS__),                \
+            scd_gpu_launched((device)->gpu, #kernel, (err)))                                       \
+         : SCD_OK)
+/* clang-format on */
 
 /* Two floats rounded to bf16, `lo` in the lower half. PTX ISA, cvt: "cvt.rn.bf16x2.f32 d, a, b"
  * puts a in the upper half. */

@@ -11,10 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MANY_ROWS = 300, PLACE = 16 };
-/* The i-th small product takes rows from PLACE times the sum of those before it. */
-static const size_t few_rows[] = {1, 7, 65};
-enum { N_FEW = sizeof few_rows / sizeof few_rows[0] };
+enum { MANY_ROWS = 300, MOST_ROWS = 65 };
+/* Small products: rows from odd places of the large one, up to MOST_ROWS of them. */
+static const struct {
+    size_t first, n;
+} small[] = {{3, 1}, {37, 7}, {129, MOST_ROWS}};
+enum { N_SMALL = sizeof small / sizeof small[0] };
 
 static scd_code check_parts(const scd_tensor *parts, size_t n_parts, scd_error *err)
 {
@@ -74,15 +76,15 @@ static scd_code upload_parts(scd_device *device, scd_matrix *m, const scd_tensor
 
 typedef struct probe {
     const scd_gemm_shape *shape;
-    size_t x_row, y_row; /* bytes */
-    char *x, *y;         /* device (MANY_ROWS, ...) */
-    char *many, *few;    /* host, MANY_ROWS of y */
+    size_t x_row, y_part; /* bytes of a row of x, of a part's row of y */
+    char *x, *y, *w;      /* device (MANY_ROWS, ..) and the weights' shape */
+    char *rows;           /* host (MANY_ROWS, cols) act: what x holds in the large product */
+    char *many, *few;     /* host (MANY_ROWS, n): y */
 } probe;
 
-/* Small numbers of every sign that no two rows share. */
-static void fill(const scd_gemm_shape *s, size_t n, void *out)
+/* Numbers from -1 to 1 that no two rows share. */
+static void fill(const scd_gemm_shape *s, uint32_t state, size_t n, void *out)
 {
-    uint32_t state = 1;
     for (size_t i = 0; i < n; i++) {
         state = state * 1664525u + 1013904223u; /* Numerical Recipes, section 7.1 */
         float value = (float)(int32_t)state * 0x1p-31f;
@@ -93,70 +95,92 @@ static void fill(const scd_gemm_shape *s, size_t n, void *out)
     }
 }
 
-/* *exact: rows of small products at odd places have the bytes of the same rows of a large one. */
-static scd_code try_rows(scd_device *device, scd_gemm_plan *plan, const probe *p, const void *w,
+/* Product of rows [first, first + n) and the first `parts` parts, to the host. */
+static scd_code multiply(scd_device *device, scd_gemm_plan *plan, const probe *p, size_t parts,
+                         size_t first, size_t n, char *out, scd_error *err)
+{
+    scd_code code = scd_cuda_upload(device, p->x, p->rows + first * p->x_row, n * p->x_row, err);
+    if (!code)
+        code = scd_gemm_run(plan, parts, p->w, p->x, n, false, p->y, err);
+    return code ? code : scd_cuda_download(device, out, p->y, n * parts * p->y_part, err);
+}
+
+/* *exact: rows of small products have the bytes of the same rows of a large one. */
+static scd_code try_rows(scd_device *device, scd_gemm_plan *plan, const probe *p, size_t parts,
                          bool *exact, scd_error *err)
 {
-    size_t parts = p->shape->n_parts, first = 0;
-    scd_code code = scd_gemm_run(plan, parts, w, p->x, MANY_ROWS, false, p->y, err);
-    if (!code)
-        code = scd_cuda_download(device, p->many, p->y, MANY_ROWS * p->y_row, err);
-    *exact = true;
-    for (size_t i = 0; i < N_FEW && !code && *exact; first += few_rows[i++]) {
-        const char *x = p->x + first * PLACE * p->x_row; /* 16 rows of any width are aligned */
-        size_t n = few_rows[i];
-        code = scd_gemm_run(plan, parts, w, x, n, false, p->y, err);
-        if (!code)
-            code = scd_cuda_download(device, p->few, p->y, n * p->y_row, err);
-        *exact = !code && !memcmp(p->few, p->many + first * PLACE * p->y_row, n * p->y_row);
+    size_t row = parts * p->y_part;
+    scd_code code = multiply(device, plan, p, parts, 0, MANY_ROWS, p->many, err);
+    for (size_t i = 0; i < N_SMALL && !code && *exact; i++) {
+        code = multiply(device, plan, p, parts, small[i].first, small[i].n, p->few, err);
+        *exact = !code && !memcmp(p->few, p->many + small[i].first * row, small[i].n * row);
     }
+    return code;
+}
+
+/* Weights of our own: real ones may all be zero, and would prove nothing. */
+static scd_code probe_weights(scd_device *device, probe *p, scd_error *err)
+{
+    const scd_gemm_shape *s = p->shape;
+    size_t n = s->n_parts * s->part_rows * s->cols;
+    void *host = scd_malloc(n, device->act), *w = NULL;
+    if (!host)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    fill(s, 2, n, host);
+    scd_code code = scd_gpu_alloc(device->gpu, n * device->act, &w, err);
+    p->w = w;
+    if (!code)
+        code = scd_cuda_upload(device, w, host, n * device->act, err);
+    free(host);
     return code;
 }
 
 static scd_code probe_open(scd_device *device, const scd_gemm_shape *s, probe *p, scd_error *err)
 {
     void *x = NULL, *y = NULL;
-    size_t n = s->part_rows * s->n_parts;
     p->shape = s;
     p->x_row = s->cols * device->act;
-    p->y_row = n * (scd_gemm_gives_act(s) ? device->act : sizeof(float));
-    p->many = scd_malloc(MANY_ROWS, p->y_row > p->x_row ? p->y_row : p->x_row);
-    p->few = scd_malloc(MANY_ROWS, p->y_row);
-    if (!p->many || !p->few)
+    p->y_part = s->part_rows * (scd_gemm_gives_act(s) ? device->act : sizeof(float));
+    p->rows = scd_malloc(MANY_ROWS, p->x_row);
+    p->many = scd_malloc(MANY_ROWS, s->n_parts * p->y_part);
+    p->few = scd_malloc(MOST_ROWS, s->n_parts * p->y_part);
+    if (!p->rows || !p->many || !p->few)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    fill(s, 1, MANY_ROWS * s->cols, p->rows);
     scd_code code = scd_gpu_alloc(device->gpu, MANY_ROWS * p->x_row, &x, err);
     p->x = x;
     if (!code)
-        code = scd_gpu_alloc(device->gpu, MANY_ROWS * p->y_row, &y, err);
+        code = scd_gpu_alloc(device->gpu, MANY_ROWS * s->n_parts * p->y_part, &y, err);
     p->y = y;
-    if (code)
-        return code;
-    fill(s, MANY_ROWS * s->cols, p->many);
-    return scd_cuda_upload(device, p->x, p->many, MANY_ROWS * p->x_row, err);
+    return code ? code : probe_weights(device, p, err);
 }
 
 static scd_code settle(scd_device *device, const scd_gemm_shape *s, scd_gemm_plan *plan,
-                       const void *w, scd_error *err)
+                       scd_error *err)
 {
     probe p = {0};
     bool exact = false;
     scd_code code = probe_open(device, s, &p, err);
     while (!code && !exact) {
-        code = try_rows(device, plan, &p, w, &exact, err);
+        exact = true;
+        for (size_t parts = 1; parts <= s->n_parts && !code && exact; parts++)
+            code = try_rows(device, plan, &p, parts, &exact, err);
         if (!code && !exact && !scd_gemm_plan_next(plan))
             code = scd_fail(err, SCD_E_DEVICE,
                             "every product of %s for %zu x %zu depends on a row's place in its "
                             "batch",
                             scd_gemm_version(device->gemm), s->n_parts * s->part_rows, s->cols);
     }
+    scd_gpu_free(device->gpu, p.w);
     scd_gpu_free(device->gpu, p.y);
     scd_gpu_free(device->gpu, p.x);
     free(p.few);
     free(p.many);
+    free(p.rows);
     return code;
 }
 
-/* The plan of a shape, made when it is first seen with the weights `w`. */
+/* The plan of a matrix's shape, made when the shape is first seen. */
 static scd_code plan_for(scd_device *device, const scd_matrix *m, scd_gemm_plan **out,
                          scd_error *err)
 {
@@ -175,7 +199,7 @@ static scd_code plan_for(scd_device *device, const scd_matrix *m, scd_gemm_plan 
     scd_gemm_plan *plan;
     scd_code code = scd_gemm_plan_new(device->gemm, &s, &plan, err);
     if (!code)
-        code = settle(device, &s, plan, m->weights, err);
+        code = settle(device, &s, plan, err);
     if (code) {
         scd_gemm_plan_free(plan);
         return code;
