@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum option_kind { TEXT, LIST, INT, CHOICE, SWITCH } option_kind;
+typedef enum option_kind { TEXT, LIST, INT, CHOICE, NUMBERED, SWITCH } option_kind;
 
 typedef struct option {
     option_kind kind;
@@ -28,12 +28,15 @@ static const option options[] = {
     {INT, key, STRING(dflt), metavar, help, AT(field), lo, hi},
 #define SCD_CHOICE(field, key, dflt, choices, help)                                                \
     {CHOICE, key, dflt, choices, help, AT(field), 0, 0},
+#define SCD_NUMBERED(field, key, dflt, choices, help)                                              \
+    {NUMBERED, key, dflt, choices, help, AT(field), 0, 0},
 #define SCD_SWITCH(field, key, help) {SWITCH, key, "false", NULL, help, AT(field), 0, 0},
 #include "config/config.def"
 #undef SCD_TEXT
 #undef SCD_LIST
 #undef SCD_INT
 #undef SCD_CHOICE
+#undef SCD_NUMBERED
 #undef SCD_SWITCH
 };
 enum { N_OPTIONS = sizeof options / sizeof options[0] };
@@ -71,6 +74,27 @@ static scd_code set_choice(const option *o, void *field, const char *value, cons
             return SCD_OK;
         }
         c += n + (c[n] == '|');
+    }
+    return bad_value(o, where, value, o->metavar, err);
+}
+
+/* "auto|cpu|cuda[:N]": cuda may carry a number of up to three digits. */
+static scd_code set_numbered(const option *o, void *field, const char *value, const char *where,
+                             scd_error *err)
+{
+    scd_config_numbered *f = field;
+    int index = 0;
+    for (const char *c = o->metavar; *c; index++) {
+        size_t n = strcspn(c, "|["), digits = 0;
+        bool here = !strncmp(value, c, n);
+        if (here && value[n] == ':' && c[n] == '[')
+            digits = strspn(value + n + 1, "0123456789");
+        if (here && (!value[n] || (digits && digits <= 3 && !value[n + 1 + digits]))) {
+            *f = (scd_config_numbered){index, digits ? atoi(value + n + 1) : 0};
+            return SCD_OK;
+        }
+        c += strcspn(c, "|");
+        c += *c == '|';
     }
     return bad_value(o, where, value, o->metavar, err);
 }
@@ -144,6 +168,8 @@ static scd_code set(loader *l, const option *o, const char *value, const char *w
         return set_int(o, field, value, where, l->err);
     case CHOICE:
         return set_choice(o, field, value, where, l->err);
+    case NUMBERED:
+        return set_numbered(o, field, value, where, l->err);
     case SWITCH:
         if (strcmp(value, "true") && strcmp(value, "false") && strcmp(value, "1") &&
             strcmp(value, "0"))
@@ -374,7 +400,7 @@ void scd_config_sample(scd_buf *out)
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const option *o = &options[i];
         scd_buf_printf(out, "\n# %s", o->help);
-        if (o->kind == CHOICE)
+        if (o->kind == CHOICE || o->kind == NUMBERED)
             scd_buf_printf(out, " (%s)", o->metavar);
         scd_buf_printf(out, "\n# %s = %s\n", o->key, o->kind == LIST ? "models/pbmc" : o->dflt);
     }

@@ -18,17 +18,24 @@ typedef struct scd_config_list {
     size_t n;
 } scd_config_list;
 
+/* One of several words, and the number it may carry: cuda:1; 0 where it carries none. */
+typedef struct scd_config_numbered {
+    int choice, number;
+} scd_config_numbered;
+
 typedef struct scd_config {
 #define SCD_TEXT(field, key, dflt, metavar, help) char *field;
 #define SCD_LIST(field, key, metavar, help) scd_config_list field;
 #define SCD_INT(field, key, dflt, lo, hi, metavar, help) long field;
 #define SCD_CHOICE(field, key, dflt, choices, help) int field;
+#define SCD_NUMBERED(field, key, dflt, choices, help) scd_config_numbered field;
 #define SCD_SWITCH(field, key, help) bool field;
 #include "config/config.def"
 #undef SCD_TEXT
 #undef SCD_LIST
 #undef SCD_INT
 #undef SCD_CHOICE
+#undef SCD_NUMBERED
 #undef SCD_SWITCH
 } scd_config;
 

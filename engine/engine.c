@@ -148,7 +148,8 @@ scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_erro
         scd_engine_close(e);
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     }
-    scd_device_options d = {.precision = o->precision, .threads = o->threads, .give_way = 1};
+    scd_device_options d = {
+        .precision = o->precision, .threads = o->threads, .index = o->device_index, .give_way = 1};
     e->max_rows = o->max_batch_tokens;
     scd_code code = scd_backend_open(o->device, &d, &e->be, &e->device, e->why, sizeof e->why, err);
     if (!code && !e->max_rows)

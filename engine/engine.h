@@ -16,6 +16,7 @@ typedef struct scd_engine scd_engine;
 
 typedef struct scd_engine_options {
     scd_device_choice device;
+    int device_index; /* which GPU, from 0 */
     scd_precision precision;
     int threads;             /* CPU; 0: one per core */
     size_t max_batch_tokens; /* rows of one batch; 0: chosen by device. At least one whole cell of

@@ -102,7 +102,8 @@ static scd_code open_http(scd_daemon *d, const scd_address *address, scd_error *
 static scd_code open_engine(scd_daemon *d, scd_error *err)
 {
     const scd_config *c = d->config;
-    scd_engine_options o = {.device = (scd_device_choice)c->device,
+    scd_engine_options o = {.device = (scd_device_choice)c->device.choice,
+                            .device_index = c->device.number,
                             .precision = (scd_precision)c->precision,
                             .threads = (int)c->threads,
                             .max_batch_tokens = (size_t)c->max_batch_tokens,

@@ -348,26 +348,32 @@ const scd_backend NAME = {.abi = ABI, .size = sizeof(scd_backend), .name = "cuda
 """
 
 
-def beside_a_cuda_object(content=None, **macros):
-    """A copy of the daemon with a scdiva_cuda.so beside it: these bytes, or CUDA_OBJECT compiled"""
-    folder = harness.scratch()
+def alone():
+    """A copy of the daemon in a folder of its own, with nothing beside it"""
     command = harness.scdivad()
-    copy, shared = os.path.join(folder, "scdivad"), os.path.join(folder, "scdiva_cuda.so")
+    copy = os.path.join(harness.scratch(), "scdivad")
     shutil.copy(shutil.which(command[-1]), copy)
+    return command[:-1] + [copy]
+
+
+def beside_a_cuda_object(content=None, **macros):
+    """Such a copy with a scdiva_cuda.so beside it: these bytes, or CUDA_OBJECT compiled"""
+    command = alone()
+    shared = os.path.join(os.path.dirname(command[-1]), "scdiva_cuda.so")
     if content is not None:
         with open(shared, "wb") as f:
             f.write(content)
     else:
         macros = {"NAME": "scd_backend_cuda", "ABI": "SCD_BACKEND_ABI", **macros}
         compile_object(CUDA_OBJECT, shared, *[f"-D{k}={v}" for k, v in macros.items()])
-    return command[:-1] + [copy]
+    return command
 
 
 def test_a_cuda_backend_that_cannot_be_used_leaves_the_cpu_unless_it_is_asked_for():
     if os.path.exists("/dev/nvidiactl"):
         raise Skip("there is a GPU here")
     no_gpu = beside_a_cuda_object()
-    cases = ((harness.scdivad(), "no scdiva_cuda.so beside this program"),
+    cases = ((alone(), "no scdiva_cuda.so beside this program"),
              (no_gpu, "no GPU answers"),
              (beside_a_cuda_object(ABI="77"), "table version 77"),
              (beside_a_cuda_object(NAME="something_else"), "undefined symbol: scd_backend_cuda"),
@@ -383,6 +389,22 @@ def test_a_cuda_backend_that_cannot_be_used_leaves_the_cpu_unless_it_is_asked_fo
     with Daemon(harness.small_model(), command=no_gpu, flags=("--device", "cpu")) as d:
         harness.check_good(d)
         assert "asked for" in d.log() and "GPU" not in d.log(), d.log()
+
+
+def test_the_cuda_backend_that_was_built_fails_softly_without_a_driver():
+    if os.path.exists("/dev/nvidiactl"):
+        raise Skip("there is a GPU here")
+    built = os.path.join(os.path.dirname(harness.scdivad()[-1]), "scdiva_cuda.so")
+    if not os.path.exists(built):
+        raise Skip("no CUDA backend was built: there is no nvcc here")
+    with Daemon(harness.small_model()) as d:
+        harness.check_good(d)
+        lines = [line for line in d.log().splitlines() if " device " in line]
+    assert len(lines) == 1 and "kind=cpu" in lines[0] and "no NVIDIA driver" in lines[0], lines
+    for name in ("cuda", "cuda:0", "cuda:7"):
+        said = refused(("--model", harness.small_model(), *LOOPBACK, "--device", name,
+                        "--data", harness.scratch()))
+        assert "--device cuda: there is no NVIDIA driver" in said, said
 
 
 def test_a_data_directory_that_cannot_be_used_is_refused():

@@ -84,11 +84,28 @@ static void without_any_option_every_key_has_its_default(void **state)
     assert_string_equal(config.listen, "127.0.0.1:8080");
     assert_int_equal(config.max_queue_tokens, 262144);
     assert_int_equal(config.cache_mb, 1024);
-    assert_int_equal(config.device, 0);
+    assert_int_equal(config.device.choice, 0);
     assert_string_equal(config.keys, "");
     assert_false(config.insecure);
     scd_config_release(&config);
     scd_config_release(&config); /* twice is fine */
+}
+
+static void a_gpu_may_be_named_by_its_number(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *flags;
+        int choice, number;
+    } cases[] = {{"--device auto", 0, 0},   {"--device cpu", 1, 0},
+                 {"--device cuda", 2, 0},   {"--device cuda:0", 2, 0},
+                 {"--device=cuda:3", 2, 3}, {"--device cuda:127", 2, 127}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_loads(cases[i].flags, "");
+        assert_int_equal(config.device.choice, cases[i].choice);
+        assert_int_equal(config.device.number, cases[i].number);
+        scd_config_release(&config);
+    }
 }
 
 static void a_flag_has_its_value_behind_it_or_behind_an_equals_sign(void **state)
@@ -238,8 +255,15 @@ static void a_wrong_value_is_named_with_its_place_and_what_it_may_be(void **stat
     assert_refused("--max-queue-tokens 0", "",
                    "--max-queue-tokens: max-queue-tokens is \"0\", must be a whole number from 1 "
                    "to 1073741824");
-    assert_refused("--device gpu", "", "--device: device is \"gpu\", must be auto|cpu|cuda");
-    assert_refused("--device cud", "", "--device: device is \"cud\", must be auto|cpu|cuda");
+    static const char *const devices[] = {"gpu",       "cud",      "cuda:", "cuda:x", "cuda:-1",
+                                          "cuda:1000", "cuda:0,1", "cpu:0", "auto:1", "cudal"};
+    for (size_t i = 0; i < sizeof devices / sizeof devices[0]; i++) {
+        char flags[64], message[160];
+        snprintf(flags, sizeof flags, "--device %s", devices[i]);
+        snprintf(message, sizeof message, "--device: device is \"%s\", must be auto|cpu|cuda[:N]",
+                 devices[i]);
+        assert_refused(flags, "", message);
+    }
     assert_refused("--insecure=yes", "", "--insecure: insecure is \"yes\", must be true or false");
 }
 
@@ -327,6 +351,7 @@ static const char *const keys[] = {
 #define SCD_LIST(field, key, metavar, help) key,
 #define SCD_INT(field, key, dflt, lo, hi, metavar, help) key,
 #define SCD_CHOICE(field, key, dflt, choices, help) key,
+#define SCD_NUMBERED(field, key, dflt, choices, help) key,
 #define SCD_SWITCH(field, key, help) key,
 #include "config/config.def"
 };
@@ -384,6 +409,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(without_any_option_every_key_has_its_default),
+        cmocka_unit_test(a_gpu_may_be_named_by_its_number),
         cmocka_unit_test(a_flag_has_its_value_behind_it_or_behind_an_equals_sign),
         cmocka_unit_test(the_last_of_two_equal_flags_counts),
         cmocka_unit_test(the_environment_names_every_key_in_capitals),
