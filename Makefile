@@ -48,8 +48,10 @@ LIBS_server = $(LIBS_api) -lmicrohttpd -lsqlite3 -linih
 
 # CUDA: one fat binary, and PTX for what comes after. Kernels are compiled for the host as well, by
 # CXX, for the emulator of the tests.
-NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
-CUDA_HOME = $(abspath $(dir $(realpath $(NVCC)))/..)
+ifeq ($(origin NVCC),undefined)
+NVCC := $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+endif
+CUDA_HOME := $(if $(NVCC),$(abspath $(dir $(realpath $(shell command -v $(NVCC))))/..))
 CUDA_ARCHS := 80 86 89 90a
 NVCC_FLAGS = -std=c++20 -O3 $(CPPFLAGS) -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-fno-exceptions,-fvisibility=hidden \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_90,code=compute_90
@@ -209,7 +211,7 @@ test: test-programs ## run every test (SANITIZE=address or thread for those buil
 	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))
 
 # The tests that a real device can run too, linked with the object itself.
-GPU_TESTS := $(addprefix $(B)/gpu/,test_cuda_ops test_cuda_exact)
+GPU_TESTS := $(addprefix $(B)/gpu/,test_cuda_ops test_cuda_exact test_cuda_model)
 $(B)/obj/gpu/%.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<

@@ -22,6 +22,7 @@ NOT_UNDER_VALGRIND = {
     "test_cuda_device": "fibers: valgrind loses track of their stacks",
     "test_cuda_emulator": "fibers: valgrind loses track of their stacks",
     "test_cuda_exact": "fibers: valgrind loses track of their stacks",
+    "test_cuda_model": "fibers: valgrind loses track of their stacks",
     "test_cuda_ops": "fibers: valgrind loses track of their stacks",
     "test_train_exact": "takes an hour there; the other test_train_* run the same kernels",
 }
