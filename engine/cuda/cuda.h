@@ -71,6 +71,12 @@ static inline void *scd_cuda_carve(char *base, size_t *used, size_t count, size_
     return here;
 }
 
+/* Where accesses of 16 bytes may start. */
+static inline bool scd_cuda_aligned(const void *p)
+{
+    return (uintptr_t)p % 16 == 0;
+}
+
 /* Scratch of at least `bytes`; waits for the device where it grows. */
 scd_code scd_cuda_scratch_want(scd_device *device, size_t bytes, scd_error *err);
 /* SCD_E_INVALID: more rows than reserve was told. */

@@ -26,25 +26,30 @@ size_t scd_cuda_block_out_scratch(size_t rows, size_t hidden_dim, size_t ffn_dim
     return carve(NULL, rows, hidden_dim, ffn_dim, act, &s);
 }
 
-/* silu(x) = x / (1 + e^-x); a block takes a row. */
-template <typename T> SCD_KERNEL silu_mul(const T *gate_up, size_t ffn_dim, T *mid)
+/* silu(x) = x / (1 + e^-x); a block takes a row, a thread W columns at once. */
+template <typename T, int W> SCD_KERNEL silu_mul(const T *gate_up, size_t ffn_dim, T *mid)
 {
     gate_up += blockIdx.x * 2 * ffn_dim;
     mid += blockIdx.x * ffn_dim;
-    for (size_t i = threadIdx.x; i < ffn_dim; i += THREADS) {
-        float gate = gpu_load(&gate_up[i]), up = gpu_load(&gate_up[ffn_dim + i]);
-        gpu_store(&mid[i], gate / (1.0f + expf(-gate)) * up);
+    for (size_t i = threadIdx.x * W; i < ffn_dim; i += THREADS * W) {
+        float gate[W], up[W];
+        gpu_load_pack<W>(gate_up + i, gate);
+        gpu_load_pack<W>(gate_up + ffn_dim + i, up);
+        SCD_UNROLL
+        for (int k = 0; k < W; k++)
+            up[k] *= gate[k] / (1.0f + expf(-gate[k]));
+        gpu_store_pack<W>(mid + i, up);
     }
 }
 
+template <typename T>
 static scd_code gated(scd_device *device, const out_space *s, size_t rows, size_t ffn_dim,
                       scd_error *err)
 {
-    if (device->bf16)
-        return SCD_LAUNCH(device, err, silu_mul<uint16_t>, rows, THREADS, 0,
-                          (const uint16_t *)s->gate_up, ffn_dim, (uint16_t *)s->mid);
-    return SCD_LAUNCH(device, err, silu_mul<float>, rows, THREADS, 0, (const float *)s->gate_up,
-                      ffn_dim, (float *)s->mid);
+    void (*kernel)(const T *, size_t, T *) =
+        ffn_dim % SCD_WIDE(T) ? silu_mul<T, 1> : silu_mul<T, SCD_WIDE(T)>;
+    return SCD_LAUNCH(device, err, kernel, rows, THREADS, 0, (const T *)s->gate_up, ffn_dim,
+                      (T *)s->mid);
 }
 
 scd_code scd_cuda_block_out(scd_device *device, const scd_block_out_args *args, scd_error *err)
@@ -63,7 +68,8 @@ scd_code scd_cuda_block_out(scd_device *device, const scd_block_out_args *args, 
     if (!code)
         code = scd_cuda_product(device, args->wgate_up, 0, 2, s.n, rows, false, s.gate_up, err);
     if (!code)
-        code = gated(device, &s, rows, args->ffn_dim, err);
+        code = device->bf16 ? gated<uint16_t>(device, &s, rows, args->ffn_dim, err)
+                            : gated<float>(device, &s, rows, args->ffn_dim, err);
     if (!code)
         code = scd_cuda_product(device, args->wdown, 0, 1, s.mid, rows, true, args->h, err);
     return code;

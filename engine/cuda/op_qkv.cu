@@ -47,8 +47,8 @@ typedef struct write_args {
     volatile uint32_t *fault;
 } write_args;
 
-/* A block takes a row; a thread takes pairs of columns that turn together. */
-template <typename T> SCD_KERNEL write_out(write_args a)
+/* A block takes a row; a thread takes W neighbours and the columns that turn with them. */
+template <typename T, int W> SCD_KERNEL write_out(write_args a)
 {
     size_t row = blockIdx.x, pairs = a.width / 2, pos = a.pos ? a.pos[row] : 0;
     const T *y = (const T *)a.y + row * a.n_parts * a.width;
@@ -57,17 +57,34 @@ template <typename T> SCD_KERNEL write_out(write_args a)
         pos = 0;
     }
     const float *turn = a.rope + pos * 2 * a.half;
-    for (size_t p = threadIdx.x; p < a.n_parts * pairs; p += THREADS) {
+    for (size_t p = threadIdx.x * W; p < a.n_parts * pairs; p += THREADS * W) {
         size_t part = p / pairs;
         scd_rope_pair at = scd_rope_pair_at(p % pairs, a.half);
-        float x0 = gpu_load(&y[part * a.width + at.a]);
-        float x1 = gpu_load(&y[part * a.width + at.a + a.half]);
-        float c = a.rotate[part] ? turn[at.i] : 1.0f;
-        float s = a.rotate[part] ? turn[a.half + at.i] : 0.0f;
         T *out = (T *)a.out[part] + row * a.width + at.a;
-        gpu_store(&out[0], x0 * c - x1 * s);
-        gpu_store(&out[a.half], x1 * c + x0 * s);
+        float x0[W], x1[W];
+        gpu_load_pack<W>(y + part * a.width + at.a, x0);
+        gpu_load_pack<W>(y + part * a.width + at.a + a.half, x1);
+        if (a.rotate[part]) {
+            SCD_UNROLL
+            for (int k = 0; k < W; k++) {
+                float c = turn[at.i + k], s = turn[a.half + at.i + k], first = x0[k];
+                x0[k] = first * c - x1[k] * s;
+                x1[k] = x1[k] * c + first * s;
+            }
+        }
+        gpu_store_pack<W>(out, x0);
+        gpu_store_pack<W>(out + a.half, x1);
     }
+}
+
+template <typename T>
+static scd_code write_rows(scd_device *device, size_t rows, write_args w, scd_error *err)
+{
+    bool wide = w.half % SCD_WIDE(T) == 0;
+    for (size_t i = 0; i < w.n_parts; i++)
+        wide = wide && scd_cuda_aligned(w.out[i]);
+    void (*kernel)(write_args) = wide ? write_out<T, SCD_WIDE(T)> : write_out<T, 1>;
+    return SCD_LAUNCH(device, err, kernel, rows, THREADS, 0, w);
 }
 
 static scd_code rope_fill(scd_device *device, size_t dim, double theta, scd_error *err)
@@ -103,8 +120,8 @@ static scd_code run_parts(scd_device *device, const scd_qkv_args *a, const qkv_s
     scd_code code = scd_cuda_product(device, a->wqkv, first, n, s->n, a->rows, false, s->y, err);
     if (code)
         return code;
-    return device->bf16 ? SCD_LAUNCH(device, err, write_out<uint16_t>, a->rows, THREADS, 0, w)
-                        : SCD_LAUNCH(device, err, write_out<float>, a->rows, THREADS, 0, w);
+    return device->bf16 ? write_rows<uint16_t>(device, a->rows, w, err)
+                        : write_rows<float>(device, a->rows, w, err);
 }
 
 scd_code scd_cuda_qkv(scd_device *device, const scd_qkv_args *args, scd_error *err)

@@ -269,7 +269,8 @@ void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, s
     for (unsigned y = 0; y < grid.y; y++)
         for (unsigned x = 0; x < grid.x; x++) {
             blockIdx = dim3(x, y, 0);
-            shared_memory = aligned_alloc(16, (shared + 16) / 16 * 16);
+            if (posix_memalign(&shared_memory, 16, shared ? shared : 1))
+                abort();
             memset(shared_memory, 0xff, shared);
             run_block();
             free(shared_memory);

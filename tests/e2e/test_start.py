@@ -336,12 +336,12 @@ def test_cuda_is_refused_where_there_is_none():
 
 CUDA_OBJECT = """
 #include "engine/backend/backend.h"
-#include <string.h>
+#include <stdio.h>
 static scd_code no_gpu(const scd_device_options *options, scd_device **out, scd_error *err)
 {
-    (void)options, (void)out;
+    (void)out;
     err->code = SCD_E_DEVICE;
-    strcpy(err->message, "no GPU answers");
+    snprintf(err->message, sizeof err->message, "no GPU answers to number %d", options->index);
     return SCD_E_DEVICE;
 }
 const scd_backend NAME = {.abi = ABI, .size = sizeof(scd_backend), .name = "cuda", .open = no_gpu};
@@ -374,7 +374,7 @@ def test_a_cuda_backend_that_cannot_be_used_leaves_the_cpu_unless_it_is_asked_fo
         raise Skip("there is a GPU here")
     no_gpu = beside_a_cuda_object()
     cases = ((alone(), "no scdiva_cuda.so beside this program"),
-             (no_gpu, "no GPU answers"),
+             (no_gpu, "no GPU answers to number 0"),
              (beside_a_cuda_object(ABI="77"), "table version 77"),
              (beside_a_cuda_object(NAME="something_else"), "undefined symbol: scd_backend_cuda"),
              (beside_a_cuda_object(b"this is no object\n" * 10), "cannot be loaded"))
@@ -386,6 +386,9 @@ def test_a_cuda_backend_that_cannot_be_used_leaves_the_cpu_unless_it_is_asked_fo
         said = refused(("--model", harness.small_model(), *LOOPBACK, "--device", "cuda",
                         "--data", harness.scratch()), command=command)
         assert "--device cuda: " in said and reason in said, said
+    said = refused(("--model", harness.small_model(), *LOOPBACK, "--device", "cuda:5",
+                    "--data", harness.scratch()), command=no_gpu)
+    assert "--device cuda: no GPU answers to number 5" in said, said
     with Daemon(harness.small_model(), command=no_gpu, flags=("--device", "cpu")) as d:
         harness.check_good(d)
         assert "asked for" in d.log() and "GPU" not in d.log(), d.log()
