@@ -165,25 +165,25 @@ SCD_DEVICE void gpu_store(uint16_t *x, float value)
 
 /* W neighbours at once, which lie at a multiple of their size: one access where that is up to 16
  * bytes. SCD_WIDE(T) activations are 16 bytes. */
-#define SCD_WIDE(T) ((int)(16 / sizeof(T)))
+#define SCD_WIDE(T) (16 / sizeof(T))
 
-template <typename T, int W> struct gpu_pack {
+template <typename T, size_t W> struct gpu_pack {
     alignas(sizeof(T) * W) T v[W];
 };
 
-template <int W, typename T> SCD_DEVICE void gpu_load_pack(const T *x, float out[W])
+template <size_t W, typename T> SCD_DEVICE void gpu_load_pack(const T *x, float out[W])
 {
     gpu_pack<T, W> p = *(const gpu_pack<T, W> *)(const void *)x;
     SCD_UNROLL
-    for (int i = 0; i < W; i++)
+    for (size_t i = 0; i < W; i++)
         out[i] = gpu_load(&p.v[i]);
 }
 
-template <int W, typename T> SCD_DEVICE void gpu_store_pack(T *x, const float in[W])
+template <size_t W, typename T> SCD_DEVICE void gpu_store_pack(T *x, const float in[W])
 {
     gpu_pack<T, W> p;
     SCD_UNROLL
-    for (int i = 0; i < W; i++)
+    for (size_t i = 0; i < W; i++)
         gpu_store(&p.v[i], in[i]);
     *(gpu_pack<T, W> *)(void *)x = p;
 }

@@ -27,7 +27,7 @@ size_t scd_cuda_block_out_scratch(size_t rows, size_t hidden_dim, size_t ffn_dim
 }
 
 /* silu(x) = x / (1 + e^-x); a block takes a row, a thread W columns at once. */
-template <typename T, int W> SCD_KERNEL silu_mul(const T *gate_up, size_t ffn_dim, T *mid)
+template <typename T, size_t W> SCD_KERNEL silu_mul(const T *gate_up, size_t ffn_dim, T *mid)
 {
     gate_up += blockIdx.x * 2 * ffn_dim;
     mid += blockIdx.x * ffn_dim;
@@ -36,7 +36,7 @@ template <typename T, int W> SCD_KERNEL silu_mul(const T *gate_up, size_t ffn_di
         gpu_load_pack<W>(gate_up + i, gate);
         gpu_load_pack<W>(gate_up + ffn_dim + i, up);
         SCD_UNROLL
-        for (int k = 0; k < W; k++)
+        for (size_t k = 0; k < W; k++)
             up[k] *= gate[k] / (1.0f + expf(-gate[k]));
         gpu_store_pack<W>(mid + i, up);
     }

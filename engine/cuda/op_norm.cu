@@ -7,7 +7,7 @@
 
 enum { WARPS = 8 };
 
-template <typename T, int W>
+template <typename T, size_t W>
 SCD_KERNEL norm_rows(const float *h, const float *w, size_t rows, size_t width, T *out)
 {
     size_t row = (size_t)blockIdx.x * WARPS + threadIdx.x / SCD_WARP;
@@ -20,14 +20,14 @@ SCD_KERNEL norm_rows(const float *h, const float *w, size_t rows, size_t width, 
     for (size_t i = first; i < width; i += SCD_WARP * W) {
         gpu_load_pack<W>(h + i, x);
         SCD_UNROLL
-        for (int k = 0; k < W; k++)
+        for (size_t k = 0; k < W; k++)
             square += x[k] * x[k];
     }
     float scale = 1.0f / sqrtf(gpu_warp_sum(square) / (float)width + 1e-5f);
     for (size_t i = first; i < width; i += SCD_WARP * W) {
         gpu_load_pack<W>(h + i, x);
         SCD_UNROLL
-        for (int k = 0; k < W; k++)
+        for (size_t k = 0; k < W; k++)
             x[k] *= scale * w[i + k];
         gpu_store_pack<W>(out + i, x);
     }

@@ -48,7 +48,7 @@ typedef struct write_args {
 } write_args;
 
 /* A block takes a row; a thread takes W neighbours and the columns that turn with them. */
-template <typename T, int W> SCD_KERNEL write_out(write_args a)
+template <typename T, size_t W> SCD_KERNEL write_out(write_args a)
 {
     size_t row = blockIdx.x, pairs = a.width / 2, pos = a.pos ? a.pos[row] : 0;
     const T *y = (const T *)a.y + row * a.n_parts * a.width;
@@ -66,7 +66,7 @@ template <typename T, int W> SCD_KERNEL write_out(write_args a)
         gpu_load_pack<W>(y + part * a.width + at.a + a.half, x1);
         if (a.rotate[part]) {
             SCD_UNROLL
-            for (int k = 0; k < W; k++) {
+            for (size_t k = 0; k < W; k++) {
                 float c = turn[at.i + k], s = turn[a.half + at.i + k], first = x0[k];
                 x0[k] = first * c - x1[k] * s;
                 x1[k] = x1[k] * c + first * s;

@@ -52,7 +52,8 @@ static double *fetch_act(fixture *f, const void *device, size_t n)
     return fixture_from_act(f, fixture_fetch(f, device, n * f->info->act_bytes), n);
 }
 
-static void qkv_case(fixture *f, size_t rows, size_t width, size_t heads, int with_pos)
+static void qkv_case(fixture *f, size_t rows, size_t width, size_t heads, int with_pos,
+                     double theta)
 {
     scd_error err;
     double spread = 1 / sqrt((double)width);
@@ -76,12 +77,12 @@ static void qkv_case(fixture *f, size_t rows, size_t width, size_t heads, int wi
                          .q = out[0],
                          .k = out[1],
                          .v = out[2],
-                         .rope_theta = 500};
+                         .rope_theta = theta};
     ok(f->be->reserve(f->device, rows, width, width, width, &err), &err);
     ok(f->be->qkv(f->device, &args, &err), &err);
     double *want = fixture_doubles(f, rows * width);
     for (size_t i = 0; i < 3; i++) {
-        ref_qkv_part(rows, width, heads, h.d, norm.d, w[i].d, pos, 500, i < 2, want);
+        ref_qkv_part(rows, width, heads, h.d, norm.d, w[i].d, pos, theta, i < 2, want);
         check_error(f, "qkv",
                     fixture_error(want, fetch_act(f, out[i], rows * width), rows * width));
     }
@@ -89,11 +90,12 @@ static void qkv_case(fixture *f, size_t rows, size_t width, size_t heads, int wi
 
 static void check_qkv(fixture *f)
 {
-    qkv_case(f, 1, 32, 2, 0);
-    qkv_case(f, 77, 96, 4, 1);
-    qkv_case(f, 33, 200, 2, 1); /* heads of 100 */
-    qkv_case(f, 40, 26, 1, 1);  /* parts that start at no multiple of 16 bytes */
-    qkv_case(f, 9, 64, 2, 1);   /* the table of positions is made anew: another head, fewer rows */
+    qkv_case(f, 1, 32, 2, 0, 500);
+    qkv_case(f, 77, 96, 4, 1, 500);
+    qkv_case(f, 77, 96, 4, 1, 10000); /* the table of positions is made anew: another theta, */
+    qkv_case(f, 33, 200, 2, 1, 500);  /* another head, of 100, */
+    qkv_case(f, 90, 200, 2, 1, 500);  /* more rows */
+    qkv_case(f, 40, 26, 1, 1, 500);   /* parts that start at no multiple of 16 bytes */
 }
 
 static void q_k_and_v_are_the_normed_rows_times_their_weights_with_rope_on_q_and_k(void **state)
