@@ -3,7 +3,7 @@
 # B            build directory (default build, or build/SANITIZER)
 # SANITIZE     address (with undefined), thread, or empty
 # CC           gcc (default) or clang; both are clean under -Werror
-# NVCC         found on the PATH or in /usr/local/cuda; without it there is no CUDA backend
+# NVCC         found on the PATH or in /usr/local/cuda; without it (NVCC=) there is no CUDA backend
 # V=1          show the commands
 
 .DEFAULT_GOAL := all
@@ -52,6 +52,9 @@ ifeq ($(origin NVCC),undefined)
 NVCC := $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 endif
 CUDA_HOME := $(if $(NVCC),$(abspath $(dir $(realpath $(shell command -v $(NVCC))))/..))
+# CUDA 12 or later, whole, and a compiler for its host side: or there is none.
+CUDA := $(if $(NVCC),$(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),$(if $(wildcard $(CUDA_HOME)/lib*/libcudart_static.a),$(shell \
+          command -v $(CXX) >/dev/null && $(NVCC) --version | grep -o 'release 1[2-9]'))))
 CUDA_ARCHS := 80 86 89 90a
 NVCC_FLAGS = -std=c++20 -O3 $(CPPFLAGS) -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-fno-exceptions,-fvisibility=hidden \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_90,code=compute_90
@@ -122,10 +125,10 @@ $(TEST_DEPS): Makefile | $(DEPS)
 
 # ---- the programs --------------------------------------------------------------------------------
 .PHONY: all programs
-all: programs ## build everything into build/ (installs missing packages when run as root; the CUDA backend only where nvcc is)
+all: programs ## build everything into build/ (installs missing packages when run as root; the CUDA backend only where CUDA's nvcc is)
 
 # Built where nvcc is there; tests of sanitizers run the CPU's side alone.
-CUDA_SO := $(if $(NVCC),$(if $(SANITIZE)$(FUZZING),,$(B)/scdiva_cuda.so))
+CUDA_SO := $(if $(CUDA),$(if $(SANITIZE)$(FUZZING),,$(B)/scdiva_cuda.so))
 programs: $(B)/scdivad $(B)/scdiva-train $(CUDA_SO)
 
 $(B)/scdivad: $(B)/obj/server/main.o $(DAEMON_ARCHIVES)
@@ -140,7 +143,7 @@ $(B)/scdiva-train: $(B)/obj/engine/train/main.o $(TRAIN_ARCHIVES)
 $(B)/scdiva_cuda.so: $(CUDA_SRC:%.cu=$(B)/obj/%.cu.o) $(CUDA_DEVICE) $(CUDA_SHARED) $(call archive,base) engine/cuda/exports.map
 	$(Q)$(CXX) -shared -pthread -static-libstdc++ -static-libgcc -o $@ $(filter %.o,$^) $(call archive,base) -Wl,--no-undefined -Wl,--gc-sections \
 	  -Wl,--version-script=engine/cuda/exports.map -Wl,-rpath,$(CUDA_HOME)/lib64 \
-	  -L$(CUDA_HOME)/lib64 -lcudart_static -lm -ldl -lrt
+	  -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lm -ldl -lrt
 $(CUDA_DEVICE): CPPFLAGS += -isystem $(CUDA_HOME)/include
 $(B)/obj/%.cu.o: %.cu $(STAMP) | $(DEPS)
 	$(Q)mkdir -p $(@D)
@@ -218,11 +221,11 @@ $(B)/obj/gpu/%.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
 $(B)/gpu/%: $(B)/obj/gpu/%.o $(OPS_SHARED) $(B)/scdiva_cuda.so $(ARCHIVES)
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/scdiva_cuda.so -Wl,-rpath,'$$ORIGIN/..' \
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
-test-gpu: $(if $(NVCC),$(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
+test-gpu: $(if $(CUDA_SO),$(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
 	$(Q)for t in $(GPU_TESTS); do $$t || exit 1; done
 .PHONY: no-nvcc
 no-nvcc:
-	$(Q)echo "test-gpu needs nvcc: neither on the PATH nor in /usr/local/cuda/bin" >&2; exit 1
+	$(Q)echo "test-gpu needs CUDA 12 or later with nvcc, on the PATH or in /usr/local/cuda, and no SANITIZE" >&2; exit 1
 
 test-valgrind: test-programs ## the unit tests under valgrind
 	$(Q)$(PYTHON) tests/run.py --build $(B) --valgrind
