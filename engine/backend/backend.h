@@ -14,7 +14,9 @@
  * After `open`, `reserve` and weight loading no operation allocates.
  *
  * Threads: a device has one owner at a time, which calls everything here (batch-N in the daemon).
- * Errors:  SCD_E_DEVICE when the hardware or its library fails; never an abort. */
+ * Errors:  SCD_E_DEVICE when the hardware or its library fails; never an abort. What lies on the
+ *          device - ids, positions - may be found wrong later than the call that was given it: by
+ *          the next download or synchronize, as SCD_E_INVALID. */
 #ifndef SCD_BACKEND_H
 #define SCD_BACKEND_H
 

@@ -53,7 +53,7 @@ SCD_DEVICE uint32_t gpu_pack_bf16(float lo, float hi)
     return d;
 }
 
-/* 2^x within 2 units in the last place, 0 for -infinity. PTX ISA, ex2.approx. */
+/* 2^x to some 22 bits, 0 for -infinity. PTX ISA, ex2.approx. */
 SCD_DEVICE float gpu_exp2(float x)
 {
     float y;

@@ -252,6 +252,32 @@ static void run_block(void)
     }
 }
 
+/* Behind a block's shared memory: the sanitizer's own fence, or bytes that must stay as they are.
+ */
+#ifdef FIBERS_KNOWN
+enum { FENCE = 0 };
+#else
+enum { FENCE = 256 };
+#endif
+
+static void shared_open(size_t bytes)
+{
+    if (posix_memalign(&shared_memory, 16, bytes + FENCE + !bytes))
+        abort();
+    memset(shared_memory, 0xff, bytes);
+    memset((char *)shared_memory + bytes, 0xa5, FENCE);
+}
+
+static void shared_close(size_t bytes)
+{
+    const unsigned char *fence = (const unsigned char *)shared_memory + bytes;
+    struct scd_emu_place end = {"shared memory", (int)bytes};
+    for (int i = 0; i < FENCE; i++)
+        if (fence[i] != 0xa5)
+            fault("a write past the end of shared memory", end, end);
+    free(shared_memory);
+}
+
 void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, scd_emu_thread body,
                  void *arg)
 {
@@ -269,11 +295,9 @@ void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, s
     for (unsigned y = 0; y < grid.y; y++)
         for (unsigned x = 0; x < grid.x; x++) {
             blockIdx = dim3(x, y, 0);
-            if (posix_memalign(&shared_memory, 16, shared ? shared : 1))
-                abort();
-            memset(shared_memory, 0xff, shared);
+            shared_open(shared);
             run_block();
-            free(shared_memory);
+            shared_close(shared);
         }
 }
 
