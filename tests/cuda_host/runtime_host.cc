@@ -12,14 +12,14 @@ struct scd_gpu {
     bool entered;
 };
 
-struct copy {
+struct transfer {
     void *to;
     const void *from;
     size_t bytes;
 };
 
 enum { MAX_COPIES = 4096 };
-static struct copy copies[MAX_COPIES];
+static struct transfer copies[MAX_COPIES];
 static size_t n_copies;
 static size_t marks[SCD_GPU_MARKS]; /* copies that were put before */
 
