@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make the bundled model again: pre-training, then the annotation head. Half an hour on two cores; the same
-# data and program give the same bytes. Both steps go on where they were stopped.
+# Make the bundled model again: pre-training, then the annotation head. Half an hour on two cores at
+# most; the same data and program give the same bytes. Both steps go on where they were stopped.
 #
 #     config/models/pbmc/train.sh DATA_DIR OUT_DIR [BUILD_DIR]
 set -eu
