@@ -89,10 +89,9 @@ CUDA_DEVICE := $(addprefix $(B)/obj/engine/cuda/,runtime.o cublaslt.o gemm_lt.o)
 CUDA_SHARED := $(filter-out $(CUDA_DEVICE),$(patsubst %.c,$(B)/obj/%.o,$(wildcard engine/cuda/*.c)))
 UNIT := $(basename $(notdir $(wildcard tests/unit/test_*.c)))
 OPS := $(basename $(notdir $(wildcard tests/ops/test_*.c) $(wildcard tests/cuda_host/test_*.cc)))
-# What the operation tests share: the float64 reference and the fixture.
-OPS_SUPPORT := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
 # The emulator's fibers are one thread's: nothing there for the thread sanitizer.
 TESTS := $(UNIT) $(if $(filter thread,$(SANITIZE)),$(filter-out test_cuda_%,$(OPS)),$(OPS))
+# What the operation tests share: the float64 reference and the fixture.
 OPS_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
 FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
 BENCH_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
