@@ -187,17 +187,28 @@ static void *stop_it(void *arg)
 
 static void a_stop_cancels_what_is_queued_and_refuses_what_comes(void **state)
 {
+    enum { PROBES = 200 };
     fixture *f = *state;
     pthread_t stopping;
+    call *probes[PROBES];
+    size_t n = 0;
     begin_busy(f);
     call *queued = call_new(2, 10), *late = call_new(1, 10);
     call_submit(f->b, queued);
     assert_int_equal(pthread_create(&stopping, NULL, stop_it, f->b), 0);
-    usleep(20000); /* the batch that runs is finished first */
-    fake_hold(false, false);
+    do { /* until one is refused at once: the stop has begun; those before it wait in the queue */
+        usleep(5000);
+        probes[n] = call_new(1, 10);
+        call_submit(f->b, probes[n]);
+    } while (!call_n_done(probes[n++]) && n < PROBES);
+    fake_hold(false, false); /* the batch that runs is finished first */
     pthread_join(stopping, NULL);
     assert_int_equal(call_wait(f->busy), SCD_OK);
     assert_int_equal(call_wait(queued), SCD_E_CANCELED);
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(call_wait(probes[i]), SCD_E_CANCELED);
+        call_free(probes[i]);
+    }
     call_submit(f->b, late);
     assert_int_equal(call_wait(late), SCD_E_CANCELED);
     assert_int_equal(scd_batcher_queued(f->b), 0);
