@@ -58,8 +58,8 @@ class Generator:
         end, queue = time.monotonic() + seconds, iter(requests)
 
         async def client():
-            while time.monotonic() < end:
-                await self.send(next(queue))
+            while time.monotonic() < end and (request := next(queue, None)):
+                await self.send(request)
         await asyncio.gather(*(client() for _ in range(clients)))
 
     async def paced(self, requests, rate, seconds):
@@ -120,7 +120,7 @@ def main():
     with harness.Daemon(harness.official_model(), flags=flags) as d:
         requests = [http_post(c) for c in common.official_cells(3000, a.genes)]
         livez = [b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"] * 1_000_000
-        ceiling = len(run_generator(d.port, "closed_loop", livez[:200_000], 4, 3)()) / 3
+        ceiling = len(run_generator(d.port, "closed_loop", livez, 4, 3)()) / 3
         row("generator alone", f"{ceiling:.0f} requests/s against /livez")
         warm = max(10, a.seconds // 3)
         start = time.monotonic()
