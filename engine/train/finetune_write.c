@@ -266,9 +266,11 @@ static void report(const scd_finetune *run, const calibration *c)
     printf("held out as measured:  accuracy %.4f  balanced %.4f  macro-F1 %.4f  ECE %.4f -> %.4f\n",
            c->after.accuracy, c->after.balanced_accuracy, c->after.macro_f1, c->before.ece,
            c->after.ece);
-    printf("with %zu copies each:  accuracy %.4f  balanced %.4f  macro-F1 %.4f  ECE %.4f -> %.4f\n",
-           run->o->calibrate_copies, c->calibrated.accuracy, c->calibrated.balanced_accuracy,
-           c->calibrated.macro_f1, c->augmented.ece, c->calibrated.ece);
+    if (run->o->calibrate_copies)
+        printf("with %zu copies each:  accuracy %.4f  balanced %.4f  macro-F1 %.4f  ECE %.4f -> "
+               "%.4f\n",
+               run->o->calibrate_copies, c->calibrated.accuracy, c->calibrated.balanced_accuracy,
+               c->calibrated.macro_f1, c->augmented.ece, c->calibrated.ece);
     printf("temperature %.4f, threshold %.4f\n%s\n", c->temperature, c->threshold, run->final_dir);
 }
 
