@@ -126,6 +126,7 @@ void scd_answer_annotation(scd_answer *answer, const scd_annotation *a)
     sort_labels(a);
     const scd_head_label *best = &a->labels[a->order[0]];
     float p = a->probabilities[a->order[0]];
+    key_uint(out, ",\"genes_unused\":", a->genes_unused);
     scd_buf_puts(out, ",\"label\":");
     scd_json_text(out, best->label);
     scd_buf_puts(out, ",\"ontology_id\":");

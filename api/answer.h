@@ -51,6 +51,7 @@ typedef struct scd_annotation {
     const scd_head_label *labels; /* (n_labels) */
     const float *probabilities;   /* (n_labels) */
     size_t n_labels;
+    size_t genes_unused; /* expressed genes that the head's training data did not measure */
     size_t top_k;     /* how many are listed, 1 to n_labels */
     double threshold; /* below it the best label is called unknown */
     uint64_t *order;  /* (n_labels) scratch */

@@ -41,11 +41,12 @@ static bool read_fields(scd_infer_call *call, const char **unknown)
     return call->fields.annotate.order != NULL;
 }
 
-static void write_result(const scd_infer_call *call, const float *result, scd_answer *answer)
+static void write_result(const scd_infer_call *call, const scd_infer_cell *cell, scd_answer *answer)
 {
     const scd_head_info *head = call->work.head;
     scd_annotation a = {.labels = head->labels,
-                        .probabilities = result,
+                        .probabilities = cell->result,
+                        .genes_unused = cell->cell.genes_unwanted,
                         .n_labels = head->n_labels,
                         .top_k = call->fields.annotate.top_k,
                         .threshold = call->fields.annotate.threshold,

@@ -13,9 +13,9 @@ static bool read_fields(scd_infer_call *call, const char **unknown)
     return true;
 }
 
-static void write_result(const scd_infer_call *call, const float *result, scd_answer *answer)
+static void write_result(const scd_infer_call *call, const scd_infer_cell *cell, scd_answer *answer)
 {
-    scd_answer_embedding(answer, call->fields.encoding, result, call->width);
+    scd_answer_embedding(answer, call->fields.encoding, cell->result, call->width);
 }
 
 static void size_result(const scd_infer_call *call, size_t *about, size_t *most)

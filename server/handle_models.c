@@ -41,6 +41,10 @@ static void write_head(const scd_head_info *h, scd_buf *out)
     scd_buf_puts(out, ",\"threshold\":");
     scd_json_double(out, h->threshold);
     put_bool(out, "backbone", h->has_backbone);
+    if (h->genes)
+        put_number(out, "genes", h->n_genes);
+    else
+        scd_buf_puts(out, ",\"genes\":null");
     scd_buf_puts(out, ",\"labels\":[");
     for (size_t i = 0; i < h->n_labels; i++) {
         scd_buf_puts(out, i ? ",{\"label\":" : "{\"label\":");

@@ -79,7 +79,7 @@ static void write_list(scd_infer_call *call, scd_buf *out)
                                 .genes_truncated = cell->cell.genes_truncated,
                                 .cache = names[cell->source]};
         scd_answer_item_begin(&answer, &item);
-        call->task->write_result(call, cell->result, &answer);
+        call->task->write_result(call, cell, &answer);
         scd_answer_item_end(&answer);
         end.cells++;
         end.tokens += cell->cell.n_tokens;

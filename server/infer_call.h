@@ -20,6 +20,7 @@
 enum { SCD_MAX_WARNINGS = 8 };
 
 typedef struct scd_infer_call scd_infer_call;
+typedef struct scd_infer_cell scd_infer_cell;
 
 /* What distinguishes the tasks: one constant of this for each route. */
 typedef struct scd_infer_task {
@@ -31,7 +32,8 @@ typedef struct scd_infer_task {
      * call->problem is set. */
     bool (*read_fields)(scd_infer_call *call, const char **unknown);
     /* The members of an item that say what came of its cell. */
-    void (*write_result)(const scd_infer_call *call, const float *result, scd_answer *answer);
+    void (*write_result)(const scd_infer_call *call, const scd_infer_cell *cell,
+                         scd_answer *answer);
     /* How long those are: about, and at most. */
     void (*size_result)(const scd_infer_call *call, size_t *about, size_t *most);
 } scd_infer_task;
@@ -45,7 +47,7 @@ typedef union scd_infer_fields {
     } annotate;
 } scd_infer_fields;
 
-typedef struct scd_infer_cell {
+struct scd_infer_cell {
     scd_text id;
     scd_cell cell;
     scd_digest key;
@@ -54,7 +56,7 @@ typedef struct scd_infer_cell {
     const char *detail, *pointer;
     scd_problem_kind kind;
     float *result; /* (width) */
-} scd_infer_cell;
+};
 
 struct scd_infer_call {
     scd_job job; /* first: prep-0 gets this */

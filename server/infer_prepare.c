@@ -123,7 +123,8 @@ static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared
         tokens[i] = shared[in->columns[i]];
     scd_code code = SCD_OK;
     if (ok) {
-        scd_cell_values values = {in->n, tokens, in->values, in->total};
+        const uint8_t *wanted = call->work.head ? call->work.head->genes : NULL;
+        scd_cell_values values = {in->n, tokens, in->values, in->total, wanted};
         size_t bad_index = SIZE_MAX;
         scd_error err = {0};
         code = scd_cell_serialize(call->model->config, call->model->vocab, call->request.input,
@@ -176,6 +177,22 @@ static bool judge_mapping(scd_infer_call *call)
     return true;
 }
 
+/* A head answers for the genes that its training data measured. */
+static void judge_use(scd_infer_call *call)
+{
+    const scd_head_info *head = call->work.head;
+    size_t used = 0, unused = 0;
+    for (size_t c = 0; head && head->genes && c < call->request.n_cells; c++) {
+        used += call->cells[c].bad ? 0 : call->cells[c].cell.n_tokens;
+        unused += call->cells[c].bad ? 0 : call->cells[c].cell.genes_unwanted;
+    }
+    if ((double)unused > (1 - WARN_MAPPED) * (double)(used + unused))
+        warn(call, "genes-unused",
+             "%.1f %% of the expressed genes were left out: the training data of head \"%.80s\" "
+             "measured %zu genes, and these are not among them",
+             100 * (double)unused / (double)(used + unused), head->name, head->n_genes);
+}
+
 static bool serialize_all(scd_infer_call *call)
 {
     scd_request *r = &call->request;
@@ -193,7 +210,10 @@ static bool serialize_all(scd_infer_call *call)
             return out_of_memory(call);
     if (!r->is_matrix && refuse_mouse(call, &counts))
         return false;
-    return call->problem.kind == SCD_PROBLEM_NONE && judge_mapping(call);
+    if (call->problem.kind != SCD_PROBLEM_NONE || !judge_mapping(call))
+        return false;
+    judge_use(call);
+    return true;
 }
 
 /* ---- cache ---------------------------------------------------------------------------------- */

@@ -26,14 +26,15 @@ struct scd_head {
     char *name;
     cJSON *json; /* owns the labels' text */
     scd_head_label *labels;
+    uint8_t *genes; /* (vocab), or NULL */
     scd_safetensors *tensors;
 };
 
 /* ---- head.json ------------------------------------------------------------------------------- */
 
-/* *out = the member `key` or NULL; a key given twice has no one meaning. */
-static scd_code find_once(const char *path, const cJSON *object, const char *key, const cJSON **out,
-                          scd_error *err)
+/* A key given twice has no one meaning. */
+scd_code scd_head_find(const char *path, const cJSON *object, const char *key, const cJSON **out,
+                       scd_error *err)
 {
     *out = NULL;
     const cJSON *item;
@@ -51,8 +52,8 @@ static scd_code find_once(const char *path, const cJSON *object, const char *key
 static scd_code read_task(scd_head *head, const char *path, scd_error *err)
 {
     const cJSON *task, *format;
-    if (find_once(path, head->json, "task", &task, err) ||
-        find_once(path, head->json, "format", &format, err))
+    if (scd_head_find(path, head->json, "task", &task, err) ||
+        scd_head_find(path, head->json, "format", &format, err))
         return SCD_E_INVALID;
     const char *text = cJSON_GetStringValue(task);
     if (!text || strcmp(text, "annotation"))
@@ -68,7 +69,7 @@ static scd_code read_number(const scd_head *head, const char *path, const char *
                             double most, double *out, scd_error *err)
 {
     const cJSON *item;
-    if (find_once(path, head->json, key, &item, err))
+    if (scd_head_find(path, head->json, key, &item, err))
         return SCD_E_INVALID;
     if (!cJSON_IsNumber(item) || !(item->valuedouble >= least && item->valuedouble <= most))
         return scd_fail(err, SCD_E_INVALID, "%s: %s must be a number from %g to %g", path, key,
@@ -81,7 +82,7 @@ static scd_code read_model_digest(scd_head *head, const char *path, scd_error *e
 {
     const cJSON *item;
     scd_digest digest;
-    if (find_once(path, head->json, "model_digest", &item, err))
+    if (scd_head_find(path, head->json, "model_digest", &item, err))
         return SCD_E_INVALID;
     const char *text = cJSON_GetStringValue(item);
     if (!text || !scd_digest_parse(text, &digest))
@@ -95,8 +96,8 @@ static scd_code read_label(const char *path, const cJSON *item, size_t index, sc
                            scd_error *err)
 {
     const cJSON *label = NULL, *ontology_id = NULL;
-    if (cJSON_IsObject(item) && (find_once(path, item, "label", &label, err) ||
-                                 find_once(path, item, "ontology_id", &ontology_id, err)))
+    if (cJSON_IsObject(item) && (scd_head_find(path, item, "label", &label, err) ||
+                                 scd_head_find(path, item, "ontology_id", &ontology_id, err)))
         return SCD_E_INVALID;
     out->label = cJSON_GetStringValue(label);
     out->ontology_id = cJSON_GetStringValue(ontology_id);
@@ -140,7 +141,7 @@ static scd_code check_unique(const scd_head *head, const char *path, scd_error *
 static scd_code read_labels(scd_head *head, const char *path, scd_error *err)
 {
     const cJSON *array, *item;
-    if (find_once(path, head->json, "labels", &array, err))
+    if (scd_head_find(path, head->json, "labels", &array, err))
         return SCD_E_INVALID;
     int n = cJSON_IsArray(array) ? cJSON_GetArraySize(array) : 0;
     if (n < 2 || n > MAX_LABELS)
@@ -327,10 +328,13 @@ static scd_code read_files(const char *json_path, const char *weights_path,
         (code = scd_file_open(weights_path, &weights_fd, &n_weights, err)) ||
         (code = scd_file_read(json_fd, json_path, JSON_MAX_BYTES, &json, &n_json, err)) ||
         (code = scd_head_parse(json, n_json, json_path, &head, err)) ||
+        (code = scd_head_read_genes(head->json, json_path, config->vocab, &head->genes,
+                                    &head->info.n_genes, err)) ||
         (code = scd_safetensors_map(weights_fd, n_weights, weights_path, &head->tensors, err)) ||
         (code = check_tensors(head, weights_path, config, err)) ||
         (code = digest_files(head, json, n_json, weights_fd, weights_path, err)))
         goto done;
+    head->info.genes = head->genes;
     *out = head;
     head = NULL;
 done:
@@ -372,6 +376,7 @@ void scd_head_close(scd_head *head)
         return;
     scd_safetensors_close(head->tensors);
     free(head->labels);
+    free(head->genes);
     cJSON_Delete(head->json);
     free(head->name);
     free(head);

@@ -4,12 +4,17 @@
  *              "labels": [{"label": "B", "ontology_id": "CL:0000236"}, ...],   ontology_id optional
  *              "temperature": 1.31, "threshold": 0.45,
  *              "model_digest": "hex of the model it was trained on",
+ *              "genes": [[2, 311], [313, 340], ...],
  *              ... anything else (evaluation, recipe) is for people}
  *   head.safetensors   mlp.0.weight (K, H), mlp.0.bias (K), mlp.2.weight (C, K), mlp.2.bias (C):
  *              logits = W2 relu(W0 e + b0) + b2 of the cell embedding e; and backbone tensors under
  *              the model's names where fine-tuning changed them.
  *
  * probability = softmax(logits / temperature); below `threshold` the answer is "unknown".
+ *
+ * "genes" are the tokens that the head's training files measured, as ascending ranges [first, past).
+ * What a head makes of any other gene is chance, so cells come to it without them; the key may be
+ * absent: all genes.
  *
  * Threads: any after open. Owns: mapping and strings, until close. */
 #ifndef SCD_DENOISE_HEAD_H
@@ -33,6 +38,8 @@ typedef struct scd_head_info {
     size_t n_labels, mlp_dim;
     const scd_head_label *labels; /* (n_labels) in the order of the logits */
     double temperature, threshold;
+    const uint8_t *genes; /* (vocab) 1: measured by the training files; NULL: all are taken */
+    size_t n_genes;       /* how many are 1; 0 without */
     bool has_backbone; /* it carries backbone tensors: embeddings are not the model's own */
     scd_digest digest; /* SHA-256 over head.json and head.safetensors, in this order */
     char digest_hex[SCD_DIGEST_HEX];

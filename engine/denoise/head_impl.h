@@ -1,4 +1,4 @@
-/* head_impl.h - what head.c and the fuzzer share; nothing else includes it.
+/* head_impl.h - what head.c, head_genes.c and the fuzzer share; nothing else includes it.
  *
  * Threads: as head.h. */
 #ifndef SCD_DENOISE_HEAD_IMPL_H
@@ -10,5 +10,16 @@
  * and what is known of them. */
 scd_code scd_head_parse(const char *json, size_t n, const char *path, scd_head **out,
                         scd_error *err);
+
+struct cJSON;
+
+/* *out = the member `key` or NULL; SCD_E_INVALID where it is given twice. */
+scd_code scd_head_find(const char *path, const struct cJSON *object, const char *key,
+                       const struct cJSON **out, scd_error *err);
+
+/* The member "genes" of head.json as one byte for each of `vocab` tokens, and how many are 1;
+ * *out stays NULL where there is none. free() it. SCD_E_INVALID, SCD_E_NOMEM. */
+scd_code scd_head_read_genes(const struct cJSON *json, const char *path, size_t vocab,
+                             uint8_t **out, size_t *n_genes, scd_error *err);
 
 #endif

@@ -71,22 +71,25 @@ static scd_code refuse_value(const work *w, size_t i, size_t *bad_index, scd_err
 /* What the inputs of a cell add up to, in count space and in their order. */
 typedef struct tally {
     double given, mapped;
-    size_t known, positive;
+    size_t known, positive, unwanted;
 } tally;
 
-static inline void count_input(tally *t, int32_t id, double count)
+static inline void count_input(tally *t, const uint8_t *wanted, int32_t id, double count)
 {
-    bool known = id >= 0;
+    bool known = id >= 0, positive = known && count > 0;
+    bool kept = positive && (!wanted || wanted[id]);
     t->given += count;
     t->mapped += known ? count : 0;
     t->known += known;
-    t->positive += known && count > 0;
+    t->positive += kept;
+    t->unwanted += positive && !kept;
 }
 
 static void finish_scan(work *w, const tally *t, scd_cell *out)
 {
     *out = (scd_cell){.genes_known = t->known,
                       .genes_unknown = w->in->n - t->known,
+                      .genes_unwanted = t->unwanted,
                       .mapped_counts = t->mapped,
                       .given_counts = t->given};
     w->n_positive = t->positive;
@@ -101,7 +104,7 @@ static scd_code scan_counts(work *w, scd_cell *out, size_t *bad_index, scd_error
         double v = in->values[i];
         if (!(v >= 0 && v <= MAX_COUNT) || (double)(int64_t)v != v)
             return refuse_value(w, i, bad_index, err);
-        count_input(&t, in->tokens[i], v);
+        count_input(&t, in->wanted, in->tokens[i], v);
     }
     finish_scan(w, &t, out);
     w->total = in->total != 0 ? in->total : t.given;
@@ -125,7 +128,7 @@ static scd_code scan_log1p(work *w, scd_cell *out, size_t *bad_index, scd_error 
         double v = in->values[i];
         if (!(v >= 0 && v <= 16) || (float)v > most)
             return refuse_value(w, i, bad_index, err);
-        count_input(&t, in->tokens[i], v > 0 ? expm1(v) : 0);
+        count_input(&t, in->wanted, in->tokens[i], v > 0 ? expm1(v) : 0);
     }
     finish_scan(w, &t, out);
     return SCD_OK;
@@ -167,6 +170,8 @@ static void collect(work *w)
         if (in->tokens[i] < 0 || !(in->values[i] > 0))
             continue;
         assert((size_t)in->tokens[i] < w->config->vocab);
+        if (in->wanted && !in->wanted[in->tokens[i]])
+            continue;
         w->items[n] = (item){(uint32_t)in->tokens[i], (uint32_t)i};
         ordered = ordered && (!n || w->items[n - 1].key <= w->items[n].key);
         n++;
@@ -319,6 +324,10 @@ scd_code scd_cell_serialize(const scd_model_config *config, const scd_vocab *voc
         w.logs[i] = NAN;
     if (w.n_positive && (code = build(&w, arena, out, err)))
         return code;
+    if (!out->n_tokens && out->genes_unwanted)
+        return scd_fail(err, SCD_E_INVALID,
+                        "none of its %zu expressed genes was measured by the head's training data",
+                        out->genes_unwanted);
     if (!out->n_tokens)
         return scd_fail(err, SCD_E_INVALID,
                         "no known gene with a value above 0 (%zu genes known, %zu unknown)",

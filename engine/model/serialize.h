@@ -19,6 +19,7 @@ typedef struct scd_cell_values {
     const int32_t *tokens; /* (n) resolved token, -1: unknown */
     const double *values; /* (n) */
     double total;         /* counts: total of the cell; 0: the sum of all values given */
+    const uint8_t *wanted; /* (vocab) tokens to keep, 0: left out; NULL: all. Totals are over all */
 } scd_cell_values;
 
 typedef struct scd_cell {
@@ -27,12 +28,13 @@ typedef struct scd_cell {
     float *values;   /* (n_tokens) */
     size_t genes_known, genes_unknown; /* inputs (not tokens) with a value above 0 or not */
     size_t genes_truncated;            /* tokens cut at MAX_GENE_LEN */
+    size_t genes_unwanted;             /* known inputs with a value above 0, left out */
     double mapped_counts, given_counts; /* in count space; their ratio is the fraction mapped */
 } scd_cell;
 
 /* SCD_E_INVALID: NaN, infinity, negative, fractional counts, log1p above ln(1 + 1e4), a total below
- * the sum of its counts, no known gene with a positive value. *bad_index (may be NULL) is the
- * offending input, or SIZE_MAX where none is to blame. SCD_E_NOMEM. */
+ * the sum of its counts, no known (and wanted) gene with a positive value. *bad_index (may be NULL)
+ * is the offending input, or SIZE_MAX where none is to blame. SCD_E_NOMEM. */
 scd_code scd_cell_serialize(const scd_model_config *config, const scd_vocab *vocab,
                             scd_input_kind kind, const scd_cell_values *in, scd_arena *arena,
                             scd_cell *out, size_t *bad_index, scd_error *err);

@@ -136,18 +136,47 @@ static scd_code run_empty(running *r, const scd_corpus_cell *cell, size_t index,
     return code ? code : r->sink(r->arg, &none, err);
 }
 
-static scd_code run_cell(running *r, const scd_corpus_cell *cell, size_t index,
+/* *out = the cell without genes that the head was not taught; its total stays. */
+static scd_code keep_taught(const scd_classifier *c, const scd_corpus_cell *cell, scd_arena *arena,
+                            scd_corpus_cell *out, scd_error *err)
+{
+    *out = *cell;
+    if (!c->genes || !cell->n)
+        return SCD_OK;
+    int32_t *tokens = scd_arena_alloc(arena, cell->n, sizeof *tokens);
+    float *values = scd_arena_alloc(arena, cell->n, sizeof *values);
+    if (!tokens || !values)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for a cell");
+    out->n = 0;
+    out->tokens = tokens;
+    out->values = values;
+    for (size_t i = 0; i < cell->n; i++) {
+        if (!c->genes[cell->tokens[i]])
+            continue;
+        tokens[out->n] = cell->tokens[i];
+        values[out->n++] = cell->values[i];
+    }
+    return SCD_OK;
+}
+
+static scd_code run_cell(running *r, const scd_corpus_cell *whole, size_t index,
                          const scd_augment_options *augment, uint64_t draw, scd_error *err)
 {
     static const scd_augment_options as_measured;
     scd_classifier *c = r->c;
-    if (!cell->n)
-        return run_empty(r, cell, index, err);
-    scd_augment_input in = {.cell = cell, .draw = draw};
     scd_arena arena;
+    scd_corpus_cell taught, *cell = &taught;
     scd_cell out;
     scd_arena_init(&arena, SIZE_MAX / 2);
-    scd_code code =
+    scd_code code = keep_taught(c, whole, &arena, cell, err);
+    if (!code && !cell->n)
+        code = run_empty(r, cell, index, err);
+    if (code || !cell->n) {
+        scd_arena_release(&arena);
+        return code;
+    }
+    scd_augment_input in = {.cell = cell, .draw = draw};
+    code =
         scd_augment(augment ? augment : &as_measured, &in, c->config, c->vocab, &arena, &out, err);
     scd_sequence sequence = {.n = out.n_tokens, .ids = out.ids, .values = out.values};
     if (!code && !scd_pack_add(c->pack, &sequence)) {

@@ -20,6 +20,7 @@ typedef struct scd_classifier {
     scd_class_head *head; /* NULL: embeddings only */
     scd_pack *pack;
     size_t classes;
+    const uint8_t *genes; /* (vocab) 0: left out of every cell; NULL: all are taken. Borrowed */
 } scd_classifier;
 
 /* classes 0: no head. micro_rows: rows of a micro-batch; at least one longest cell fits. */

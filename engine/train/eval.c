@@ -204,6 +204,7 @@ static scd_code open_all(evaluation *e, scd_error *err)
         code = scd_eval_losses(&e->c, e->corpus, scd_eval_rates[i], &e->losses[i], err);
     if (!code && e->head)
         code = scd_classifier_overlay(&e->c, scd_head_tensors(e->head), err);
+    e->c.genes = e->info ? e->info->genes : NULL;
     if (!code)
         code = scd_feed_new(e->corpus, &in_order, &e->feed, err);
     if (code)

@@ -319,6 +319,7 @@ static scd_code run_all(scd_finetune *run, const scd_option *table, size_t n, sc
     run->first_layer = o->train_layers >= layers ? 0 : layers - o->train_layers;
     code = scd_classifier_open(run->model, run->labels.n_classes, o->mlp_dim, o->micro_rows,
                                (int)o->threads, &run->c, err);
+    run->c.genes = run->measured; /* held-out cells are read as the head's users will be */
     if (!code)
         code = fingerprint(run, table, n, err);
     if (!code)
@@ -341,6 +342,7 @@ static void run_release(scd_finetune *run)
     free(run->weights);
     free(run->gene_rank);
     free(run->gene_level);
+    free(run->measured);
     free(run->dir);
     free(run->final_dir);
     free(run->checkpoint_path);

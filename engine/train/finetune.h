@@ -47,6 +47,7 @@ typedef struct scd_finetune {
     float *weights;                /* (n_cells) of the training loss, mean 1 over training cells */
     size_t n_unknown;              /* labelled cells without any gene the model knows: left out */
     float *gene_rank, *gene_level; /* (vocab) */
+    uint8_t *measured;             /* (vocab) 1: a file with training cells measured the gene */
     scd_augment_options augment;   /* as asked for, with the run's seed and genes */
     scd_classifier c;
     size_t first_layer; /* as scd_net_backward counts; n_layers: frozen */

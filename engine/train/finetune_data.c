@@ -288,14 +288,18 @@ scd_code scd_finetune_weigh(scd_finetune *run, scd_error *err)
     run->weights = scd_calloc(n + 1, sizeof *run->weights);
     run->gene_rank = scd_calloc(vocab, sizeof *run->gene_rank);
     run->gene_level = scd_calloc(vocab, sizeof *run->gene_level);
+    run->measured = scd_calloc(vocab, 1);
     scd_code code = SCD_OK;
-    if (!sums || !file_of || !run->weights || !run->gene_rank || !run->gene_level)
+    if (!sums || !file_of || !run->weights || !run->gene_rank || !run->gene_level ||
+        !run->measured)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", n);
     gene_stats stats = {sums, sums + vocab, sums + 2 * vocab};
     if (!code)
         code = gather(run, file_of, &stats, err);
     if (!code && run->n_unknown)
         code = check_split(run, err);
+    for (size_t g = 0; g < vocab && !code; g++)
+        run->measured[g] = stats.n[g] > 0;
     if (!code) {
         weigh_cells(run, file_of, sums + 3 * vocab, sums + 3 * vocab + run->labels.n_classes);
         code = rank_genes(run, &stats, err);

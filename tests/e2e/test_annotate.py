@@ -104,6 +104,36 @@ def test_heads_that_change_the_backbone_match_and_leave_the_embeddings_alone():
         assert d.embed(request(10)).embeddings().tobytes() == before.tobytes()
 
 
+def test_a_head_sees_the_genes_of_its_training_data_alone():
+    path = harness.scratch("half_taught")
+    genes = harness.demo_body()["genes"]
+    models.write_model(path, genes, MAX_GENE_LEN=300)
+    models.write_head(path, "half", LABELS, seed=3, genes=[[2, 2 + len(genes) // 2]])
+    models.write_head(path, "whole", LABELS, seed=3)
+    half = set(genes[:len(genes) // 2])
+    body = request(10, top_k=5, head="half")
+    with Daemon(path, flags=FP32) as d:
+        assert [h["genes"] for h in d.get("/v1/models").json()["data"][0]["heads"]] == [
+            len(genes) // 2, None]
+        answer = annotate(d, body)
+        items = answer.json()["data"]
+        for item, cell in zip(items, body["cells"]):
+            left_out = sum(g not in half for g in cell["genes"])
+            assert item["genes_unused"] == left_out > 0, item
+            assert item["genes_known"] == len(cell["genes"]) == left_out + item["tokens"], item
+        warning, = answer.json()["warnings"]
+        assert warning["code"] == "genes-unused" and f"{len(genes) // 2} genes" in warning["detail"]
+        cells = [{**c, "total": sum(c["values"]),
+                  "genes": [g for g in c["genes"] if g in half],
+                  "values": [v for g, v in zip(c["genes"], c["values"]) if g in half]}
+                 for c in body["cells"]]
+        same = annotate(d, {**body, "cells": cells, "head": "whole"}).json()["data"]
+        assert [i["top"] for i in items] == [i["top"] for i in same]
+        nothing = {**body["cells"][0], "genes": [genes[-1]], "values": [3]}
+        answer = d.post("/v1/annotations", {"cells": [nothing], "head": "half"})
+        check_problem(answer, 422, "invalid", "/cells/0", "none of its 1 expressed genes")
+
+
 def test_whatever_precision_was_chosen_is_near_the_reference():
     body = request(20, top_k=5)
     answer = annotate(harness.shared(one_head), body)
@@ -138,8 +168,8 @@ def test_an_item_has_the_members_of_the_specification():
     ontology = {"B": "CL:0000236", "NK \"bright\"": "CL:0000938"}
     for i, item in enumerate(answer["data"]):
         assert list(item) == ["index", "id", "tokens", "genes_known", "genes_unknown",
-                              "genes_truncated", "cache", "label", "ontology_id", "probability",
-                              "unknown", "top"], item
+                              "genes_truncated", "cache", "genes_unused", "label", "ontology_id",
+                              "probability", "unknown", "top"], item
         assert item["index"] == i and item["id"] == harness.demo_cells()[i]["id"]
         assert item["ontology_id"] == ontology.get(item["label"])
         assert item["top"][0] == {"label": item["label"], "probability": item["probability"]}

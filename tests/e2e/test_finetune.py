@@ -136,12 +136,27 @@ def test_eval_scores_a_file_it_has_not_seen_and_writes_predictions_and_embedding
 
 
 def test_the_daemon_answers_what_eval_wrote():
-    x, kinds = cells(seed=9, n=40)
+    check_served(trained(), seed=9)
+
+
+def test_a_head_is_asked_about_the_genes_of_its_training_data_alone():
+    x, kinds = cells()
+    x[:, 0] += 1
+    panel = write_h5ad("panel.h5ad", x[:, :25], obs={"kind": kinds},
+                       genes=[f"GENE{g}" for g in range(25)])
+    out = model("finetune.panel")
+    run(command(out, on=panel))
+    assert head(out)["genes"] == [[2, 27]]
+    check_served(out, seed=9)
+
+
+def check_served(out, seed):
+    x, kinds = cells(seed, n=40)
     path = write_h5ad("served.h5ad", x, obs={"kind": kinds})
     table = scratch("served.tsv")
-    run(scdiva_train() + ["eval", "--model", trained(), "--data", path, "--predictions", table])
+    run(scdiva_train() + ["eval", "--model", out, "--data", path, "--predictions", table])
     rows = [line.split("\t") for line in open(table, encoding="utf-8").read().split("\n")[1:-1]]
-    d = Daemon(trained(), flags=("--precision", "fp32"))
+    d = Daemon(out, flags=("--precision", "fp32"))
     try:
         body = {"cells": [{"genes": [f"GENE{g}" for g in np.nonzero(c)[0]],
                            "values": [float(v) for v in c[c > 0]]} for c in x], "top_k": 3}

@@ -98,7 +98,7 @@ static void annotate(const float *probabilities, size_t top_k, double threshold,
 {
     uint64_t order[3];
     scd_answer answer = {.out = out};
-    scd_annotation a = {labels, probabilities, 3, top_k, threshold, order};
+    scd_annotation a = {labels, probabilities, 3, 7, top_k, threshold, order};
     scd_buf_init(out, 1000);
     scd_answer_annotation(&answer, &a);
 }
@@ -109,7 +109,8 @@ static void an_annotation_names_the_best_label_first(void **state)
     scd_buf out;
     annotate((const float[]){0.25f, 0.125f, 0.625f}, 3, 0.5, &out);
     assert_string_equal(out.data,
-                        ",\"label\":\"T\",\"ontology_id\":\"CL:0000084\",\"probability\":0.625,"
+                        ",\"genes_unused\":7,\"label\":\"T\",\"ontology_id\":\"CL:0000084\","
+                        "\"probability\":0.625,"
                         "\"unknown\":false,\"top\":[{\"label\":\"T\",\"probability\":0.625},"
                         "{\"label\":\"B\",\"probability\":0.25},"
                         "{\"label\":\"N\\\"K\",\"probability\":0.125}]");
@@ -121,7 +122,8 @@ static void below_the_threshold_the_best_label_is_kept_and_called_unknown(void *
     (void)state;
     scd_buf out;
     annotate((const float[]){0.25f, 0.5f, 0.25f}, 1, 0.51, &out);
-    assert_string_equal(out.data, ",\"label\":\"N\\\"K\",\"ontology_id\":null,\"probability\":0.5,"
+    assert_string_equal(out.data, ",\"genes_unused\":7,\"label\":\"N\\\"K\","
+                                  "\"ontology_id\":null,\"probability\":0.5,"
                                   "\"unknown\":true,\"top\":[{\"label\":\"N\\\"K\","
                                   "\"probability\":0.5}]");
     scd_buf_release(&out);

@@ -239,6 +239,45 @@ static void a_json_with_a_fault_is_refused_by_key(void **state)
     assert_refused(SCD_E_INVALID, "head.json", "must be a JSON object");
 }
 
+#define GOOD_BUT_FOR_GENES                                                                         \
+    "{\"task\":\"annotation\",\"format\":1,\"labels\":" HEAD_THREE_LABELS                          \
+    ",\"temperature\":1,\"threshold\":0,\"model_digest\":\"" HEAD_NO_MODEL "\",\"genes\":"
+
+static void genes_are_ranges_of_tokens(void **state)
+{
+    (void)state;
+    scd_head *head = open_good();
+    assert_null(scd_head_get_info(head)->genes);
+    scd_head_close(head);
+    head_write_json(dir, GOOD_BUT_FOR_GENES "[[2,5],[5,6],[40,47]]}");
+    head = open_good();
+    const scd_head_info *i = scd_head_get_info(head);
+    assert_int_equal(i->n_genes, 11);
+    for (size_t t = 0; t < config.vocab; t++)
+        assert_int_equal(i->genes[t], (t >= 2 && t < 6) || (t >= 40 && t < 47));
+    scd_head_close(head);
+}
+
+static void genes_that_are_no_ranges_are_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"5", "[]", "{}"};
+    static const char *const ranges[] = {
+        "[[1,5]]",   "[[2,2]]", "[[2,48]]",          "[[2,5],[4,9]]", "[[2,5,6]]", "[[2]]",
+        "[[2.5,4]]", "[7]",     "[[2,5],[\"6\",9]]", "[[2,1e300]]",   "[[-1,3]]"};
+    char text[1000];
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        snprintf(text, sizeof text, GOOD_BUT_FOR_GENES "%s}", bad[i]);
+        head_write_json(dir, text);
+        assert_refused(SCD_E_INVALID, "head.json", "genes must be an array of ranges");
+    }
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++) {
+        snprintf(text, sizeof text, GOOD_BUT_FOR_GENES "%s}", ranges[i]);
+        head_write_json(dir, text);
+        assert_refused(SCD_E_INVALID, "head.json", "must be [first, past] with");
+    }
+}
+
 static void probabilities_are_softmax_at_the_heads_temperature(void **state)
 {
     (void)state;
@@ -331,6 +370,8 @@ int main(void)
         WITH_HEAD(a_weight_that_is_no_number_is_refused),
         WITH_HEAD(a_truncated_weights_file_is_refused),
         WITH_HEAD(a_json_with_a_fault_is_refused_by_key),
+        WITH_HEAD(genes_are_ranges_of_tokens),
+        WITH_HEAD(genes_that_are_no_ranges_are_refused),
         WITH_HEAD(probabilities_are_softmax_at_the_heads_temperature),
         WITH_HEAD(heads_are_found_by_name_and_hidden_folders_and_files_are_not),
         WITH_HEAD(every_allocation_that_fails_is_reported_and_leaks_nothing),

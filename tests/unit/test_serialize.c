@@ -71,7 +71,7 @@ static scd_cell serialize(fixture *f, const scd_vocab *vocab, scd_input_kind kin
 {
     scd_cell cell;
     scd_error err = {0};
-    const scd_cell_values in = {n, tokens, values, total};
+    const scd_cell_values in = {n, tokens, values, total, NULL};
     if (scd_cell_serialize(&config, vocab, kind, &in, &f->arena, &cell, NULL, &err))
         fail_msg("%s", err.message);
     return cell;
@@ -83,7 +83,7 @@ static void assert_refused(fixture *f, scd_input_kind kind, size_t n, const int3
     scd_cell cell;
     scd_error err = {0};
     size_t bad_index = 12345;
-    const scd_cell_values in = {n, tokens, values, total};
+    const scd_cell_values in = {n, tokens, values, total, NULL};
     assert_int_equal(
         scd_cell_serialize(&config, f->plain, kind, &in, &f->arena, &cell, &bad_index, &err),
         SCD_E_INVALID);
@@ -257,6 +257,34 @@ static void zeros_are_no_tokens_but_their_genes_are_known(void **state)
     assert_int_equal(cell.ids[0], 11);
 }
 
+static void genes_that_are_not_wanted_are_left_out_but_count_in_the_total(void **state)
+{
+    fixture *f = *state;
+    static uint8_t wanted[VOCAB];
+    const int32_t tokens[] = {10, 11, -1, 12, 10};
+    const double counts[] = {3, 4, 5, 0, 1};
+    scd_cell all = serialize(f, f->plain, SCD_INPUT_COUNTS, 5, tokens, counts, 0), some;
+    scd_cell_values in = {5, tokens, counts, 0, wanted};
+    scd_error err = {0};
+    wanted[11] = 1;
+    assert_int_equal(
+        scd_cell_serialize(&config, f->plain, SCD_INPUT_COUNTS, &in, &f->arena, &some, NULL, &err),
+        SCD_OK);
+    assert_int_equal(some.n_tokens, 1);
+    assert_int_equal(some.ids[0], 11);
+    assert_int_equal(some.genes_unwanted, 2); /* inputs: two of token 10, and 12 has no value */
+    assert_int_equal(some.genes_known, all.genes_known);
+    assert_true(some.mapped_counts == all.mapped_counts && some.given_counts == all.given_counts);
+    assert_int_equal(all.n_tokens, 2);
+    assert_int_equal(all.genes_unwanted, 0);
+    assert_true(some.values[0] == all.values[all.ids[0] == 11 ? 0 : 1]);
+    wanted[11] = 0;
+    assert_int_equal(
+        scd_cell_serialize(&config, f->plain, SCD_INPUT_COUNTS, &in, &f->arena, &some, NULL, &err),
+        SCD_E_INVALID);
+    assert_non_null(strstr(err.message, "none of its 3 expressed genes"));
+}
+
 static void a_cell_is_cut_at_the_maximum_and_says_so(void **state)
 {
     fixture *f = *state;
@@ -355,7 +383,7 @@ static void a_failed_allocation_is_reported_and_leaks_nothing(void **state)
         tokens[i] = 2 + i / 40; /* groups larger than the ones combined on the stack */
         values[i] = 1;
     }
-    const scd_cell_values in = {N, tokens, values, 0};
+    const scd_cell_values in = {N, tokens, values, 0, NULL};
     scd_cell cell;
     scd_code code = SCD_E_NOMEM;
     for (long n = 0; code && n < 1000; n++) {
@@ -385,6 +413,7 @@ int main(void)
         cmocka_unit_test(the_order_of_the_inputs_does_not_matter),
         cmocka_unit_test(ties_go_by_token_id_and_entropy_divides_the_score),
         cmocka_unit_test(zeros_are_no_tokens_but_their_genes_are_known),
+        cmocka_unit_test(genes_that_are_not_wanted_are_left_out_but_count_in_the_total),
         cmocka_unit_test(a_cell_is_cut_at_the_maximum_and_says_so),
         cmocka_unit_test(values_that_are_no_counts_are_refused_by_index),
         cmocka_unit_test(values_that_are_no_log1p_are_refused_by_index),
