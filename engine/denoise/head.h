@@ -12,7 +12,7 @@
  *
  * probability = softmax(logits / temperature); below `threshold` the answer is "unknown".
  *
- * "genes" are the tokens that the head's training files measured, as ascending ranges [first, past).
+ * "genes" are the tokens that the training files measured, as ascending ranges [first, past).
  * What a head makes of any other gene is chance, so cells come to it without them; the key may be
  * absent: all genes.
  *

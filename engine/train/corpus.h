@@ -70,11 +70,19 @@ typedef struct scd_corpus_cell {
     const int32_t *tokens; /* (n) ascending, no repeats (inputs on one token are summed) */
     const float *values;   /* (n) counts, or log1p_cp10k */
     double total;          /* counts: sum over all counts of the cell, known or not */
+    double given, mapped;  /* in count space: all inputs, and those on known genes */
 } scd_corpus_cell;
 
 /* Cells [first, first + n) of the list, in the arena. Reads whole runs of rows at once. */
 scd_code scd_corpus_read(scd_corpus *corpus, size_t first, size_t n, scd_arena *arena,
                          scd_corpus_cell *out, scd_error *err);
+
+/* Share of each file's counts (count space; of the cells not left out) that are of genes which the
+ * vocabulary knows: (n_files) out. One pass over all cells. */
+scd_code scd_corpus_mapped(scd_corpus *corpus, double *out, scd_error *err);
+/* SPEC section 2 for a run on the vocabulary of a model that is there: a line on standard error for
+ * a file under 80 %, SCD_E_INVALID for one under `least`. */
+scd_code scd_corpus_check_mapped(scd_corpus *corpus, double least, scd_error *err);
 
 /* Column `name` of obs for every cell of the list: codes of the distinct values over all files, -1
  * where a file lacks the column or the value is missing. SCD_E_NOT_FOUND: no file has it. */

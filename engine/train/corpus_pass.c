@@ -1,4 +1,4 @@
-/* corpus_pass.c - what takes a pass over all cells: columns of obs, and entropies.
+/* corpus_pass.c - what takes a pass over all cells: columns of obs, entropies, shares mapped.
  *
  * Threads: one at a time. Owns: nothing; results go to the caller. */
 #include "engine/train/corpus_impl.h"
@@ -6,8 +6,11 @@
 #include "engine/base/mem.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+static const double WARN_MAPPED = 0.8; /* SPEC section 2 */
 
 /* ---- columns of obs -------------------------------------------------------------------------- */
 
@@ -216,5 +219,57 @@ scd_code scd_corpus_entropies(scd_corpus *corpus, const uint8_t *keep, size_t vo
     free(sums.n_measured);
     free(sums.x_log_x);
     free(sums.x);
+    return code;
+}
+
+/* ---- how much of the counts is of known genes -------------------------------------------------
+ */
+
+scd_code scd_corpus_mapped(scd_corpus *corpus, double *out, scd_error *err)
+{
+    scd_code code = SCD_OK;
+    double *given = scd_calloc(corpus->n_files, sizeof *given);
+    if (!given)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu files", corpus->n_files);
+    memset(out, 0, corpus->n_files * sizeof *out);
+    for (size_t first = 0; first < corpus->n_cells && !code; first += SCD_BLOCK_CELLS) {
+        scd_corpus_cell cells[SCD_BLOCK_CELLS];
+        size_t left = corpus->n_cells - first, n = left < SCD_BLOCK_CELLS ? left : SCD_BLOCK_CELLS;
+        scd_arena arena;
+        scd_arena_init(&arena, SIZE_MAX / 2);
+        code = scd_corpus_read(corpus, first, n, &arena, cells, err);
+        for (size_t i = 0; i < n && !code; i++) {
+            given[cells[i].file] += cells[i].given;
+            out[cells[i].file] += cells[i].mapped;
+        }
+        scd_arena_release(&arena);
+    }
+    for (size_t f = 0; f < corpus->n_files; f++)
+        out[f] = given[f] > 0 ? out[f] / given[f] : 1; /* nothing was lost of nothing */
+    free(given);
+    return code;
+}
+
+scd_code scd_corpus_check_mapped(scd_corpus *corpus, double least, scd_error *err)
+{
+    double *shares = scd_calloc(corpus->n_files, sizeof *shares);
+    if (!shares)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu files", corpus->n_files);
+    scd_code code = scd_corpus_mapped(corpus, shares, err);
+    for (size_t f = 0; f < corpus->n_files && !code; f++) {
+        const scd_corpus_file *file = &corpus->files[f];
+        const char *column = scd_corpus_column_label(file->gene_column);
+        if (shares[f] < least)
+            code = scd_fail(err, SCD_E_INVALID,
+                            "%s: only %.1f %% of the counts are of genes that the model knows "
+                            "(gene column: %s), at least %.0f %% must be: name the right column "
+                            "with --gene-column, or lower --min-mapped",
+                            file->path, 100 * shares[f], column, 100 * least);
+        else if (shares[f] < WARN_MAPPED)
+            fprintf(stderr,
+                    "warning: %s: only %.1f %% of the counts are of genes that the model knows\n",
+                    file->path, 100 * shares[f]);
+    }
+    free(shares);
     return code;
 }

@@ -22,6 +22,7 @@ typedef struct row_values {
     const double *values; /* the reader's, or counts that were recovered from them */
     scd_input_kind kind;
     double total;
+    double given, mapped; /* in count space */
 } row_values;
 
 /* ---- are they what the file promised? -------------------------------------------------------- */
@@ -80,13 +81,16 @@ static bool recover(row_values *row, double normalised_to, double *counts)
 /* ---- one cell -------------------------------------------------------------------------------- */
 
 /* Into sums by token. A gene's second input turns log1p into count space. */
-static size_t scatter(scd_corpus *corpus, const int32_t *tokens, const row_values *row)
+static size_t scatter(scd_corpus *corpus, const int32_t *tokens, row_values *row)
 {
     size_t n = 0;
     bool is_log = row->kind == SCD_INPUT_LOG1P_CP10K;
+    row->given = row->mapped = 0;
     for (size_t i = 0; i < row->n; i++) {
         int32_t token = tokens[row->columns[i]];
-        double v = row->values[i];
+        double v = row->values[i], count = is_log ? expm1(v) : v;
+        row->given += count;
+        row->mapped += token < 0 ? 0 : count;
         if (token < 0 || !((float)v > 0))
             continue;
         size_t word = (size_t)token / 64;
@@ -149,6 +153,8 @@ static scd_code make_cell(scd_corpus *corpus, const scd_corpus_file *f, row_valu
     gather(corpus, tokens, values);
     cell->kind = row->kind;
     cell->total = row->total;
+    cell->given = row->given;
+    cell->mapped = row->mapped;
     cell->n = n;
     cell->tokens = tokens;
     cell->values = values;

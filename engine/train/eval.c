@@ -27,6 +27,7 @@ typedef struct options {
     const char *predictions, *embeddings;
     scd_option_list data;
     size_t threads, micro_rows;
+    double min_mapped;
     bool losses;
 } options;
 
@@ -193,7 +194,9 @@ static scd_code open_all(evaluation *e, scd_error *err)
     if (!code)
         code = scd_corpus_open(&corpus, &e->corpus, err);
     if (!code)
-        code = scd_corpus_bind(e->corpus, scd_model_vocab(e->model), 0.01, err);
+        code = scd_corpus_bind(e->corpus, scd_model_vocab(e->model), 0, err);
+    if (!code)
+        code = scd_corpus_check_mapped(e->corpus, o->min_mapped, err);
     if (!code && (o->labels || o->label_column))
         code = open_labels(e, err);
     if (!code)
@@ -431,7 +434,7 @@ static scd_code report(evaluation *e, scd_error *err)
 
 int scd_train_eval(int argc, char **argv)
 {
-    options o = {.micro_rows = 8192};
+    options o = {.micro_rows = 8192, .min_mapped = 0.5};
     const scd_option table[] = {
         {"model", SCD_OPTION_TEXT, &o.model, "DIR", "the model directory", 0, 0, 0, true},
         {"data", SCD_OPTION_LIST, &o.data, "FILE", "an .h5ad file; may be given several times", 0,
@@ -444,6 +447,8 @@ int scd_train_eval(int argc, char **argv)
         {"exclude", SCD_OPTION_TEXT, &o.exclude, "FILE", "cells to leave out", 0, 0, 0, 0},
         {"matrix", SCD_OPTION_TEXT, &o.matrix, "NAME", "X, raw/X or layers/NAME", 0, 0, 0, 0},
         {"gene-column", SCD_OPTION_TEXT, &o.gene_column, "COLUMN", "of var", 0, 0, 0, 0},
+        {"min-mapped", SCD_OPTION_NUMBER, &o.min_mapped, "X",
+         "share of each file's counts that must be of known genes", 0, 1, 0, 0},
         {"predictions", SCD_OPTION_TEXT, &o.predictions, "FILE",
          "table: file, barcode, truth, one probability per label", 0, 0, 0, 0},
         {"embeddings", SCD_OPTION_TEXT, &o.embeddings, "FILE", ".npy, cells in file order", 0, 0, 0,

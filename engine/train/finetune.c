@@ -41,6 +41,7 @@ static const scd_finetune_options defaults = {
     .beta2 = 0.999,
     .class_power = 0.5,
     .precision = 0.9,
+    .min_mapped = 0.5,
     .calibrate_copies = 3,
     .micro_rows = 8192,
     .dtype = "bf16",
@@ -92,6 +93,7 @@ static size_t option_table(scd_finetune_options *o, scd_option table[MAX_OPTIONS
         TEXT("exclude", exclude, "FILE", "cells to leave out: barcode, or file<TAB>barcode"),
         TEXT("matrix", matrix, "NAME", "X, raw/X or layers/NAME; absent: by evidence"),
         TEXT("gene-column", gene_column, "COLUMN", "of var; absent: by evidence"),
+        NUMBER("min-mapped", min_mapped, "share of a file's counts on known genes, at least", 0, 1),
         HEADING("split:"),
         TEXT("group-column", group_column, "COLUMN", "of obs: donor or batch, never torn apart"),
         TEXT("split", split, "KIND", "by group (where there are groups) or by cell"),
@@ -242,7 +244,9 @@ static scd_code open_data(scd_finetune *run, scd_error *err)
                                  .exclude = o->exclude};
     scd_code code = scd_corpus_open(&corpus, &run->corpus, err);
     if (!code)
-        code = scd_corpus_bind(run->corpus, scd_model_vocab(run->model), 0.05, err);
+        code = scd_corpus_bind(run->corpus, scd_model_vocab(run->model), 0, err);
+    if (!code)
+        code = scd_corpus_check_mapped(run->corpus, o->min_mapped, err);
     if (!code && o->labels)
         code = scd_labels_from_table(run->corpus, o->labels, o->ontology, &run->labels, err);
     else if (!code)

@@ -23,7 +23,7 @@ typedef struct scd_finetune_options {
     double held_out;
     size_t train_layers, mlp_dim, epochs, patience, batch;
     double lr, backbone_lr, warmup, decay, clip, beta1, beta2, class_power, file_power;
-    double label_smoothing, average, precision;
+    double label_smoothing, average, precision, min_mapped;
     size_t calibrate_copies;
     scd_augment_options augment;
     uint64_t seed;

@@ -287,6 +287,32 @@ def test_cells_without_a_known_gene_are_left_out_and_counted():
     refused(said, "4 labelled cells have no gene that the model knows: left out")
 
 
+def test_counts_of_unknown_genes_are_warned_of_and_refused_under_half():
+    x, kinds = cells()
+    known = x.sum()
+    genes = [f"GENE{i}" for i in range(N_GENES)] + ["NOBODY"]
+
+    def file(name, share):
+        """Of whose counts this share is of known genes."""
+        other = np.zeros((len(x), 1), np.float32)
+        other[0] = round(known / share - known)
+        return write_h5ad(name, np.concatenate([x, other], axis=1), genes=genes,
+                          obs={"kind": kinds})
+
+    ok, few, fewer = file("m85.h5ad", 0.85), file("m70.h5ad", 0.7), file("m45.h5ad", 0.45)
+    out = model("finetune.mapped")
+    assert "warning" not in run(command(out, "--epochs", "1", on=ok))
+    refused(run(command(out, "--epochs", "1", "--force", on=few)),
+            "m70.h5ad: only 70.0 % of the counts are of genes that the model knows")
+    refused(run(command(out, "--epochs", "1", "--force", on=fewer), exit=1),
+            "m45.h5ad: only 45.0 % of the counts", "at least 50 % must be", "--min-mapped")
+    run(command(out, "--epochs", "1", "--force", "--min-mapped", "0.4", on=fewer))
+    evaluate = scdiva_train() + ["eval", "--model", out, "--label-column", "kind", "--data"]
+    refused(run([*evaluate, few]), "only 70.0 %")
+    refused(run([*evaluate, fewer], exit=1), "m45.h5ad: only 45.0 %", "gene column: index")
+    run([*evaluate, fewer, "--min-mapped", "0"])
+
+
 def test_two_runs_of_one_head_do_not_mix():
     out = model("finetune.twice")
     first = subprocess.Popen(command(out, "--epochs", "500", "--patience", "0"),

@@ -140,6 +140,14 @@ static void genes_unknown_to_the_vocabulary_count_in_the_total_only(void **state
     const scd_corpus_cell *cells = read_all(corpus);
     assert_int_equal(cells[0].n, 2);
     assert_true(cells[0].total == 7);
+    double share = -1, given = 0, mapped = 0;
+    for (size_t i = 0; i < scd_corpus_n_cells(corpus); i++) {
+        given += cells[i].total;
+        for (size_t k = 0; k < cells[i].n; k++)
+            mapped += (double)cells[i].values[k];
+    }
+    assert_int_equal(scd_corpus_mapped(corpus, &share, NULL), SCD_OK);
+    assert_true(share == mapped / given && share < 1);
     const int32_t *panel = scd_corpus_panel(corpus, 0, &n);
     const int32_t expected[] = {2, 3, 4};
     assert_int_equal(n, 3);
