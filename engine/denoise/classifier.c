@@ -2,6 +2,7 @@
 #include "engine/denoise/classifier.h"
 
 #include "engine/base/mem.h"
+#include "engine/denoise/gene_term.h"
 
 #include <stdlib.h>
 
@@ -9,11 +10,12 @@ struct scd_classifier {
     const scd_backend *be;
     scd_device *device;
     const scd_head *head;
-    size_t hidden_dim, mlp_dim, n_labels;
+    size_t hidden_dim, mlp_dim, n_labels, vocab;
     scd_forward *base, *over; /* over: NULL where the head changes no tensor of the model */
     scd_matrix *w0, *w2;
     float *b0, *b2;         /* device (mlp_dim), (n_labels) */
     float *hidden, *logits; /* device (max cells, mlp_dim), (max cells, n_labels) */
+    scd_gene_term genes;    /* host; weight NULL: the head has no linear half */
     double *row;            /* (n_labels) */
 };
 
@@ -78,6 +80,8 @@ static scd_code load(scd_classifier *c, size_t max_cells, scd_error *err)
         code = alloc_floats(c, max_cells, k, &c->hidden, err);
     if (!code)
         code = alloc_floats(c, max_cells, n, &c->logits, err);
+    if (!code && scd_head_get_info(c->head)->has_gene_term)
+        code = scd_gene_term_load(scd_head_tensors(c->head), c->vocab, n, &c->genes, err);
     c->row = scd_malloc(n, sizeof *c->row);
     return !code && !c->row ? scd_fail(err, SCD_E_NOMEM, "out of memory") : code;
 }
@@ -97,6 +101,7 @@ scd_code scd_classifier_open(const scd_backend *backend, scd_device *device, con
     c->hidden_dim = config->hidden_dim;
     c->mlp_dim = info->mlp_dim;
     c->n_labels = info->n_labels;
+    c->vocab = config->vocab;
     c->base = base;
     scd_code code = load(c, max_rows / 2 + 1, err); /* a cell has at least two rows */
     if (code) {
@@ -112,6 +117,7 @@ void scd_classifier_close(scd_classifier *c)
     if (!c)
         return;
     free(c->row);
+    scd_gene_term_release(&c->genes);
     c->be->free(c->device, c->logits);
     c->be->free(c->device, c->hidden);
     c->be->free(c->device, c->b2);
@@ -152,6 +158,9 @@ scd_code scd_classifier_run(scd_classifier *c, const scd_cell *const *cells, siz
         code = c->be->download(c->device, out, c->logits, n_cells * c->n_labels * sizeof *out, err);
     for (size_t i = 0; i < n_cells && !code; i++) {
         float *row = out + i * c->n_labels;
+        if (c->genes.weight)
+            scd_gene_term_join(&c->genes, cells[i]->ids, cells[i]->values, cells[i]->n_tokens,
+                               c->row, row);
         scd_head_probabilities(c->head, row, c->row);
         for (size_t k = 0; k < c->n_labels; k++)
             row[k] = (float)c->row[k];

@@ -1,8 +1,9 @@
 /* classifier.h - an annotation head on a device: cells in, probabilities of its labels out.
  *
  * The forward pass is the model's own, or one over the head's backbone tensors where fine-tuning
- * changed some; then the head's two products on the [LAT] states, and softmax on the host in
- * float64. The bits of a cell's row depend on the cell alone.
+ * changed some; then the head's two products on the [LAT] states; its linear half, where it has one
+ * (gene_term.h), and softmax on the host in float64. The bits of a cell's row depend on the cell
+ * alone.
  *
  * Threads: the device's owner. Owns: its packed weights, two blocks of activations and the pass
  *          over backbone tensors, until close; head and base must outlive it. */

@@ -6,6 +6,7 @@
 #include "engine/denoise/head_impl.h"
 
 #include "engine/base/mem.h"
+#include "engine/denoise/gene_term.h"
 #include "engine/model/file.h"
 #include "engine/model/safetensors_impl.h"
 
@@ -236,6 +237,18 @@ static scd_code check_mlp(scd_head *head, const char *path, size_t hidden_dim, s
     return code ? code : check_finite(head, path, "mlp.2.bias", c, 0, err);
 }
 
+static scd_code check_gene_term(scd_head *head, const char *path, size_t vocab, scd_error *err)
+{
+    bool weight = scd_safetensors_has(head->tensors, SCD_GENE_TERM_WEIGHT, NULL);
+    bool bias = scd_safetensors_has(head->tensors, SCD_GENE_TERM_BIAS, NULL);
+    head->info.has_gene_term = weight || bias;
+    if (!head->info.has_gene_term)
+        return SCD_OK;
+    size_t c = head->info.n_labels;
+    scd_code code = check_finite(head, path, SCD_GENE_TERM_WEIGHT, vocab, c, err);
+    return code ? code : check_finite(head, path, SCD_GENE_TERM_BIAS, c, 0, err);
+}
+
 typedef struct backbone {
     const scd_safetensors *tensors;
     const char *looked_up; /* NULL: check and count all */
@@ -257,9 +270,10 @@ static scd_code check_backbone(void *arg, const scd_tensor_entry *entry, scd_err
     return scd_safetensors_get(b->tensors, entry->name, entry->rows, entry->cols, &t, err);
 }
 
-static bool is_mlp(const char *name)
+static bool is_heads_own(const char *name)
 {
-    static const char *const names[] = {"mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias"};
+    static const char *const names[] = {"mlp.0.weight", "mlp.0.bias",         "mlp.2.weight",
+                                        "mlp.2.bias",   SCD_GENE_TERM_WEIGHT, SCD_GENE_TERM_BIAS};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (!strcmp(names[i], name))
             return true;
@@ -270,19 +284,21 @@ static scd_code check_tensors(scd_head *head, const char *path, const scd_model_
                               scd_error *err)
 {
     scd_code code = check_mlp(head, path, config->hidden_dim, err);
+    if (!code)
+        code = check_gene_term(head, path, config->vocab, err);
     backbone all = {.tensors = head->tensors};
     if (!code)
         code = scd_model_each_tensor(config, check_backbone, &all, err);
     if (code)
         return code;
     head->info.has_backbone = all.n_found > 0;
-    if (scd_safetensors_count(head->tensors) == all.n_found + 4)
+    if (scd_safetensors_count(head->tensors) == all.n_found + (head->info.has_gene_term ? 6 : 4))
         return SCD_OK;
     for (size_t i = 0; i < scd_safetensors_count(head->tensors); i++) {
         const char *name = scd_safetensors_name(head->tensors, i);
         backbone one = {.looked_up = name};
         scd_model_each_tensor(config, check_backbone, &one, NULL);
-        if (!one.known && !is_mlp(name))
+        if (!one.known && !is_heads_own(name))
             return scd_fail(err, SCD_E_CORRUPT,
                             "%s: tensor %.80s is neither the head's nor one of the model's", path,
                             name);

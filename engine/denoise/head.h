@@ -7,8 +7,10 @@
  *              "genes": [[2, 311], [313, 340], ...],
  *              ... anything else (evaluation, recipe) is for people}
  *   head.safetensors   mlp.0.weight (K, H), mlp.0.bias (K), mlp.2.weight (C, K), mlp.2.bias (C):
- *              logits = W2 relu(W0 e + b0) + b2 of the cell embedding e; and backbone tensors under
- *              the model's names where fine-tuning changed them.
+ *              logits = W2 relu(W0 e + b0) + b2 of the cell embedding e; genes.weight (V, C) and
+ *              genes.bias (C) where the head has a linear half (gene_term.h), the logits being the
+ *              mean of both halves'; and backbone tensors under the model's names where fine-tuning
+ *              changed them.
  *
  * probability = softmax(logits / temperature); below `threshold` the answer is "unknown".
  *
@@ -40,6 +42,7 @@ typedef struct scd_head_info {
     double temperature, threshold;
     const uint8_t *genes; /* (vocab) 1: measured by the training files; NULL: all are taken */
     size_t n_genes;       /* how many are 1; 0 without */
+    bool has_gene_term;   /* genes.weight and genes.bias are there: gene_term.h */
     bool has_backbone; /* it carries backbone tensors: embeddings are not the model's own */
     scd_digest digest; /* SHA-256 over head.json and head.safetensors, in this order */
     char digest_hex[SCD_DIGEST_HEX];

@@ -11,7 +11,7 @@
 
 #include "engine/base/hash.h"
 
-enum { SCD_CHECKPOINT_NUMBERS = 16, SCD_CHECKPOINT_ARRAYS = 8 };
+enum { SCD_CHECKPOINT_NUMBERS = 16, SCD_CHECKPOINT_ARRAYS = 12 };
 
 typedef struct scd_checkpoint {
     scd_digest fingerprint;

@@ -7,10 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-scd_code scd_classifier_open(const scd_model *model, size_t classes, size_t mlp_dim,
-                             size_t micro_rows, int threads, scd_classifier *out, scd_error *err)
+scd_code scd_classifier_open(const scd_model *model, const scd_classifier_options *o,
+                             scd_classifier *out, scd_error *err)
 {
     const scd_model_config *config = scd_model_get_config(model);
+    size_t classes = o->classes, micro_rows = o->micro_rows;
     if (micro_rows < config->max_gene_len + 1)
         micro_rows = config->max_gene_len + 1;
     *out = (scd_classifier){.be = &scd_backend_cpu,
@@ -19,9 +20,9 @@ scd_code scd_classifier_open(const scd_model *model, size_t classes, size_t mlp_
                             .config = config,
                             .vocab = scd_model_vocab(model),
                             .classes = classes};
-    scd_device_options device = {.precision = SCD_PRECISION_FP32, .threads = threads};
+    scd_device_options device = {.precision = SCD_PRECISION_FP32, .threads = o->threads};
     scd_net_options net = {.max_rows = micro_rows};
-    scd_class_head_shape shape = {config->hidden_dim, mlp_dim, classes, micro_rows / 2 + 1};
+    scd_class_head_shape shape = {config->hidden_dim, o->mlp_dim, classes, micro_rows / 2 + 1};
     scd_code code = out->be->open(&device, &out->device, err);
     if (!code)
         code = scd_net_new(out->be, out->ops, out->device, config, &net, &out->net, err);
@@ -29,6 +30,9 @@ scd_code scd_classifier_open(const scd_model *model, size_t classes, size_t mlp_
         code = scd_net_load(out->net, scd_model_tensors(model), err);
     if (!code && classes)
         code = scd_class_head_new(out->be, out->ops, out->device, &shape, &out->head, err);
+    if (!code && classes && o->has_genes)
+        code = scd_gene_head_new(out->be, out->ops, out->device, config->vocab, classes,
+                                 &out->genes_head, err);
     if (!code)
         code = scd_pack_new(micro_rows, &out->pack, err);
     if (code)
@@ -41,6 +45,7 @@ void scd_classifier_close(scd_classifier *c)
     if (!c->be)
         return;
     scd_pack_free(c->pack);
+    scd_gene_head_free(c->genes_head);
     scd_class_head_free(c->head);
     scd_net_free(c->net);
     c->be->close(c->device);
@@ -79,7 +84,9 @@ scd_code scd_classifier_overlay(scd_classifier *c, const scd_safetensors *tensor
 {
     overlay o = {c, tensors};
     scd_code code = scd_model_each_tensor(c->config, overlay_tensor, &o, err);
-    return code || !c->head ? code : scd_class_head_load(c->head, tensors, err);
+    if (!code && c->head)
+        code = scd_class_head_load(c->head, tensors, err);
+    return code || !c->genes_head ? code : scd_gene_head_load(c->genes_head, tensors, err);
 }
 
 /* ---- running --------------------------------------------------------------------------------- */
@@ -107,6 +114,8 @@ static scd_code run_pack(running *r, scd_error *err)
     if (!code && c->head)
         code = scd_class_head_forward(c->head, scd_net_device_latents(c->net), batch->n_cells,
                                       r->logits, err);
+    if (!code && c->genes_head)
+        scd_gene_head_join(c->genes_head, batch, r->logits);
     for (size_t i = 0; i < batch->n_cells && !code; i++) {
         r->cells[i].logits = c->head ? r->logits + i * c->classes : NULL;
         r->cells[i].embedding = r->embeddings + i * c->config->hidden_dim;

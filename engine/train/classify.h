@@ -7,6 +7,7 @@
 #include "engine/train/augment.h"
 #include "engine/train/class_head.h"
 #include "engine/train/feed.h"
+#include "engine/train/gene_head.h"
 #include "engine/train/pack.h"
 
 typedef struct scd_classifier {
@@ -17,15 +18,22 @@ typedef struct scd_classifier {
     const scd_model_config *config;
     const scd_vocab *vocab;
     scd_net *net;
-    scd_class_head *head; /* NULL: embeddings only */
+    scd_class_head *head;      /* NULL: embeddings only */
+    scd_gene_head *genes_head; /* its linear half; NULL: it has none */
     scd_pack *pack;
     size_t classes;
     const uint8_t *genes; /* (vocab) 0: left out of every cell; NULL: all are taken. Borrowed */
 } scd_classifier;
 
-/* classes 0: no head. micro_rows: rows of a micro-batch; at least one longest cell fits. */
-scd_code scd_classifier_open(const scd_model *model, size_t classes, size_t mlp_dim,
-                             size_t micro_rows, int threads, scd_classifier *out, scd_error *err);
+typedef struct scd_classifier_options {
+    size_t classes, mlp_dim; /* classes 0: no head */
+    bool has_genes;          /* the head has a linear half */
+    size_t micro_rows;       /* rows of a micro-batch; at least one longest cell fits */
+    int threads;
+} scd_classifier_options;
+
+scd_code scd_classifier_open(const scd_model *model, const scd_classifier_options *options,
+                             scd_classifier *out, scd_error *err);
 void scd_classifier_close(scd_classifier *classifier);
 
 /* Head and backbone tensors of a trained head over those of the model. */

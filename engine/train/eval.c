@@ -199,10 +199,14 @@ static scd_code open_all(evaluation *e, scd_error *err)
         code = scd_corpus_check_mapped(e->corpus, o->min_mapped, err);
     if (!code && (o->labels || o->label_column))
         code = open_labels(e, err);
+    scd_classifier_options classifier = {.micro_rows = o->micro_rows, .threads = (int)o->threads};
+    if (e->info) {
+        classifier.classes = e->info->n_labels;
+        classifier.mlp_dim = e->info->mlp_dim;
+        classifier.has_genes = e->info->has_gene_term;
+    }
     if (!code)
-        code = scd_classifier_open(e->model, e->info ? e->info->n_labels : 0,
-                                   e->info ? e->info->mlp_dim : 0, o->micro_rows, (int)o->threads,
-                                   &e->c, err);
+        code = scd_classifier_open(e->model, &classifier, &e->c, err);
     for (size_t i = 0; o->losses && i < SCD_EVAL_RATES && !code; i++) /* of the model alone */
         code = scd_eval_losses(&e->c, e->corpus, scd_eval_rates[i], &e->losses[i], err);
     if (!code && e->head)

@@ -34,6 +34,7 @@ static const scd_finetune_options defaults = {
     .batch = 64,
     .lr = 1e-3,
     .backbone_lr = 5e-4,
+    .gene_lr = 0.05,
     .warmup = 0.05,
     .decay = 0.01,
     .clip = 1,
@@ -98,8 +99,7 @@ static size_t option_table(scd_finetune_options *o, scd_option table[MAX_OPTIONS
         TEXT("group-column", group_column, "COLUMN", "of obs: donor or batch, never torn apart"),
         TEXT("split", split, "KIND", "by group (where there are groups) or by cell"),
         NUMBER("held-out", held_out, "share of cells held out", 0.001, 0.9),
-        {"held-out-group", SCD_OPTION_LIST, &o->held_out_groups, "G", "hold out exactly these", 0,
-         0, false, false},
+        {"held-out-group", SCD_OPTION_LIST, &o->held_out_groups, "G", "these alone", 0, 0, 0, 0},
         HEADING("learning:"),
         COUNT("train-layers", train_layers, "last layers trained; 0: frozen backbone", 0, 1024),
         COUNT("mlp", mlp_dim, "width of the head", 1, 65536),
@@ -110,6 +110,7 @@ static size_t option_table(scd_finetune_options *o, scd_option table[MAX_OPTIONS
         COUNT("batch", batch, "cells of a step", 1, 65536),
         NUMBER("lr", lr, "peak learning rate of the head", 0, 1),
         NUMBER("backbone-lr", backbone_lr, "and of the backbone", 0, 1),
+        NUMBER("gene-lr", gene_lr, "of the linear half over the genes; 0: a head without", 0, 10),
         NUMBER("warmup", warmup, "share of the steps", 0, 1),
         NUMBER("decay", decay, "AdamW's weight decay", 0, 1),
         NUMBER("clip", clip, "largest norm of the gradient; 0: no bound", 0, 1e6),
@@ -117,7 +118,7 @@ static size_t option_table(scd_finetune_options *o, scd_option table[MAX_OPTIONS
         NUMBER("beta2", beta2, "AdamW", 0, 0.99999),
         NUMBER("class-weight", class_power, "power of the inverse class frequency", 0, 1),
         NUMBER("file-weight", file_power, "power of the inverse file size", 0, 1),
-        NUMBER("smoothing", label_smoothing, "label smoothing", 0, 0.5),
+        NUMBER("smoothing", label_smoothing, "label smoothing of the network", 0, 0.5),
         NUMBER("average", average, "share of the steps, the last ones, whose mean weights are kept",
                0, 1),
         {"seed", SCD_OPTION_SEED, &o->seed, "N", "fixes the run", 0, 0, false, false},
@@ -321,8 +322,9 @@ static scd_code run_all(scd_finetune *run, const scd_option *table, size_t n, sc
     size_t layers = scd_model_get_config(run->model)->n_layers;
     run->frozen = !o->train_layers;
     run->first_layer = o->train_layers >= layers ? 0 : layers - o->train_layers;
-    code = scd_classifier_open(run->model, run->labels.n_classes, o->mlp_dim, o->micro_rows,
-                               (int)o->threads, &run->c, err);
+    scd_classifier_options classifier = {run->labels.n_classes, o->mlp_dim, o->gene_lr > 0,
+                                         o->micro_rows, (int)o->threads};
+    code = scd_classifier_open(run->model, &classifier, &run->c, err);
     run->c.genes = run->measured; /* held-out cells are read as the head's users will be */
     if (!code)
         code = fingerprint(run, table, n, err);
@@ -350,10 +352,10 @@ static void run_release(scd_finetune *run)
     free(run->dir);
     free(run->final_dir);
     free(run->checkpoint_path);
-    free(run->net_best);
-    free(run->head_best);
-    free(run->net_now);
-    free(run->head_now);
+    for (size_t i = 0; i < SCD_PARTS; i++) {
+        free(run->parts[i].best);
+        free(run->parts[i].now);
+    }
     if (run->dir_lock >= 0)
         close(run->dir_lock);
 }

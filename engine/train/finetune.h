@@ -22,7 +22,7 @@ typedef struct scd_finetune_options {
     scd_option_list held_out_groups;
     double held_out;
     size_t train_layers, mlp_dim, epochs, patience, batch;
-    double lr, backbone_lr, warmup, decay, clip, beta1, beta2, class_power, file_power;
+    double lr, backbone_lr, gene_lr, warmup, decay, clip, beta1, beta2, class_power, file_power;
     double label_smoothing, average, precision, min_mapped;
     size_t calibrate_copies;
     scd_augment_options augment;
@@ -31,6 +31,15 @@ typedef struct scd_finetune_options {
     const char *dtype;
     bool force;
 } scd_finetune_options;
+
+/* What learns, each with its own parameters: the MLP, the linear term over genes, the backbone. */
+enum { SCD_PART_MLP, SCD_PART_GENES, SCD_PART_NET, SCD_PARTS };
+
+typedef struct scd_finetune_part {
+    size_t n;    /* parameters; 0: not a part of this run */
+    float *best; /* to keep: the best epoch's, the last's, or the mean of the last steps' */
+    float *now;  /* of a step, on their way into the mean; NULL without a mean */
+} scd_finetune_part;
 
 /* One run, from opened files to the head's directory. */
 typedef struct scd_finetune {
@@ -60,8 +69,7 @@ typedef struct scd_finetune {
     uint64_t step, drawn;
     size_t steps_per_epoch, n_steps;
     double best_f1, best_epoch;
-    float *net_best, *head_best; /* parameters to keep: the best epoch's, the last's, or the mean */
-    float *net_now, *head_now;   /* of a step, on their way into the mean; NULL without */
+    scd_finetune_part parts[SCD_PARTS];
 } scd_finetune;
 
 /* Who is on which side; SCD_E_INVALID where a side, or a label's training cells, would be empty. */

@@ -290,8 +290,7 @@ scd_code scd_finetune_weigh(scd_finetune *run, scd_error *err)
     run->gene_level = scd_calloc(vocab, sizeof *run->gene_level);
     run->measured = scd_calloc(vocab, 1);
     scd_code code = SCD_OK;
-    if (!sums || !file_of || !run->weights || !run->gene_rank || !run->gene_level ||
-        !run->measured)
+    if (!sums || !file_of || !run->weights || !run->gene_rank || !run->gene_level || !run->measured)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", n);
     gene_stats stats = {sums, sums + vocab, sums + 2 * vocab};
     if (!code)

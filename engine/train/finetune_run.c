@@ -19,8 +19,8 @@ enum { BEST_F1, BEST_EPOCH, N_NUMBERS, MAX_PARTNERS = 64 };
 
 typedef struct step_state {
     scd_finetune *run;
-    float *targets, *weights; /* of the cells in the pack */
-    double loss, weight;      /* sums over the step */
+    float *labels, *targets, *weights; /* of the cells in the pack; targets: smoothed labels */
+    double loss, weight;               /* sums over the step */
     size_t tokens;
 } step_state;
 
@@ -41,6 +41,10 @@ static scd_code micro_step(step_state *s, scd_error *err)
     if (!code)
         code = scd_class_head_loss(run->c.head, latents, n, s->targets, s->weights,
                                    1.0f / (float)run->o->batch, &loss, &d_latents, err);
+    if (!code && run->c.genes_head) /* what is said of the loss is the mean of both halves' */
+        loss = (loss + scd_gene_head_loss(run->c.genes_head, batch, s->labels, s->weights,
+                                          1.0f / (float)run->o->batch)) /
+               2;
     if (!code && !run->frozen)
         code = scd_net_latent_gradient(run->c.net, d_latents, err);
     if (!code && !run->frozen)
@@ -99,9 +103,11 @@ static scd_code add_cell(step_state *s, scd_error *err)
         return code;
     size_t at = scd_pack_batch(run->c.pack)->n_cells - 1;
     float smooth = (float)run->o->label_smoothing;
+    memcpy(s->labels + at * classes, run->labels.targets + index * classes,
+           classes * sizeof *s->labels);
     for (size_t k = 0; k < classes; k++)
         s->targets[at * classes + k] =
-            (1 - smooth) * run->labels.targets[index * classes + k] + smooth / (float)classes;
+            (1 - smooth) * s->labels[at * classes + k] + smooth / (float)classes;
     s->weights[at] = run->weights[index];
     s->weight += (double)run->weights[index];
     return SCD_OK;
@@ -129,7 +135,10 @@ static scd_code update(scd_finetune *run, scd_error *err)
     else if (!code && o->clip > 0 && sqrt(squares) > o->clip)
         scale = (float)(o->clip / sqrt(squares));
     step.lr = (float)(o->lr * factor);
-    return code ? code : scd_class_head_update(run->c.head, &step, scale, err);
+    if (!code)
+        code = scd_class_head_update(run->c.head, &step, scale, err);
+    step.lr = (float)(o->gene_lr * factor);
+    return code || !run->c.genes_head ? code : scd_gene_head_update(run->c.genes_head, &step, err);
 }
 
 static scd_code one_step(step_state *s, scd_error *err)
@@ -204,9 +213,53 @@ static scd_code score(scd_finetune *run, scd_scores *out, scd_error *err)
     return code;
 }
 
+/* ---- what learns ----------------------------------------------------------------------------- */
+
+static scd_code part_export(scd_finetune *run, size_t part, float *params, float *m, float *v,
+                            scd_error *err)
+{
+    if (!run->parts[part].n)
+        return SCD_OK;
+    if (part == SCD_PART_MLP)
+        return scd_class_head_export(run->c.head, params, m, v, err);
+    if (part == SCD_PART_GENES)
+        return scd_gene_head_export(run->c.genes_head, params, m, v, err);
+    return scd_net_export_state(run->c.net, params, m, v, err);
+}
+
+static scd_code part_import(scd_finetune *run, size_t part, const float *params, const float *m,
+                            const float *v, scd_error *err)
+{
+    if (!run->parts[part].n)
+        return SCD_OK;
+    if (part == SCD_PART_MLP)
+        return scd_class_head_import(run->c.head, params, m, v, err);
+    if (part == SCD_PART_GENES)
+        return scd_gene_head_import(run->c.genes_head, params, m, v, err);
+    return scd_net_import_state(run->c.net, params, m, v, err);
+}
+
+static scd_code parts_new(scd_finetune *run, scd_error *err)
+{
+    run->parts[SCD_PART_MLP].n = scd_class_head_n_params(run->c.head);
+    run->parts[SCD_PART_GENES].n =
+        run->c.genes_head ? scd_gene_head_n_params(run->c.genes_head) : 0;
+    run->parts[SCD_PART_NET].n = run->frozen ? 0 : scd_net_n_params(run->c.net);
+    for (size_t i = 0; i < SCD_PARTS; i++) {
+        scd_finetune_part *part = &run->parts[i];
+        part->best = scd_calloc(part->n + 1, sizeof(float));
+        part->now = run->o->average > 0 ? scd_calloc(part->n + 1, sizeof(float)) : NULL;
+        if (!part->best || (run->o->average > 0 && !part->now))
+            return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu parameters", part->n);
+    }
+    return SCD_OK;
+}
+
 /* ---- checkpoints ----------------------------------------------------------------------------- */
 
-/* Parameters and moments of net and head, and the best of both, in one host block. */
+enum { PARAMS, M, V, BEST, OF_PART }; /* arrays of a part */
+
+/* Parameters, moments and the best of each part in one host block. */
 typedef struct state {
     float *block;
     scd_checkpoint c;
@@ -214,20 +267,24 @@ typedef struct state {
 
 static scd_code state_new(const scd_finetune *run, state *s, scd_error *err)
 {
-    size_t net = run->frozen ? 0 : scd_net_n_params(run->c.net);
-    size_t head = scd_class_head_n_params(run->c.head), at = 0;
-    const size_t sizes[SCD_CHECKPOINT_ARRAYS] = {head, head, head, head, net, net, net, net};
-    s->c = (scd_checkpoint){.fingerprint = run->fingerprint};
-    s->block = scd_malloc(4 * (net + head), sizeof *s->block);
+    size_t total = 0, at = 0;
+    s->c = (scd_checkpoint){.fingerprint = run->fingerprint, .n_arrays = OF_PART * SCD_PARTS};
+    for (size_t i = 0; i < SCD_PARTS; i++)
+        total += OF_PART * run->parts[i].n;
+    s->block = scd_malloc(total, sizeof *s->block);
     if (!s->block)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for a checkpoint");
-    s->c.n_arrays = run->frozen ? 4 : 8;
     for (size_t i = 0; i < s->c.n_arrays; i++) {
         s->c.arrays[i].data = s->block + at;
-        s->c.arrays[i].n = sizes[i];
-        at += sizes[i];
+        s->c.arrays[i].n = run->parts[i / OF_PART].n;
+        at += s->c.arrays[i].n;
     }
     return SCD_OK;
+}
+
+static float *state_array(const state *s, size_t part, size_t which)
+{
+    return s->c.arrays[part * OF_PART + which].data;
 }
 
 static scd_code save(scd_finetune *run, scd_error *err)
@@ -240,13 +297,10 @@ static scd_code save(scd_finetune *run, scd_error *err)
     s.c.drawn = run->drawn;
     s.c.numbers[BEST_F1] = run->best_f1;
     s.c.numbers[BEST_EPOCH] = run->best_epoch;
-    code = scd_class_head_export(run->c.head, s.c.arrays[0].data, s.c.arrays[1].data,
-                                 s.c.arrays[2].data, err);
-    memcpy(s.c.arrays[3].data, run->head_best, s.c.arrays[3].n * sizeof(float));
-    if (!code && !run->frozen) {
-        code = scd_net_export_state(run->c.net, s.c.arrays[4].data, s.c.arrays[5].data,
-                                    s.c.arrays[6].data, err);
-        memcpy(s.c.arrays[7].data, run->net_best, s.c.arrays[7].n * sizeof(float));
+    for (size_t i = 0; i < SCD_PARTS && !code; i++) {
+        code = part_export(run, i, state_array(&s, i, PARAMS), state_array(&s, i, M),
+                           state_array(&s, i, V), err);
+        memcpy(state_array(&s, i, BEST), run->parts[i].best, run->parts[i].n * sizeof(float));
     }
     if (!code)
         code = scd_checkpoint_write(run->checkpoint_path, &s.c, err);
@@ -262,16 +316,12 @@ static scd_code resume(scd_finetune *run, scd_error *err)
     if (code)
         return code;
     code = scd_checkpoint_read(run->checkpoint_path, &s.c, err);
-    if (!code)
-        code = scd_class_head_import(run->c.head, s.c.arrays[0].data, s.c.arrays[1].data,
-                                     s.c.arrays[2].data, err);
-    if (!code && !run->frozen)
-        code = scd_net_import_state(run->c.net, s.c.arrays[4].data, s.c.arrays[5].data,
-                                    s.c.arrays[6].data, err);
+    for (size_t i = 0; i < SCD_PARTS && !code; i++) {
+        code = part_import(run, i, state_array(&s, i, PARAMS), state_array(&s, i, M),
+                           state_array(&s, i, V), err);
+        memcpy(run->parts[i].best, state_array(&s, i, BEST), run->parts[i].n * sizeof(float));
+    }
     if (!code) {
-        memcpy(run->head_best, s.c.arrays[3].data, s.c.arrays[3].n * sizeof(float));
-        if (!run->frozen)
-            memcpy(run->net_best, s.c.arrays[7].data, s.c.arrays[7].n * sizeof(float));
         run->step = s.c.step;
         run->drawn = s.c.drawn;
         run->best_f1 = s.c.numbers[BEST_F1];
@@ -286,9 +336,9 @@ static scd_code resume(scd_finetune *run, scd_error *err)
 
 static scd_code keep_best(scd_finetune *run, scd_error *err)
 {
-    scd_code code = scd_class_head_export(run->c.head, run->head_best, NULL, NULL, err);
-    if (!code && !run->frozen)
-        code = scd_net_export_state(run->c.net, run->net_best, NULL, NULL, err);
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < SCD_PARTS && !code; i++)
+        code = part_export(run, i, run->parts[i].best, NULL, NULL, err);
     return code;
 }
 
@@ -312,24 +362,20 @@ static void move_mean(float *mean, const float *now, size_t n, uint64_t count)
 static scd_code average(scd_finetune *run, scd_error *err)
 {
     uint64_t n = n_averaged(run);
-    if (!n)
-        return SCD_OK;
-    scd_code code = scd_class_head_export(run->c.head, run->head_now, NULL, NULL, err);
-    if (!code && !run->frozen)
-        code = scd_net_export_state(run->c.net, run->net_now, NULL, NULL, err);
-    if (code)
-        return code;
-    move_mean(run->head_best, run->head_now, scd_class_head_n_params(run->c.head), n);
-    if (!run->frozen)
-        move_mean(run->net_best, run->net_now, scd_net_n_params(run->c.net), n);
-    return SCD_OK;
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < SCD_PARTS && n && !code; i++) {
+        code = part_export(run, i, run->parts[i].now, NULL, NULL, err);
+        if (!code)
+            move_mean(run->parts[i].best, run->parts[i].now, run->parts[i].n, n);
+    }
+    return code;
 }
 
 static scd_code take_best(scd_finetune *run, scd_error *err)
 {
-    scd_code code = scd_class_head_import(run->c.head, run->head_best, NULL, NULL, err);
-    if (!code && !run->frozen)
-        code = scd_net_import_state(run->c.net, run->net_best, NULL, NULL, err);
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < SCD_PARTS && !code; i++)
+        code = part_import(run, i, run->parts[i].best, NULL, NULL, err);
     return code;
 }
 
@@ -399,16 +445,11 @@ static scd_code steps(scd_finetune *run, step_state *s, scd_progress *progress, 
 
 static scd_code begin(scd_finetune *run, scd_error *err)
 {
-    size_t head = scd_class_head_n_params(run->c.head), net = scd_net_n_params(run->c.net);
-    run->head_best = scd_calloc(head, sizeof(float));
-    run->net_best = run->frozen ? NULL : scd_calloc(net, sizeof(float));
-    run->head_now = run->o->average > 0 ? scd_calloc(head, sizeof(float)) : NULL;
-    run->net_now = run->o->average > 0 && !run->frozen ? scd_calloc(net, sizeof(float)) : NULL;
-    if (!run->head_best || (!run->frozen && !run->net_best) ||
-        (run->o->average > 0 && (!run->head_now || (!run->frozen && !run->net_now))))
-        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu parameters", net);
+    scd_code code = parts_new(run, err);
+    if (code)
+        return code;
     run->best_f1 = -1;
-    scd_code code = resume(run, err);
+    code = resume(run, err);
     if (code != SCD_E_NOT_FOUND)
         return code;
     return scd_class_head_randomize(run->c.head, run->o->seed, err);
@@ -426,10 +467,11 @@ scd_code scd_finetune_train(scd_finetune *run, scd_error *err)
     run->steps_per_epoch = (run->n_train + run->o->batch - 1) / run->o->batch;
     run->n_steps = run->steps_per_epoch * run->o->epochs;
     snprintf(csv, sizeof csv, "%s/train.csv", run->dir);
+    s.labels = scd_malloc(most * run->labels.n_classes, sizeof *s.labels);
     s.targets = scd_malloc(most * run->labels.n_classes, sizeof *s.targets);
     s.weights = scd_malloc(most, sizeof *s.weights);
     scd_code code = SCD_OK;
-    if (!s.targets || !s.weights)
+    if (!s.labels || !s.targets || !s.weights)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for a batch");
     if (!code)
         code = begin(run, err);
@@ -442,6 +484,7 @@ scd_code scd_finetune_train(scd_finetune *run, scd_error *err)
     if (!code)
         code = steps(run, &s, progress, err);
     scd_progress_free(progress);
+    free(s.labels);
     free(s.targets);
     free(s.weights);
     return code ? code : take_best(run, err);

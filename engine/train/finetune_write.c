@@ -98,7 +98,7 @@ static scd_code add_backbone(void *arg, const scd_tensor_entry *entry, scd_error
     t->entries[t->n] = *entry;
     t->entries[t->n].name = t->names[t->n];
     t->entries[t->n].dtype = t->dtype;
-    t->data[t->n++] = t->run->net_best + first;
+    t->data[t->n++] = t->run->parts[SCD_PART_NET].best + first;
     return SCD_OK;
 }
 
@@ -108,24 +108,36 @@ static void fill(void *arg, size_t entry, size_t first, size_t n, float *out)
     memcpy(out, t->data[entry] + first, n * sizeof *out);
 }
 
+static void add_own(tensors *t, const scd_tensor_entry *entries, size_t n, const float *data)
+{
+    for (size_t i = 0; i < n; i++) {
+        t->entries[t->n] = entries[i];
+        t->data[t->n++] = data;
+        data += entries[i].rows * (entries[i].cols ? entries[i].cols : 1);
+    }
+}
+
 static scd_code write_tensors(scd_finetune *run, const char *path, scd_error *err)
 {
-    tensors t = {.run = run, .room = SCD_CLASS_HEAD_TENSORS + 32 + 9 * run->c.config->n_layers};
+    tensors t = {.run = run,
+                 .room = SCD_CLASS_HEAD_TENSORS + SCD_GENE_HEAD_TENSORS + 32 +
+                         9 * run->c.config->n_layers};
     t.dtype = !strcmp(run->o->dtype, "bf16") ? SCD_BF16 : SCD_F32;
     t.entries = scd_calloc(t.room, sizeof *t.entries);
     t.data = scd_calloc(t.room, sizeof *t.data);
     t.names = scd_calloc(t.room, sizeof *t.names);
+    scd_tensor_entry mlp[SCD_CLASS_HEAD_TENSORS], genes[SCD_GENE_HEAD_TENSORS];
     scd_code code = SCD_OK;
     if (!t.entries || !t.data || !t.names) {
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for the head's tensors");
         goto done;
     }
-    scd_class_head_entries(run->c.head, t.entries);
-    const float *at = run->head_best;
-    for (; t.n < SCD_CLASS_HEAD_TENSORS; t.n++) {
-        const scd_tensor_entry *e = &t.entries[t.n];
-        t.data[t.n] = at;
-        at += e->rows * (e->cols ? e->cols : 1);
+    scd_class_head_entries(run->c.head, mlp);
+    add_own(&t, mlp, SCD_CLASS_HEAD_TENSORS, run->parts[SCD_PART_MLP].best);
+    if (run->c.genes_head) {
+        scd_gene_head_entries(run->c.genes_head, genes);
+        genes[0].dtype = t.dtype;
+        add_own(&t, genes, SCD_GENE_HEAD_TENSORS, run->parts[SCD_PART_GENES].best);
     }
     code = scd_model_each_tensor(run->c.config, add_backbone, &t, err);
     if (!code)

@@ -136,11 +136,19 @@ def head_tensors(config, n_labels, mlp_dim, seed):
             for name, shape in shapes.items()}
 
 
+def gene_tensors(config, n_labels, seed):
+    """The linear half of a head, as lively as its MLP."""
+    rng = np.random.default_rng(seed + 500)
+    return {"genes.weight": 4 * rng.standard_normal((config["VOCAB_SIZE"], n_labels)),
+            "genes.bias": rng.standard_normal(n_labels)}
+
+
 def write_head(model, name, labels, seed=1, mlp_dim=37, backbone=(), tensors=None, dtype="F32",
-               **json_fields):
+               linear=False, **json_fields):
     """heads/NAME in the model's folder; returns its path. labels: texts, or {"label", ...}.
 
-    backbone: names of the model's tensors that the head carries, with values of its own."""
+    backbone: names of the model's tensors that the head carries, with values of its own.
+    linear: with a half over the genes themselves."""
     with open(os.path.join(model, "config.json"), encoding="utf-8") as f:
         config = json.load(f)
     folder = os.path.join(model, "heads", name)
@@ -152,6 +160,7 @@ def write_head(model, name, labels, seed=1, mlp_dim=37, backbone=(), tensors=Non
         json.dump(about, f, indent=1)
     own = random_tensors(config, seed + 1000)
     tensors = tensors or {**head_tensors(config, len(labels), mlp_dim, seed),
+                          **(gene_tensors(config, len(labels), seed) if linear else {}),
                           **{t: own[t] for t in backbone}}
     write_safetensors(os.path.join(folder, "head.safetensors"), tensors, dtype)
     return folder

@@ -232,7 +232,8 @@ def softmax(y):
 
 
 class Head:
-    """heads/NAME of a model: softmax(MLP([LAT]) / temperature), and the tensors it changed."""
+    """heads/NAME of a model: softmax(logits / temperature), logits = MLP([LAT]), or its mean with
+    the linear half's where the head has one; and the tensors it changed."""
 
     def __init__(self, model, folder):
         with open(os.path.join(folder, "head.json"), encoding="utf-8") as f:
@@ -247,6 +248,10 @@ class Head:
         w = self.weights
         y = w.get("mlp.0.weight") @ self.model.embedding(ids, x) + w.get("mlp.0.bias")
         logits = w.get("mlp.2.weight") @ relu(y) + w.get("mlp.2.bias")
+        if "genes.weight" in w.header:
+            x = np.asarray(x, np.float64)
+            genes = (x / np.linalg.norm(x)) @ w.get("genes.weight", ids) + w.get("genes.bias")
+            logits = (logits + genes) / 2
         return softmax(logits / self.json["temperature"])
 
 

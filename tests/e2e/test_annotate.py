@@ -104,6 +104,20 @@ def test_heads_that_change_the_backbone_match_and_leave_the_embeddings_alone():
         assert d.embed(request(10)).embeddings().tobytes() == before.tobytes()
 
 
+def test_a_head_with_a_linear_half_matches_the_reference():
+    path = harness.scratch("linear_heads")
+    models.write_model(path, harness.demo_body()["genes"], MAX_GENE_LEN=120)
+    models.write_head(path, "linear", LABELS, seed=3, linear=True)
+    models.write_head(path, "short", LABELS, seed=3, linear=True, dtype="BF16")
+    models.write_head(path, "plain", LABELS, seed=3)
+    with Daemon(path, flags=FP32) as d:
+        for name in ("linear", "short"):
+            body = request(40, head=name, top_k=5)
+            want = check_against_reference(annotate(d, body), path, name, body)
+            plain = annotate(d, {**body, "head": "plain"})
+            assert np.abs(want - probabilities(plain, NAMES)).max() > 0.1, "a dull half"
+
+
 def test_a_head_sees_the_genes_of_its_training_data_alone():
     path = harness.scratch("half_taught")
     genes = harness.demo_body()["genes"]

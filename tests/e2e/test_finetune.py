@@ -208,13 +208,21 @@ def test_without_early_stopping_the_last_epoch_is_kept():
     assert head(out)["evaluation"]["epoch"] == 9
 
 
+def test_the_linear_half_can_be_left_out():
+    out = model("finetune.plain")
+    run(command(out, "--epochs", "1", "--gene-lr", "0"))
+    assert b"genes.weight" in files(trained())["head.safetensors"][:4000]
+    assert b"genes." not in files(out)["head.safetensors"][:4000]
+
+
 def test_a_frozen_backbone_stays_out_of_the_head():
     out = model("finetune.frozen")
     run(command(out, "--train-layers", "0"))
     header = files(out)["head.safetensors"]
     n = int.from_bytes(header[:8], "little")
     names = set(json.loads(header[8:8 + n])) - {"__metadata__"}
-    assert names == {"mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias"}
+    assert names == {"mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias",
+                     "genes.weight", "genes.bias"}
 
 
 def test_only_the_last_layers_are_in_the_head_where_only_they_were_trained():

@@ -162,6 +162,30 @@ static void a_tensor_that_nobody_knows_is_refused_by_name(void **state)
                    "tensor layers.2.norm1.weight is neither the head's nor one of the model's");
 }
 
+static void a_linear_half_has_both_its_tensors_or_none(void **state)
+{
+    (void)state;
+    const scd_tensor_entry both[] = {{"genes.weight", SCD_F32, 50, 3},
+                                     {"genes.bias", SCD_F32, 3, 0}};
+    const scd_tensor_entry small = {"genes.weight", SCD_F32, 49, 3};
+    scd_head *head = open_good();
+    assert_false(scd_head_get_info(head)->has_gene_term);
+    scd_head_close(head);
+    head_write_tensors(dir, config.hidden_dim, both, 2, 0);
+    head = open_good();
+    assert_true(scd_head_get_info(head)->has_gene_term);
+    assert_false(scd_head_get_info(head)->has_backbone);
+    scd_head_close(head);
+    head_write_tensors(dir, config.hidden_dim, both, 1, 0);
+    assert_refused(SCD_E_CORRUPT, "head.safetensors", "tensor genes.bias of shape [3] is missing");
+    head_write_tensors(dir, config.hidden_dim, both + 1, 1, 0);
+    assert_refused(SCD_E_CORRUPT, "head.safetensors",
+                   "tensor genes.weight of shape [50, 3] is missing");
+    head_write_tensors(dir, config.hidden_dim, &small, 1, 0);
+    assert_refused(SCD_E_CORRUPT, "head.safetensors",
+                   "genes.weight must have shape [50, 3], has [49, 3]");
+}
+
 static void a_missing_tensor_is_named(void **state)
 {
     (void)state;
@@ -366,6 +390,7 @@ int main(void)
         WITH_HEAD(a_tensor_of_another_shape_is_refused_with_both_shapes),
         WITH_HEAD(more_labels_than_the_last_layer_has_rows_are_refused),
         WITH_HEAD(a_tensor_that_nobody_knows_is_refused_by_name),
+        WITH_HEAD(a_linear_half_has_both_its_tensors_or_none),
         WITH_HEAD(a_missing_tensor_is_named),
         WITH_HEAD(a_weight_that_is_no_number_is_refused),
         WITH_HEAD(a_truncated_weights_file_is_refused),
