@@ -443,7 +443,8 @@ static size_t widest_result(const scd_batcher *b)
     for (size_t m = 0; m < scd_engine_n_models(b->o.engine); m++) {
         const scd_served_model *model = scd_engine_model(b->o.engine, m);
         for (size_t h = 0; h <= model->n_heads; h++) {
-            size_t width = width_of(b, (scd_work){m, h ? model->heads[h - 1] : NULL});
+            size_t width =
+                width_of(b, (scd_work){.model = m, .head = h ? model->heads[h - 1] : NULL});
             widest = width > widest ? width : widest;
         }
     }
@@ -549,7 +550,7 @@ scd_code scd_batcher_warm_up(scd_batcher *b, scd_error *err)
     for (size_t m = 0; m < scd_engine_n_models(b->o.engine) && !code; m++) {
         const scd_served_model *model = scd_engine_model(b->o.engine, m);
         for (size_t h = 0; h <= model->n_heads && !code; h++)
-            code = warm_up(b, (scd_work){m, h ? model->heads[h - 1] : NULL}, err);
+            code = warm_up(b, (scd_work){.model = m, .head = h ? model->heads[h - 1] : NULL}, err);
     }
     return code;
 }

@@ -364,10 +364,10 @@ static void a_batch_is_of_one_head(void **state)
 {
     static const scd_head_info heads[2];
     fixture *f = *state;
-    ask_work(f, 1, SCD_INTERACTIVE, 2, 10, (scd_work){0, &heads[0]}); /* 1 2 */
-    ask_work(f, 2, SCD_INTERACTIVE, 2, 10, (scd_work){0, NULL});      /* 3 4 */
-    ask_work(f, 3, SCD_INTERACTIVE, 1, 10, (scd_work){0, &heads[1]}); /* 5 */
-    ask_work(f, 4, SCD_INTERACTIVE, 1, 10, (scd_work){0, &heads[0]}); /* 6 */
+    ask_work(f, 1, SCD_INTERACTIVE, 2, 10, (scd_work){.head = &heads[0]}); /* 1 2 */
+    ask_work(f, 2, SCD_INTERACTIVE, 2, 10, (scd_work){0});      /* 3 4 */
+    ask_work(f, 3, SCD_INTERACTIVE, 1, 10, (scd_work){.head = &heads[1]}); /* 5 */
+    ask_work(f, 4, SCD_INTERACTIVE, 1, 10, (scd_work){.head = &heads[0]}); /* 6 */
     assert_string_equal(pick(f), "1 6 2");
     assert_string_equal(pick(f), "3 4");
     assert_string_equal(pick(f), "5");
