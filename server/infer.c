@@ -75,8 +75,13 @@ static void submit(scd_infer_call *call)
     scd_watch *watch = call->d->watch;
     uint64_t id = call->id;
     scd_error err = {0};
-    scd_code code = scd_batcher_submit(call->d->batcher, call->work, call->orders, call->n_orders,
-                                       id, on_done, call, &err);
+    const scd_ask ask = {.work = call->work,
+                         .orders = call->orders,
+                         .n = call->n_orders,
+                         .serial = id,
+                         .done = on_done,
+                         .arg = call};
+    scd_code code = scd_batcher_submit(call->d->batcher, &ask, &err);
     if (code) {
         scd_outcome outcome = {.code = code};
         snprintf(outcome.message, sizeof outcome.message, "%.255s", err.message);

@@ -149,9 +149,14 @@ size_t scd_course_passes_left(const scd_course *c)
     return (left < c->n_left ? left : c->n_left) + (c->plan.refresh ? 1 : 0);
 }
 
+size_t scd_course_width(const scd_course *c)
+{
+    return scd_plan_width(c->n_hidden);
+}
+
 const float *scd_course_result(const scd_course *c, size_t *width)
 {
-    *width = scd_plan_width(c->n_hidden);
+    *width = scd_course_width(c);
     return c->result;
 }
 

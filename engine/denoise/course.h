@@ -56,6 +56,8 @@ scd_pooling scd_course_pooling(const scd_course *course);
 size_t scd_course_rows(const scd_course *course);        /* of the next pass: tokens and [LAT] */
 size_t scd_course_passes_left(const scd_course *course); /* at most; 0: it is done */
 
+size_t scd_course_width(const scd_course *course); /* floats of its result */
+
 /* Floats of the result of a plan with so many hidden tokens. */
 static inline size_t scd_plan_width(size_t n_hidden)
 {
