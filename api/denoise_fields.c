@@ -164,6 +164,7 @@ scd_problem_kind scd_denoise_fields_decode(const scd_request *request, scd_arena
         } else if (!strcmp(m->string, "impute")) {
             scd_names_read(m, "/impute", arena, &out->impute, problem);
         } else if (!strcmp(m->string, "gene_scores")) {
+            out->has_per_gene = true;
             out->per_gene = cJSON_IsTrue(m);
             if (!cJSON_IsBool(m))
                 scd_problem_add(problem, "/gene_scores", "must be true or false");

@@ -34,7 +34,7 @@ typedef struct scd_denoise_fields {
     uint64_t seed;
     scd_names mask, impute; /* of mask.genes; exactly one of fraction, mask and impute is given */
     scd_sampling_fields sampling;
-    bool per_gene;       /* "gene_scores": true */
+    bool has_per_gene, per_gene; /* "gene_scores" */
     const char *unknown; /* first member that nobody knows, borrowed from the request; or NULL */
 } scd_denoise_fields;
 

@@ -43,6 +43,8 @@ typedef struct scd_infer_task {
      * and becomes the tokens of its course and the plan: fills cell->plan, or cell->idle where
      * nothing is to be computed, or cell->blame. False: memory is out. May be NULL: one pass. */
     bool (*plan_cell)(scd_infer_call *call, size_t c, const scd_measured *measured);
+    /* All cells are planned. False: memory is out. May be NULL. */
+    bool (*plan_end)(scd_infer_call *call);
     /* Members of the answer behind "data" (",\"x\":..."). May be NULL. */
     void (*write_end)(const scd_infer_call *call, scd_buf *out);
     /* The members of an item that say what came of its cell. */
@@ -94,6 +96,7 @@ struct scd_infer_call {
     scd_arena arena; /* the rest */
     scd_request request;
     bool decoded;        /* request must be released */
+    size_t copies;       /* cells that each cell of the body became; 0 counts as 1 */
     int64_t deadline_ns; /* from the arrival of the headers; SCD_NEVER: none was asked for */
     scd_infer_fields fields;
     scd_work work;

@@ -79,13 +79,14 @@ static bool refuse_mouse(scd_infer_call *call, const name_counts *counts)
 static void point_at(const scd_infer_call *call, size_t c, size_t index, char out[128])
 {
     const scd_request *r = &call->request;
+    size_t in_body = c / (call->copies ? call->copies : 1);
     if (index == SIZE_MAX)
-        snprintf(out, 128, r->is_matrix ? "/matrix/indptr/%zu" : "/cells/%zu", c);
+        snprintf(out, 128, r->is_matrix ? "/matrix/indptr/%zu" : "/cells/%zu", in_body);
     else if (r->is_matrix)
         snprintf(out, 128, "/matrix/data/%zu",
                  (size_t)(r->cells[c].values - r->cells[0].values) + index);
     else
-        snprintf(out, 128, "/cells/%zu/values/%zu", c, index);
+        snprintf(out, 128, "/cells/%zu/values/%zu", in_body, index);
 }
 
 void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const char *pointer,
@@ -222,10 +223,10 @@ static bool serialize_all(scd_infer_call *call)
             return scd_infer_out_of_memory(call);
     if (!r->is_matrix && refuse_mouse(call, &counts))
         return false;
-    if (call->problem.kind != SCD_PROBLEM_NONE || !judge_mapping(call))
+    if (call->problem.kind || !judge_mapping(call))
         return false;
     judge_use(call);
-    return true;
+    return !call->task->plan_end || call->task->plan_end(call) || scd_infer_out_of_memory(call);
 }
 
 /* ---- cache ---------------------------------------------------------------------------------- */
