@@ -34,19 +34,31 @@ static uint32_t bits_of(float x)
     return bits;
 }
 
-void scd_cache_plan_text(const scd_plan *plan, size_t n_tokens, char out[SCD_PLAN_TEXT])
+/* `hex` becomes the digest of n bytes, or "all" where there are none. */
+static void digest_text(const void *bytes, size_t n, char hex[SCD_DIGEST_HEX])
 {
-    char hidden[SCD_DIGEST_HEX], candidates[SCD_DIGEST_HEX] = "all";
-    scd_digest d = scd_digest_of(plan->hidden, n_tokens);
-    scd_digest_hex(&d, hidden);
-    if (plan->candidates) {
-        d = scd_digest_of(plan->candidates, plan->n_candidates * sizeof plan->candidates[0]);
-        scd_digest_hex(&d, candidates);
+    scd_digest d;
+    strcpy(hex, "all");
+    if (bytes) {
+        d = scd_digest_of(bytes, n);
+        scd_digest_hex(&d, hex);
     }
+}
+
+void scd_cache_plan_text(const scd_plan *plan, const scd_model_config *config, size_t n_tokens,
+                         char out[SCD_PLAN_TEXT])
+{
+    char hidden[SCD_DIGEST_HEX], candidates[SCD_DIGEST_HEX];
+    char layers[SCD_DIGEST_HEX], heads[SCD_DIGEST_HEX];
+    digest_text(plan->hidden, n_tokens, hidden);
+    digest_text(plan->candidates, plan->n_candidates * sizeof plan->candidates[0], candidates);
+    digest_text(plan->layers, config->n_layers, layers);
+    digest_text(plan->heads, config->n_heads, heads);
     snprintf(out, SCD_PLAN_TEXT,
              "course-1 kind=%d pooling=%d seed=%" PRIu64
-             " steps=%zu temperature=%08x confidence=%08x refresh=%d hidden=%s candidates=%s",
+             " steps=%zu temperature=%08x confidence=%08x refresh=%d hidden=%s candidates=%s "
+             "layers=%s heads=%s",
              (int)plan->kind, (int)plan->pooling, plan->seed, plan->steps,
              bits_of(plan->temperature), bits_of(plan->confidence), plan->refresh, hidden,
-             candidates);
+             candidates, layers, heads);
 }

@@ -264,6 +264,11 @@ bool scd_engine_denoises(const scd_engine *e)
     return e->be->gene_pick != NULL;
 }
 
+bool scd_engine_associates(const scd_engine *e)
+{
+    return e->be->gene_pick && e->be->attention_weights;
+}
+
 static scd_code step_plain(scd_engine *e, scd_work work, const scd_step *steps, size_t n,
                            scd_error *err)
 {

@@ -82,5 +82,7 @@ scd_code scd_engine_step(scd_engine *engine, scd_work work, const scd_step *step
 
 /* False: this device has not all that courses need, and scd_engine_step refuses them. */
 bool scd_engine_denoises(const scd_engine *engine);
+/* The same of ASSOCIATE courses. */
+bool scd_engine_associates(const scd_engine *engine);
 
 #endif

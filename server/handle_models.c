@@ -65,6 +65,8 @@ static void write_heads(const scd_daemon *d, const scd_served_model *m, scd_buf 
     scd_buf_puts(out, ",\"tasks\":[\"embed\"");
     if (scd_engine_denoises(d->engine))
         scd_buf_puts(out, ",\"denoise\",\"impute\",\"generate\"");
+    if (scd_engine_associates(d->engine))
+        scd_buf_puts(out, ",\"grn\"");
     if (m->n_heads)
         scd_buf_puts(out, ",\"annotate\"");
     scd_buf_puts(out, "],\"heads\":[");

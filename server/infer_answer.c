@@ -142,6 +142,8 @@ void scd_infer_answer(scd_infer_call *call)
     const char *type = call->as_npy ? "application/x-npy" : "application/json";
     if (call->as_npy)
         write_npy(call, &body);
+    else if (call->task->write_answer)
+        call->task->write_answer(call, &body);
     else
         write_list(call, &body);
     if (call->want_memo && !body.failed && call->n_hits == call->request.n_cells)

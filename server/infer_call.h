@@ -47,6 +47,8 @@ typedef struct scd_infer_task {
     bool (*plan_end)(scd_infer_call *call);
     /* Members of the answer behind "data" (",\"x\":..."). May be NULL. */
     void (*write_end)(const scd_infer_call *call, scd_buf *out);
+    /* The whole answer, of tasks whose items are no cells, instead of items. May be NULL. */
+    void (*write_answer)(const scd_infer_call *call, scd_buf *out);
     /* The members of an item that say what came of its cell. */
     void (*write_result)(const scd_infer_call *call, const scd_infer_cell *cell,
                          scd_answer *answer);
@@ -63,6 +65,7 @@ typedef union scd_infer_fields {
     } annotate;
     struct scd_denoise_call *denoise; /* in the call's arena */
     struct scd_generate_call *generate;
+    struct scd_grn_call *grn;
 } scd_infer_fields;
 
 struct scd_infer_cell {

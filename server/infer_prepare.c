@@ -237,7 +237,9 @@ static bool place_results(scd_infer_call *call)
     size_t n = call->request.n_cells, total = 0;
     for (size_t c = 0; c < n; c++) {
         scd_infer_cell *cell = &call->cells[c];
-        cell->width = cell->idle ? 0 : cell->plan ? scd_plan_width(cell->n_hidden) : call->width;
+        cell->width = cell->idle ? 0 : call->width;
+        if (cell->plan && !cell->idle)
+            cell->width = scd_plan_width(cell->plan->kind, cell->cell.n_tokens, cell->n_hidden);
         total += cell->width;
     }
     call->results = scd_arena_alloc(&call->arena, total ? total : 1, sizeof *call->results);
@@ -288,7 +290,7 @@ static bool find_result(scd_infer_call *call, size_t c, scd_hasher *hasher,
     scd_cache_scope own = *scope;
     char parameters[SCD_PLAN_TEXT];
     if (cell->plan) {
-        scd_cache_plan_text(cell->plan, cell->cell.n_tokens, parameters);
+        scd_cache_plan_text(cell->plan, call->model->config, cell->cell.n_tokens, parameters);
         own.parameters = parameters;
     }
     cell->key = scd_cache_key(hasher, &own, &cell->cell);

@@ -21,27 +21,52 @@ static scd_code check_sample(const scd_plan *p, scd_error *err)
     return SCD_OK;
 }
 
-/* Room for everything behind the struct, in one allocation; arrays in falling alignment. */
-static scd_course *allocate(const scd_plan *plan, size_t vocab, size_t n, size_t n_hidden)
+/* The pieces behind the struct, in falling alignment; with base NULL only their bytes add up. */
+static void *piece(char *base, size_t *used, size_t bytes)
 {
-    size_t words = scd_pick_words(vocab), width = scd_plan_width(n_hidden);
-    size_t bytes = n * (sizeof(int32_t) + sizeof(float) + sizeof(uint32_t) + 2) +
-                   (n_hidden + words) * sizeof(uint32_t) + width * sizeof(float);
-    scd_course *c = scd_calloc(1, sizeof *c + bytes);
+    void *here = base ? base + *used : NULL;
+    *used += bytes;
+    return here;
+}
+
+static size_t carve(scd_course *c, char *base, const scd_model_config *config)
+{
+    size_t n = c->n_tokens, used = 0;
+    bool associates = c->plan.kind == SCD_PLAN_ASSOCIATE;
+    c->ids = piece(base, &used, n * sizeof *c->ids);
+    c->values = piece(base, &used, n * sizeof *c->values);
+    c->place_of = piece(base, &used, n * sizeof *c->place_of);
+    c->left = piece(base, &used, c->n_hidden * sizeof *c->left);
+    c->allowed = piece(base, &used, scd_pick_words(c->vocab) * sizeof *c->allowed);
+    c->result = piece(base, &used, scd_course_width(c) * sizeof *c->result);
+    if (associates) {
+        c->shown_ids = piece(base, &used, n * sizeof *c->shown_ids);
+        c->shown_values = piece(base, &used, n * sizeof *c->shown_values);
+        c->shown_hidden = piece(base, &used, n);
+        c->layers = piece(base, &used, config->n_layers);
+        c->heads = piece(base, &used, config->n_heads);
+    }
+    c->hidden = piece(base, &used, n);
+    c->wanted = piece(base, &used, n);
+    return used;
+}
+
+/* In one allocation. */
+static scd_course *allocate(const scd_plan *plan, const scd_model_config *config, size_t n,
+                            size_t n_hidden)
+{
+    scd_course shape = {.plan = *plan,
+                        .vocab = config->vocab,
+                        .n_tokens = n,
+                        .n_hidden = n_hidden,
+                        .n_left = n_hidden,
+                        .n_layers = config->n_layers,
+                        .n_heads = config->n_heads};
+    scd_course *c = scd_calloc(1, sizeof *c + carve(&shape, NULL, config));
     if (!c)
         return NULL;
-    c->plan = *plan;
-    c->vocab = vocab;
-    c->n_tokens = n;
-    c->n_hidden = c->n_left = n_hidden;
-    c->ids = (int32_t *)(c + 1);
-    c->values = (float *)(c->ids + n);
-    c->place_of = (uint32_t *)(c->values + n);
-    c->left = c->place_of + n;
-    c->allowed = c->left + n_hidden;
-    c->result = (float *)(c->allowed + words);
-    c->hidden = (uint8_t *)(c->result + width);
-    c->wanted = c->hidden + n;
+    *c = shape;
+    carve(c, (char *)(c + 1), config);
     return c;
 }
 
@@ -99,6 +124,16 @@ static void lay_out(scd_course *c, const scd_plan *plan, const scd_cell *cell)
     }
 }
 
+/* Nothing is hidden in the first pass; `hidden` keeps how a token is hidden when it is asked for.
+ */
+static void begin_associate(scd_course *c, const scd_plan *plan, const scd_model_config *config)
+{
+    uint8_t bits = config->value_masking ? SCD_HIDE_VALUE : SCD_HIDE_GENE | SCD_HIDE_VALUE;
+    memset(c->hidden, bits, c->n_tokens);
+    memcpy(c->layers, plan->layers, config->n_layers);
+    memcpy(c->heads, plan->heads, config->n_heads);
+}
+
 scd_code scd_course_new(const scd_plan *plan, const scd_model_config *config, const scd_cell *cell,
                         scd_course **out, scd_error *err)
 {
@@ -108,13 +143,17 @@ scd_code scd_course_new(const scd_plan *plan, const scd_model_config *config, co
         n_hidden += plan->hidden[i] != 0;
     if (!n_hidden)
         return scd_fail(err, SCD_E_INVALID, "no token is hidden: there is nothing to find");
+    if (plan->kind == SCD_PLAN_ASSOCIATE && cell->n_tokens < 2)
+        return scd_fail(err, SCD_E_INVALID, "a regulator alone has nothing to do with others");
     scd_code code = plan->kind == SCD_PLAN_SAMPLE ? check_sample(plan, err) : SCD_OK;
     if (code)
         return code;
-    scd_course *c = allocate(plan, config->vocab, cell->n_tokens, n_hidden);
+    scd_course *c = allocate(plan, config, cell->n_tokens, n_hidden);
     if (!c)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for a cell of %zu tokens", cell->n_tokens);
     lay_out(c, plan, cell);
+    if (plan->kind == SCD_PLAN_ASSOCIATE)
+        begin_associate(c, plan, config);
     code = choose_candidates(c, plan, config, err);
     if (code) {
         free(c);
@@ -143,6 +182,8 @@ size_t scd_course_passes_left(const scd_course *c)
 {
     if (c->done)
         return 0;
+    if (c->plan.kind == SCD_PLAN_ASSOCIATE)
+        return scd_associate_passes(c) - c->pass;
     if (c->refreshing || c->plan.kind != SCD_PLAN_SAMPLE)
         return 1;
     size_t left = c->plan.steps - c->pass;
@@ -151,7 +192,7 @@ size_t scd_course_passes_left(const scd_course *c)
 
 size_t scd_course_width(const scd_course *c)
 {
-    return scd_plan_width(c->n_hidden);
+    return scd_plan_width(c->plan.kind, c->n_tokens, c->n_hidden);
 }
 
 const float *scd_course_result(const scd_course *c, size_t *width)

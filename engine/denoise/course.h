@@ -20,17 +20,21 @@ enum {
 #define SCD_MIN_TEMPERATURE 0.001f
 
 typedef enum scd_plan_kind {
-    SCD_PLAN_SAMPLE,   /* find gene and value of the hidden tokens, some in each pass */
-    SCD_PLAN_VALUES,   /* genes are shown, find the values of the hidden tokens: one pass */
-    SCD_PLAN_POSTERIOR /* the same for a model that never saw such a token: gene and value are
-                          hidden, and the value of gene g is the mean over the hidden tokens'
-                          values, each weighed by how probable g is there: one pass */
+    SCD_PLAN_SAMPLE,    /* find gene and value of the hidden tokens, some in each pass */
+    SCD_PLAN_VALUES,    /* genes are shown, find the values of the hidden tokens: one pass */
+    SCD_PLAN_POSTERIOR, /* the same for a model that never saw such a token: gene and value are
+                              hidden, and the value of gene g is the mean over the hidden tokens'
+                              values, each weighed by how probable g is there: one pass */
+    SCD_PLAN_ASSOCIATE  /* what the marked tokens - regulators - have to do with all others: a
+                           pass that watches attention, and four for each: the values of the
+                           other tokens, hidden half by half, with the regulator in the cell and
+                           without it */
 } scd_plan_kind;
 
 typedef struct scd_plan {
     scd_plan_kind kind;
     scd_pooling pooling;   /* CLEAN lets what is hidden leak through [LAT] */
-    const uint8_t *hidden; /* (n_tokens of the cell) not 0: hidden */
+    const uint8_t *hidden; /* (n_tokens of the cell) not 0: hidden; ASSOCIATE: a regulator */
     /* SAMPLE alone: */
     uint64_t seed;
     size_t steps;      /* passes at most, 1 to SCD_MAX_STEPS */
@@ -40,6 +44,8 @@ typedef struct scd_plan {
     bool refresh;      /* one more pass, with everything shown, for the values that were found */
     const int32_t *candidates; /* (n_candidates) what a hidden token may be; NULL: every gene */
     size_t n_candidates;
+    /* ASSOCIATE alone: (n_layers), (n_heads) not 0: attention of this one counts */
+    const uint8_t *layers, *heads;
 } scd_plan;
 
 typedef struct scd_course scd_course;
@@ -58,15 +64,17 @@ size_t scd_course_passes_left(const scd_course *course); /* at most; 0: it is do
 
 size_t scd_course_width(const scd_course *course); /* floats of its result */
 
-/* Floats of the result of a plan with so many hidden tokens. */
-static inline size_t scd_plan_width(size_t n_hidden)
+/* Floats of the result of a plan that marks so many tokens of a cell. */
+static inline size_t scd_plan_width(scd_plan_kind kind, size_t n_tokens, size_t n_hidden)
 {
-    return 1 + SCD_SAMPLE_WIDTH * n_hidden;
+    return 1 + n_hidden * (kind == SCD_PLAN_ASSOCIATE ? 2 * n_tokens : SCD_SAMPLE_WIDTH);
 }
 
-/* When it is done: the number of passes, then gene, value and probability of each hidden token in
- * the cell's order; VALUES and POSTERIOR: gene as given, and the probability of the gene there (1
- * where it is shown). Borrowed. */
+/* When it is done: the number of passes, then, of an ASSOCIATE plan for each regulator in the
+ * cell's order, (n_tokens) the attention that each token pays to it, mean over layers and heads,
+ * and (n_tokens) what its presence adds to the value found for each. Of others gene, value and
+ * probability of each hidden token in the cell's order; VALUES and POSTERIOR: gene as given, and
+ * the probability of the gene there (1 where it is shown). Borrowed. */
 const float *scd_course_result(const scd_course *course, size_t *width);
 
 #endif

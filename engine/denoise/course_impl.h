@@ -21,6 +21,13 @@ struct scd_course {
     uint32_t *left;     /* (n_hidden) the tokens still hidden, in order: (n_left) */
     uint32_t *allowed;  /* (scd_pick_words) what may still be named */
     float *result;      /* (scd_plan_width) */
+
+    /* ASSOCIATE: the cell as the next pass sees it; wanted tokens there are those hidden. */
+    size_t n_layers, n_heads, n_shown;
+    uint8_t *layers, *heads;
+    int32_t *shown_ids;    /* (n_tokens) */
+    float *shown_values;   /* (n_tokens) */
+    uint8_t *shown_hidden; /* (n_tokens) */
 };
 
 /* What one pass says about the tokens that are left, in their order. */
@@ -55,6 +62,19 @@ void scd_course_end_pass(scd_course *course, const scd_unmasking *u);
 
 /* How many of n_left tokens a pass should find with `passes` left, this one included. */
 size_t scd_fixed_count(size_t n_left, size_t passes);
+
+/* ---- associate.c ---- */
+
+/* After the first pass: what watching gave, (n_tokens + 1, n_hidden), sums over layers. */
+void scd_associate_take_attention(scd_course *course, const float *weights);
+/* After every other: values of the tokens that were hidden, in order. */
+void scd_associate_take_values(scd_course *course, const float *values);
+/* Lay out the cell for the next pass. */
+void scd_associate_show(scd_course *course);
+static inline size_t scd_associate_passes(const scd_course *c)
+{
+    return 1 + 4 * c->n_hidden;
+}
 
 /* ---- course.c ---- */
 

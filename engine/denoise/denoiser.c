@@ -42,6 +42,7 @@ struct scd_denoiser {
 
     /* host */
     scd_forward_cell *cells; /* (max_rows / 2 + 1) */
+    scd_step *together;      /* (max_rows / 2 + 1) */
     uint32_t *index;         /* (max_rows) */
     scd_pick_row *of;        /* (max_rows) */
     uint32_t *sets;          /* (MAX_SETS, words) */
@@ -149,6 +150,7 @@ static scd_code allocate_host(scd_denoiser *d, scd_error *err)
 {
     size_t rows = d->max_rows;
     d->cells = scd_malloc(rows / 2 + 1, sizeof *d->cells);
+    d->together = scd_malloc(rows / 2 + 1, sizeof *d->together);
     d->index = scd_malloc(rows, sizeof *d->index);
     d->of = scd_malloc(rows, sizeof *d->of);
     d->sets = scd_malloc(MAX_SETS, d->words * sizeof *d->sets);
@@ -157,8 +159,8 @@ static scd_code allocate_host(scd_denoiser *d, scd_error *err)
     d->option = scd_malloc(rows, sizeof *d->option);
     d->states = scd_malloc(rows, d->hidden_dim * sizeof *d->states);
     d->target = scd_malloc(d->hidden_dim, sizeof *d->target);
-    bool ok = d->cells && d->index && d->of && d->sets && d->values && d->turn && d->option &&
-              d->states && d->target && allocate_lists(&d->first, rows) &&
+    bool ok = d->cells && d->together && d->index && d->of && d->sets && d->values && d->turn &&
+              d->option && d->states && d->target && allocate_lists(&d->first, rows) &&
               allocate_lists(&d->again, rows);
     return ok ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", rows);
 }
@@ -203,8 +205,8 @@ void scd_denoiser_close(scd_denoiser *d)
     void *const on_device[] = {d->d_genes, d->d_logits, d->d_lse,    d->d_of,
                                d->d_sets,  d->d_index,  d->d_values, d->value_hidden,
                                d->x_again, d->x,        d->value_b2, d->value_b0};
-    void *const on_host[] = {d->target, d->states, d->option, d->turn, d->values,
-                             d->sets,   d->of,     d->index,  d->cells};
+    void *const on_host[] = {d->target, d->states, d->option, d->turn,  d->values,
+                             d->sets,   d->of,     d->index,  d->cells, d->together};
     free_lists(&d->again);
     free_lists(&d->first);
     for (size_t i = 0; i < sizeof on_host / sizeof on_host[0]; i++)
@@ -222,11 +224,17 @@ void scd_denoiser_close(scd_denoiser *d)
 /* What is wanted of a cell's rows. */
 typedef enum row_kind { NAME_ROWS, VALUE_ROWS_ALONE, PLAIN_ROWS, N_ROW_KINDS } row_kind;
 
+static bool associates(const scd_course *c)
+{
+    return c && c->plan.kind == SCD_PLAN_ASSOCIATE;
+}
+
 static row_kind kind_of(const scd_step *s)
 {
     if (!s->course)
         return PLAIN_ROWS;
-    bool value = s->course->refreshing || s->course->plan.kind == SCD_PLAN_VALUES;
+    bool value =
+        s->course->refreshing || s->course->plan.kind == SCD_PLAN_VALUES || associates(s->course);
     return value ? VALUE_ROWS_ALONE : NAME_ROWS;
 }
 
@@ -235,6 +243,11 @@ static size_t rows_of(const scd_step *s)
     const scd_course *c = s->course;
     if (!c)
         return 1;
+    size_t n = 0;
+    for (size_t i = 0; associates(c) && i < c->n_shown; i++)
+        n += c->shown_hidden[i] != 0;
+    if (associates(c))
+        return n;
     return c->refreshing ? c->n_hidden : c->n_left;
 }
 
@@ -261,6 +274,12 @@ static scd_forward_cell cell_of(const scd_step *s)
     if (!c)
         return (scd_forward_cell){
             .n_tokens = s->cell->n_tokens, .ids = s->cell->ids, .values = s->cell->values};
+    if (associates(c)) /* what is hidden is what is wanted */
+        return (scd_forward_cell){.n_tokens = c->n_shown,
+                                  .ids = c->shown_ids,
+                                  .values = c->shown_values,
+                                  .hidden = c->shown_hidden,
+                                  .wanted = c->shown_hidden};
     return (scd_forward_cell){.n_tokens = c->n_tokens,
                               .ids = c->ids,
                               .values = c->values,
@@ -456,7 +475,9 @@ static scd_code hand_out(scd_denoiser *d, const scd_step *steps, size_t n,
         scd_course *c = steps[i].course;
         row_kind kind = kind_of(&steps[i]);
         size_t rows = rows_of(&steps[i]);
-        if (kind == VALUE_ROWS_ALONE)
+        if (associates(c))
+            scd_associate_take_values(c, d->values + at[kind]);
+        else if (kind == VALUE_ROWS_ALONE)
             scd_course_take_values(c, d->values + at[kind]);
         else if (kind == NAME_ROWS && c->plan.kind == SCD_PLAN_POSTERIOR)
             code = take_posterior(d, c, at[kind], err);
@@ -468,13 +489,34 @@ static scd_code hand_out(scd_denoiser *d, const scd_step *steps, size_t n,
     return code;
 }
 
-scd_code scd_denoiser_run(scd_denoiser *d, const scd_step *steps, size_t n, scd_pooling pooling,
-                          scd_error *err)
+/* The first pass of an ASSOCIATE course: one cell, all rows of all watched layers. */
+static scd_code watch(scd_denoiser *d, scd_course *c, scd_error *err)
+{
+    for (size_t r = 0; r < c->n_hidden; r++)
+        d->index[r] = c->left[r] + 1;
+    size_t floats = (c->n_tokens + 1) * c->n_hidden;
+    if (floats > d->max_rows * d->hidden_dim)
+        return scd_fail(err, SCD_E_TOO_LARGE, "%zu regulators in a cell of %zu tokens", c->n_hidden,
+                        c->n_tokens);
+    memset(d->states, 0, floats * sizeof *d->states);
+    scd_forward_cell cell = {.n_tokens = c->n_tokens, .ids = c->ids, .values = c->values};
+    scd_watch_keys w = {.layers = c->layers,
+                        .heads = c->heads,
+                        .keys = d->index,
+                        .n_keys = c->n_hidden,
+                        .out = d->states};
+    scd_code code = scd_forward_watch(d->forward, &cell, &w, err);
+    if (!code)
+        scd_associate_take_attention(c, d->states);
+    return code;
+}
+
+/* One pass of the model for all of them. */
+static scd_code run_together(scd_denoiser *d, const scd_step *steps, size_t n, scd_pooling pooling,
+                             scd_error *err)
 {
     size_t n_rows[N_ROW_KINDS];
     const float *states = NULL;
-    if (n > d->max_rows / 2 + 1)
-        return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", d->max_rows);
     for (size_t i = 0; i < n; i++)
         d->cells[i] = cell_of(&steps[i]);
     scd_code code = scd_forward_pass(d->forward, d->cells, n, pooling, &states, err);
@@ -490,4 +532,21 @@ scd_code scd_denoiser_run(scd_denoiser *d, const scd_step *steps, size_t n, scd_
     if (!code)
         code = run_value_head(d, tokens, err);
     return code ? code : hand_out(d, steps, n, n_rows, err);
+}
+
+scd_code scd_denoiser_run(scd_denoiser *d, const scd_step *steps, size_t n, scd_pooling pooling,
+                          scd_error *err)
+{
+    size_t n_together = 0;
+    scd_code code = SCD_OK;
+    if (n > d->max_rows / 2 + 1)
+        return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", d->max_rows);
+    for (size_t i = 0; i < n && !code; i++) {
+        bool watches = associates(steps[i].course) && !steps[i].course->pass;
+        if (watches)
+            code = watch(d, steps[i].course, err);
+        else
+            d->together[n_together++] = steps[i];
+    }
+    return code || !n_together ? code : run_together(d, d->together, n_together, pooling, err);
 }

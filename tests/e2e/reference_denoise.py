@@ -139,3 +139,66 @@ def append_targets(ids, x, targets):
     ids = np.concatenate([ids, more]).astype(int)
     x = np.concatenate([x, np.zeros(len(more), np.float32)])
     return ids, x, [i for i, g in enumerate(ids) if g in set(targets)]
+
+
+# ---- associations --------------------------------------------------------------------------------
+
+def attention(model, ids, x, layers, heads):
+    """(L + 1, L + 1) weights of rows to rows, mean over these layers and heads"""
+    w, n = model.weights, model.config["N_LAYERS"]
+    tok = model.clean(np.asarray(ids), np.asarray(x, np.float64))
+    s = np.vstack([model.latent(tok), tok @ w.get("input_proj.weight").T])
+    total = np.zeros((len(s), len(s)))
+    for i in range(n):
+        name = f"layers.{i}."
+        normed = reference.rms_norm(s, w.get(name + "norm1.weight"))
+        q, k = (model.rope(model.heads(normed @ w.get(f"{name}attn.{p}_proj.weight").T))
+                for p in "qk")
+        weights = reference.softmax(q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[2]))
+        if i in layers:
+            total += weights[heads].mean(0) / len(layers)
+        s = model.block(s, name)
+    return total
+
+
+def effects(model, ids, x, r):
+    """What the token at r adds to the values of the others: hidden half by half, with it and
+    without."""
+    ids, x, keep = np.asarray(ids), np.asarray(x), np.arange(len(ids)) != r
+    out = np.zeros(len(ids))
+    for half in 0, 1:
+        asked = [i for i in range(len(ids)) if i != r and i % 2 == half]
+        for sign, shown in ((1, np.arange(len(ids))), (-1, np.flatnonzero(keep))):
+            hidden = [p for p, i in enumerate(shown) if i in asked]
+            if not hidden:
+                continue
+            how = "value_hidden" if model.config["value_masking"] else "hidden"
+            states = model.forward(ids[shown], x[shown], pooling="visible", **{how: hidden})[1:]
+            out[asked] += sign * np.maximum(model.values(states[hidden]), 0)
+    return out
+
+
+def associate(model, cells, regulators, layers, heads):
+    """{(regulator, target): (weight, effect, coexpression, cells)} over [(ids, x)]"""
+    vocab = model.config["VOCAB_SIZE"]
+    table = np.zeros((len(cells), vocab))
+    for row, (ids, x) in zip(table, cells):
+        row[ids] = x
+    out = {}
+    for r in regulators:
+        weight, effect, both, n = np.zeros(vocab), np.zeros(vocab), np.zeros(vocab, int), 0
+        for ids, x in cells:
+            if r not in ids:
+                continue
+            at = list(ids).index(r)
+            weight[ids] += attention(model, ids, x, layers, heads)[1:, at + 1] * (len(ids) + 1)
+            effect[ids] += effects(model, ids, x, at)
+            both[ids] += 1
+            n += 1
+        for g in np.flatnonzero(both):
+            if g != r:
+                a, b = table[:, r], table[:, g]
+                spread = a.std() > 1e-5 and b.std() > 1e-5 and len(cells) > 2
+                out[r, g] = (weight[g] / n, effect[g] / both[g],
+                             np.corrcoef(a, b)[0, 1] if spread else None, both[g])
+    return out

@@ -136,7 +136,7 @@ static void the_most_confident_token_takes_the_gene_that_two_want(void **state)
     /* the second takes 20, the first 21, the third 22; places are those of the cell */
     size_t width;
     const float *r = scd_course_result(c, &width);
-    assert_int_equal(width, scd_plan_width(4));
+    assert_int_equal(width, scd_plan_width(SCD_PLAN_SAMPLE, N, 4));
     const float genes[] = {21, 20, 22, 25};
     assert_true(r[0] == 1);
     for (size_t i = 0; i < 4; i++)
@@ -308,6 +308,73 @@ static void noise_depends_on_seed_pass_and_token_alone(void **state)
     scd_course_free(b);
 }
 
+static size_t n_asked(const scd_course *c)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_shown; i++)
+        n += c->shown_hidden[i] != 0;
+    return n;
+}
+
+/* Values 1 with the regulator in the cell, 0.25 without. */
+static void a_regulator_is_there_and_is_not_while_the_others_are_asked_half_by_half(void **state)
+{
+    (void)state;
+    static const uint8_t third[N] = {0, 0, 1, 0, 0, 0}, layers[] = {1, 0}, heads[] = {1};
+    static const float with[N] = {1, 1, 1, 1, 1, 1}, without[N] = {.25f, .25f, .25f, .25f, .25f};
+    scd_model_config sizes = config;
+    sizes.n_layers = 2;
+    sizes.n_heads = 1;
+    sizes.value_masking = true;
+    scd_plan plan = {.kind = SCD_PLAN_ASSOCIATE, .hidden = third, .layers = layers, .heads = heads};
+    scd_course *c = NULL;
+    assert_int_equal(scd_course_new(&plan, &sizes, &cell, &c, NULL), SCD_OK);
+    assert_int_equal(scd_course_passes_left(c), 5);
+    float weights[N + 1];
+    for (int i = 0; i <= N; i++)
+        weights[i] = (float)i;
+    scd_associate_take_attention(c, weights);
+    const size_t shown[] = {6, 5, 6, 5}, asked[] = {2, 2, 3, 3};
+    for (size_t p = 0; p < 4; p++) {
+        assert_int_equal(c->n_shown, shown[p]);
+        assert_int_equal(n_asked(c), asked[p]);
+        assert_true(c->shown_ids[2] == (p % 2 ? 13 : 12));
+        scd_associate_take_values(c, p % 2 ? without : with);
+    }
+    assert_int_equal(scd_course_passes_left(c), 0);
+    size_t width;
+    const float *r = scd_course_result(c, &width);
+    assert_int_equal(width, 1 + 2 * N);
+    for (size_t i = 0; i < N; i++) {
+        assert_true(r[1 + i] == (float)i + 1); /* row 0 is [LAT]'s */
+        assert_true(r[1 + N + i] == (i == 2 ? 0 : 0.75f));
+    }
+    scd_course_free(c);
+}
+
+static void a_regulator_with_one_other_gene_is_asked_about_that_alone(void **state)
+{
+    (void)state;
+    static const uint8_t first[] = {1, 0}, one[] = {1};
+    scd_model_config sizes = config;
+    sizes.n_layers = sizes.n_heads = 1;
+    scd_cell two = cell;
+    two.n_tokens = 2;
+    scd_plan plan = {.kind = SCD_PLAN_ASSOCIATE, .hidden = first, .layers = one, .heads = one};
+    scd_course *c = NULL;
+    assert_int_equal(scd_course_new(&plan, &sizes, &two, &c, NULL), SCD_OK);
+    const float weights[3] = {0}, value = 2;
+    scd_associate_take_attention(c, weights);
+    assert_true(c->n_shown == 2 && n_asked(c) == 1);
+    scd_associate_take_values(c, &value);
+    assert_true(c->n_shown == 1 && n_asked(c) == 1);
+    scd_associate_take_values(c, &value);
+    assert_int_equal(scd_course_passes_left(c), 0);
+    scd_course_free(c);
+    two.n_tokens = 1;
+    assert_int_equal(scd_course_new(&plan, &sizes, &two, &c, NULL), SCD_E_INVALID);
+}
+
 static void a_failing_allocation_leaves_nothing(void **state)
 {
     (void)state;
@@ -336,6 +403,8 @@ int main(void)
             a_refresh_is_one_more_pass_over_what_was_found_and_nothing_is_hidden_in_it),
         cmocka_unit_test(values_alone_keep_the_genes_and_take_one_pass),
         cmocka_unit_test(noise_depends_on_seed_pass_and_token_alone),
+        cmocka_unit_test(a_regulator_is_there_and_is_not_while_the_others_are_asked_half_by_half),
+        cmocka_unit_test(a_regulator_with_one_other_gene_is_asked_about_that_alone),
         cmocka_unit_test(a_failing_allocation_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
-/* test_denoise_fields.c - the task's own fields of POST /v1/denoise and /v1/generate. */
+/* test_denoise_fields.c - the task's own fields of POST /v1/denoise, /v1/generate and /v1/grn. */
 #include "api/denoise_fields.h"
+#include "api/grn_fields.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -104,6 +105,28 @@ static void every_fault_is_named_at_once(void **state)
     over();
 }
 
+static void regulators_come_with_layers_heads_and_how_many_targets(void **state)
+{
+    (void)state;
+    scd_grn_fields f;
+    read("\"regulators\":[\"SPI1\"]");
+    assert_int_equal(scd_grn_fields_decode(&request, &arena, &f, &problem), 0);
+    assert_true(f.regulators.n == 1 && f.top_k == SCD_GRN_TOP_K && !f.layers.n && !f.heads.n);
+    over();
+    read("\"regulators\":[\"SPI1\",\"TCF7\"],\"top_k\":7,\"layers\":[0,3],\"heads\":[1],\"x\":0");
+    assert_int_equal(scd_grn_fields_decode(&request, &arena, &f, &problem), 0);
+    assert_true(f.top_k == 7 && f.layers.n == 2 && f.layers.numbers[1] == 3 && f.heads.n == 1);
+    assert_string_equal(f.unknown, "x");
+    over();
+    read("\"top_k\":0,\"layers\":3,\"heads\":[-1]");
+    assert_int_equal(scd_grn_fields_decode(&request, &arena, &f, &problem), SCD_PROBLEM_INVALID);
+    static const char *const pointers[] = {"/top_k", "/layers", "/heads/0", ""};
+    assert_int_equal(problem.n_errors, 4);
+    for (size_t i = 0; i < 4; i++)
+        assert_string_equal(problem.errors[i].pointer, pointers[i]);
+    over();
+}
+
 static void too_little_memory_is_said_and_not_used(void **state)
 {
     (void)state;
@@ -124,6 +147,7 @@ int main(void)
         cmocka_unit_test(imputed_genes_are_a_list_of_names),
         cmocka_unit_test(lengths_are_one_or_many_and_default_to_none),
         cmocka_unit_test(every_fault_is_named_at_once),
+        cmocka_unit_test(regulators_come_with_layers_heads_and_how_many_targets),
         cmocka_unit_test(too_little_memory_is_said_and_not_used),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

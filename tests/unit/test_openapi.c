@@ -4,6 +4,7 @@
 #include "api/denoise_fields.h"
 #include "api/embed_fields.h"
 #include "api/genes_request.h"
+#include "api/grn_fields.h"
 #include "api/openapi.h"
 #include "api/request.h"
 
@@ -102,6 +103,7 @@ static scd_problem_kind decode_fields(const char *path, const scd_request *reque
     scd_annotate_fields annotate = {0};
     scd_denoise_fields denoise = {0};
     scd_generate_fields generate = {0};
+    scd_grn_fields grn = {0};
     scd_problem_kind kind = SCD_PROBLEM_NONE;
     if (!strcmp(path, "/v1/embeddings"))
         kind = scd_embed_fields_decode(request, &embed, problem);
@@ -109,9 +111,12 @@ static scd_problem_kind decode_fields(const char *path, const scd_request *reque
         kind = scd_annotate_fields_decode(request, &annotate, problem);
     else if (!strcmp(path, "/v1/denoise"))
         kind = scd_denoise_fields_decode(request, arena, &denoise, problem);
+    else if (!strcmp(path, "/v1/grn"))
+        kind = scd_grn_fields_decode(request, arena, &grn, problem);
     else
         kind = scd_generate_fields_decode(request, arena, &generate, problem);
-    const char *const all[] = {embed.unknown, annotate.unknown, denoise.unknown, generate.unknown};
+    const char *const all[] = {embed.unknown, annotate.unknown, denoise.unknown, generate.unknown,
+                               grn.unknown};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         *unknown = all[i] ? all[i] : *unknown;
     return kind;
@@ -150,6 +155,7 @@ static void our_decoder_takes_the_example_requests(void **state)
     decode_cells("/v1/annotations", 2);
     decode_cells("/v1/denoise", 2);
     decode_cells("/v1/generate", 0);
+    decode_cells("/v1/grn", 2);
     cJSON_ArrayForEach(example, at("paths", "/v1/genes", "post", "requestBody", "content",
                                    "application/json", "examples", NULL))
     {
