@@ -175,7 +175,10 @@ static void raw_member(scd_buf *out, const char *key, scd_text json)
 void scd_answer_end(scd_answer *answer, const scd_answer_end_args *args)
 {
     scd_buf *out = answer->out;
-    key_uint(out, "],\"usage\":{\"cells\":", args->cells);
+    scd_buf_putc(out, ']');
+    if (args->write_more)
+        args->write_more(out, args->more_arg);
+    key_uint(out, ",\"usage\":{\"cells\":", args->cells);
     key_uint(out, ",\"tokens\":", args->tokens);
     key_uint(out, ",\"cached\":", args->cached);
     scd_buf_puts(out, "},\"warnings\":");

@@ -74,7 +74,9 @@ typedef struct scd_answer_end_args {
     size_t cells, tokens, cached; /* usage: cells answered, their tokens, how many from the cache */
     const scd_warning *warnings;
     size_t n_warnings;
-    scd_text sample_id, external_ids; /* raw JSON; n == 0: left out */
+    scd_text sample_id, external_ids;            /* raw JSON; n == 0: left out */
+    void (*write_more)(scd_buf *out, void *arg); /* members behind "data"; NULL: none */
+    void *more_arg;
 } scd_answer_end_args;
 
 void scd_answer_begin(scd_answer *answer, scd_buf *out, const scd_answer_begin_args *args);

@@ -9,6 +9,7 @@
 #define SCD_API_CACHE_KEY_H
 
 #include "engine/base/hash.h"
+#include "engine/denoise/course.h"
 #include "engine/model/serialize.h"
 
 typedef struct scd_cache_scope {
@@ -19,5 +20,10 @@ typedef struct scd_cache_scope {
 } scd_cache_scope;
 
 scd_digest scd_cache_key(scd_hasher *hasher, const scd_cache_scope *scope, const scd_cell *cell);
+
+/* What a plan adds to the key of a cell of n tokens, as the canonical text of its parameters. */
+enum { SCD_PLAN_TEXT = 512 };
+void scd_cache_plan_text(const scd_plan *plan, const scd_model_config *config, size_t n_tokens,
+                         char out[SCD_PLAN_TEXT]);
 
 #endif

@@ -16,6 +16,7 @@ enum { CPU_BATCH_ROWS = 2048, CUDA_BATCH_ROWS = 65536 };
 typedef struct slot {
     scd_model *model;
     scd_forward *forward;
+    scd_denoiser *denoiser; /* NULL: the device has no gene_pick */
     size_t n_heads;
     scd_head **heads;             /* (n_heads) */
     scd_classifier **classifiers; /* (n_heads) */
@@ -29,6 +30,8 @@ struct scd_engine {
     size_t max_rows;
     size_t n_models;
     slot *slots;
+    const scd_cell **cells; /* (max_cells) of a batch without courses */
+    float *results;         /* (max_cells, the widest result) */
     char why[512];
 };
 
@@ -96,6 +99,9 @@ static scd_code load_model(scd_engine *e, slot *s, scd_error *err)
 {
     const scd_model_config *config = scd_model_get_config(s->model);
     scd_code code = scd_forward_open(e->be, e->device, s->model, e->max_rows, &s->forward, err);
+    if (!code && e->be->gene_pick)
+        code = scd_denoiser_open(e->be, e->device, s->model, s->forward, e->max_rows, &s->denoiser,
+                                 err);
     for (size_t i = 0; i < s->n_heads && !code; i++)
         code = scd_classifier_open(e->be, e->device, s->heads[i], config, s->forward, e->max_rows,
                                    &s->classifiers[i], err);
@@ -129,6 +135,7 @@ static void close_slot(slot *s)
 {
     for (size_t i = 0; i < s->n_heads; i++)
         scd_classifier_close(s->classifiers[i]);
+    scd_denoiser_close(s->denoiser);
     scd_forward_close(s->forward);
     for (size_t i = 0; i < s->n_heads; i++)
         scd_head_close(s->heads[i]);
@@ -136,6 +143,28 @@ static void close_slot(slot *s)
     free(s->infos);
     free(s->classifiers);
     free(s->heads);
+}
+
+/* A cell has at least two rows. */
+static size_t max_cells(const scd_engine *e)
+{
+    return e->max_rows / 2 + 1;
+}
+
+static scd_code allocate(scd_engine *e, scd_error *err)
+{
+    size_t widest = 0;
+    for (size_t m = 0; m < e->n_models; m++)
+        for (size_t h = 0; h <= e->slots[m].n_heads; h++) {
+            size_t width = scd_engine_width(
+                e, (scd_work){.model = m, .head = h ? e->slots[m].infos[h - 1] : NULL});
+            widest = width > widest ? width : widest;
+        }
+    e->cells = scd_malloc(max_cells(e), sizeof *e->cells);
+    e->results = scd_malloc(max_cells(e), widest * sizeof *e->results);
+    return e->cells && e->results
+               ? SCD_OK
+               : scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", e->max_rows);
 }
 
 scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_error *err)
@@ -158,6 +187,8 @@ scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_erro
         code = open_models(e, o, err);
     if (!code)
         code = load_models(e, err);
+    if (!code)
+        code = allocate(e, err);
     if (code) {
         scd_engine_close(e);
         return code;
@@ -174,6 +205,8 @@ void scd_engine_close(scd_engine *e)
         close_slot(&e->slots[i]);
     if (e->device)
         e->be->close(e->device);
+    free(e->results);
+    free(e->cells);
     free(e->slots);
     free(e);
 }
@@ -224,4 +257,40 @@ scd_code scd_engine_compute(scd_engine *e, scd_work work, const scd_cell *const 
             return scd_classifier_run(s->classifiers[i], cells, n_cells, out, err);
     return scd_fail(err, SCD_E_INTERNAL, "head \"%s\" is not of model %zu", work.head->name,
                     work.model);
+}
+
+bool scd_engine_denoises(const scd_engine *e)
+{
+    return e->be->gene_pick != NULL;
+}
+
+bool scd_engine_associates(const scd_engine *e)
+{
+    return e->be->gene_pick && e->be->attention_weights;
+}
+
+static scd_code step_plain(scd_engine *e, scd_work work, const scd_step *steps, size_t n,
+                           scd_error *err)
+{
+    size_t width = scd_engine_width(e, work);
+    if (n > max_cells(e))
+        return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", e->max_rows);
+    for (size_t i = 0; i < n; i++) {
+        if (steps[i].course)
+            return scd_fail(err, SCD_E_INTERNAL, "there are no courses here");
+        e->cells[i] = steps[i].cell;
+    }
+    scd_code code = scd_engine_compute(e, work, e->cells, n, e->results, err);
+    for (size_t i = 0; i < n && !code; i++)
+        memcpy(steps[i].out, e->results + i * width, width * sizeof *e->results);
+    return code;
+}
+
+scd_code scd_engine_step(scd_engine *e, scd_work work, const scd_step *steps, size_t n,
+                         scd_error *err)
+{
+    slot *s = &e->slots[work.model];
+    if (work.head || !s->denoiser)
+        return step_plain(e, work, steps, n, err);
+    return scd_denoiser_run(s->denoiser, steps, n, work.pooling, err);
 }

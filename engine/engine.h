@@ -9,6 +9,7 @@
 
 #include "engine/backend/registry.h"
 #include "engine/base/hash.h"
+#include "engine/denoise/denoiser.h"
 #include "engine/denoise/head.h"
 #include "engine/model/serialize.h"
 
@@ -37,15 +38,18 @@ typedef struct scd_served_model {
     size_t n_heads;
 } scd_served_model;
 
-/* What is computed of a cell: plain data, equal where its members are. */
+/* What is computed of a cell: plain data, equal where its members are. Cells of equal work share
+ * passes of the model, whether they want one or many. */
 typedef struct scd_work {
     size_t model;              /* index */
-    const scd_head_info *head; /* of this model: probabilities of its labels. NULL: the embedding */
+    const scd_head_info *head; /* of this model: probabilities of its labels. NULL: the embedding,
+                                  or what the cell's course is about */
+    scd_pooling pooling;       /* of courses; where nothing is hidden it changes nothing */
 } scd_work;
 
 static inline bool scd_work_equal(scd_work a, scd_work b)
 {
-    return a.model == b.model && a.head == b.head;
+    return a.model == b.model && a.head == b.head && a.pooling == b.pooling;
 }
 
 /* A model with a head of another model, or with a damaged one, is refused. */
@@ -68,5 +72,17 @@ size_t scd_engine_width(const scd_engine *engine, scd_work work);
  */
 scd_code scd_engine_compute(scd_engine *engine, scd_work work, const scd_cell *const *cells,
                             size_t n_cells, float *out, scd_error *err);
+
+/* One pass of the model for each of n cells: those without course get their result, (width) floats
+ * at steps[i].out; a course is taken one pass further. Their bits depend on the cell and its course
+ * alone. Courses have work's pooling and no head. Errors as above; courses that were in it are of
+ * no use afterwards. */
+scd_code scd_engine_step(scd_engine *engine, scd_work work, const scd_step *steps, size_t n,
+                         scd_error *err);
+
+/* False: this device has not all that courses need, and scd_engine_step refuses them. */
+bool scd_engine_denoises(const scd_engine *engine);
+/* The same of ASSOCIATE courses. */
+bool scd_engine_associates(const scd_engine *engine);
 
 #endif

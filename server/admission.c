@@ -31,9 +31,17 @@ static double share_of(uint64_t serial)
     return (double)(uint32_t)(serial * 2654435769u) * 0x1p-32;
 }
 
+/* How many passes a queued token still needs, on average; 1 where nobody says. */
+static double passes(const scd_admission *a)
+{
+    return a->work_tokens > a->queued_tokens && a->queued_tokens
+               ? (double)a->work_tokens / (double)a->queued_tokens
+               : 1;
+}
+
 int scd_admission_turn_away(scd_admission *a, size_t tokens, uint64_t serial, int64_t now_ns)
 {
-    double rate = scd_admission_rate(a), wait = 0;
+    double rate = scd_admission_rate(a) / passes(a), wait = 0;
     if (rate > 0) {
         double passed_s = (double)(now_ns - a->turned_away_ns) / (double)SCD_NS_PER_S;
         double before = fmax(0, a->turned_away_tokens - rate * passed_s);

@@ -1,12 +1,14 @@
 /* admission.h - is there room in the queue, and if not: when to come back?
  *
- * Room is counted in tokens that are admitted and not yet computed. Who is turned away is told when
- * its turn would come if all who were turned away before it came back: by how much the queue is too
- * full, and what the others wanted, at the measured rate. What others wanted is forgotten as fast
- * as it could have been computed and never counts for more than one full queue, since not everybody
- * comes back. So a lone cell hears the next second, one of thousands up to the time in which a full
- * queue drains. A quarter of that on top, a second at least, in a share that differs from request
- * to request, keeps those who were turned away together from coming back in one second.
+ * Room is counted in tokens that are admitted and not yet answered: they are what is held in
+ * memory. How long they take is counted too, a token once for every pass that it may still need, so
+ * that a queue of many-pass work is known to drain slowly. Who is turned away is told when its turn
+ * would come if all who were turned away before it came back: by how much the queue is too full,
+ * and what the others wanted, at the measured rate. What others wanted is forgotten as fast as it
+ * could have been computed and never counts for more than one full queue, since not everybody comes
+ * back. So a lone cell hears the next second, one of thousands up to the time in which a full queue
+ * drains. A quarter of that on top, a second at least, in a share that differs from request to
+ * request, keeps those who were turned away together from coming back in one second.
  *
  * Threads: one at a time (under the batcher's lock). Owns: nothing. */
 #ifndef SCD_ADMISSION_H
@@ -18,6 +20,7 @@
 
 typedef struct scd_admission {
     size_t max_tokens, queued_tokens;
+    size_t work_tokens;         /* of those queued: each as often as it may still be computed */
     double rate_tokens, rate_s; /* decayed sums; their ratio is the rate */
     double turned_away_tokens;  /* as of turned_away_ns */
     int64_t turned_away_ns;

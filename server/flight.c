@@ -41,6 +41,13 @@ scd_unit *scd_unit_new(const scd_digest *key, const scd_cell *cell, scd_work wor
     return u;
 }
 
+void scd_unit_free(scd_unit *u)
+{
+    if (u)
+        scd_course_free(u->course);
+    free(u);
+}
+
 /* A digest is uniform: its first bytes are its hash. */
 static size_t unit_bucket(const scd_digest *key)
 {
@@ -165,6 +172,18 @@ void scd_flight_queue(scd_flight *f, scd_ticket *t, scd_unit *u)
         ring_add(f, t);
 }
 
+void scd_flight_queue_again(scd_flight *f, scd_ticket *t, scd_unit *u)
+{
+    u->state = SCD_UNIT_QUEUED;
+    u->owner = t;
+    u->prev = NULL;
+    u->next = t->first;
+    *(t->first ? &t->first->prev : &t->last) = u;
+    t->first = u;
+    if (!t->ready)
+        ring_add(f, t);
+}
+
 void scd_flight_unqueue(scd_flight *f, scd_unit *u)
 {
     scd_ticket *t = u->owner;
@@ -239,6 +258,16 @@ static void pick_bulk_share(scd_flight *f, pick *p)
     }
 }
 
+/* Up to a quarter of a batch, but always whose turn it is: no cell is too long for ever. */
+static void pick_bulk_rest(scd_flight *f, pick *p)
+{
+    if (!f->ring[SCD_BULK])
+        return;
+    size_t quarter = p->max_rows / 4, least = p->n ? p->rows : f->ring[SCD_BULK]->first->rows;
+    p->max_rows = quarter > least ? quarter : least;
+    pick_class(f, SCD_BULK, p, NULL);
+}
+
 size_t scd_flight_pick(scd_flight *f, size_t max_rows, scd_unit **out, size_t max_units,
                        size_t *rows)
 {
@@ -246,7 +275,7 @@ size_t scd_flight_pick(scd_flight *f, size_t max_rows, scd_unit **out, size_t ma
     if (f->ring[SCD_BULK] && f->ring[SCD_INTERACTIVE])
         pick_bulk_share(f, &p);
     pick_class(f, SCD_INTERACTIVE, &p, NULL);
-    pick_class(f, SCD_BULK, &p, NULL);
+    pick_bulk_rest(f, &p);
     *rows = p.rows;
     return p.n;
 }

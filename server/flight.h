@@ -1,9 +1,9 @@
 /* flight.h - what is in flight: tickets (requests), units (cells to compute), who waits for which,
  * and in which order the units are computed.
  *
- * A unit lives in the table from the moment somebody asks for its key until its result was handed
- * out. It is queued under one ticket, its owner; when the owner goes and others wait, it moves to
- * one of those.
+ * A unit is one pass of one cell at a time. It lives in the table from the moment somebody asks for
+ * its key until its result was handed out. It is queued under one ticket, its owner; when the owner
+ * goes and others wait, it moves to one of those.
  *
  * Threads: none of its own; the batcher's lock protects all of it. Owns: units and tickets. */
 #ifndef SCD_FLIGHT_H
@@ -36,8 +36,10 @@ struct scd_unit {
     scd_ticket *owner; /* NULL unless queued */
     scd_waiter *waiters;
     scd_work work;
-    size_t rows;
-    scd_cell cell; /* arrays behind the struct, in the same allocation */
+    scd_course *course; /* NULL: one pass */
+    size_t rows;        /* of its next pass */
+    size_t work_tokens; /* counted for it in the admission */
+    scd_cell cell;      /* arrays behind the struct, in the same allocation */
 };
 
 typedef enum scd_class { SCD_INTERACTIVE, SCD_BULK, SCD_N_CLASSES } scd_class;
@@ -72,8 +74,10 @@ typedef struct scd_flight {
 scd_code scd_flight_init(scd_flight *flight, scd_error *err);
 void scd_flight_release(scd_flight *flight); /* must be empty */
 
-/* A unit with a copy of the cell, not yet in the table; NULL: out of memory. Free with free(). */
+/* A unit with a copy of the cell, not yet in the table; NULL: out of memory. Free takes its course
+ * along. */
 scd_unit *scd_unit_new(const scd_digest *key, const scd_cell *cell, scd_work work);
+void scd_unit_free(scd_unit *unit); /* NULL is fine */
 scd_unit *scd_flight_find(const scd_flight *flight, const scd_digest *key);
 void scd_flight_insert(scd_flight *flight, scd_unit *unit);
 void scd_flight_remove(scd_flight *flight, scd_unit *unit); /* also from its owner's queue */
@@ -88,12 +92,17 @@ void scd_unit_leave(scd_waiter *waiter);
  * longest. NULL: nobody waits. */
 scd_ticket *scd_unit_heir(const scd_unit *unit);
 
-/* Put a unit at the end of the ticket's queue / take it out. */
+/* Put a unit at the end of the ticket's queue, or back to its front for the next pass / take it
+ * out.
+ */
 void scd_flight_queue(scd_flight *flight, scd_ticket *ticket, scd_unit *unit);
+void scd_flight_queue_again(scd_flight *flight, scd_ticket *ticket, scd_unit *unit);
 void scd_flight_unqueue(scd_flight *flight, scd_unit *unit);
 
 /* Choose the next batch: up to max_units units of one kind of work with at most max_rows rows
- * together. They leave their queues and are RUNNING. Returns how many. */
+ * together. They leave their queues and are RUNNING. Returns how many. Bulk work alone, and what
+ * fills up a batch behind interactive work, gets a quarter of a batch, for an interactive cell that
+ * comes next waits as long as this batch takes. */
 size_t scd_flight_pick(scd_flight *flight, size_t max_rows, scd_unit **out, size_t max_units,
                        size_t *rows);
 

@@ -27,6 +27,7 @@ static void write_limits(const scd_daemon *d, scd_buf *out)
     put_number(out, "max_name_bytes", d->limits.max_name_bytes);
     put_number(out, "max_queue_tokens", (size_t)d->config->max_queue_tokens);
     put_number(out, "max_batch_tokens", scd_engine_max_rows(d->engine));
+    put_number(out, "max_steps", SCD_MAX_STEPS);
     scd_buf_putc(out, '}');
 }
 
@@ -59,9 +60,13 @@ static void write_head(const scd_head_info *h, scd_buf *out)
     scd_buf_puts(out, "]}");
 }
 
-static void write_heads(const scd_served_model *m, scd_buf *out)
+static void write_heads(const scd_daemon *d, const scd_served_model *m, scd_buf *out)
 {
     scd_buf_puts(out, ",\"tasks\":[\"embed\"");
+    if (scd_engine_denoises(d->engine))
+        scd_buf_puts(out, ",\"denoise\",\"impute\",\"generate\"");
+    if (scd_engine_associates(d->engine))
+        scd_buf_puts(out, ",\"grn\"");
     if (m->n_heads)
         scd_buf_puts(out, ",\"annotate\"");
     scd_buf_puts(out, "],\"heads\":[");
@@ -91,6 +96,7 @@ static void write_model(const scd_daemon *d, const scd_served_model *m, scd_buf 
     put_number(out, "vocab_size", c->vocab);
     put_number(out, "genes", scd_vocab_n_genes(m->vocab));
     put_number(out, "max_gene_len", c->max_gene_len);
+    put_bool(out, "value_masking", c->value_masking);
     put_bool(out, "entropies", scd_vocab_has_entropies(m->vocab));
     scd_buf_puts(out, ",\"device\":");
     scd_json_text(out, scd_engine_device_kind(d->engine));
@@ -100,7 +106,7 @@ static void write_model(const scd_daemon *d, const scd_served_model *m, scd_buf 
     scd_json_text(out, device->isa);
     scd_buf_printf(out, ",\"precision\":\"%s\"",
                    device->precision == SCD_PRECISION_BF16 ? "bf16" : "fp32");
-    write_heads(m, out);
+    write_heads(d, m, out);
     scd_buf_puts(out, ",\"limits\":");
     write_limits(d, out);
     scd_buf_putc(out, '}');

@@ -18,6 +18,7 @@
 enum {
     LARGE_BODY_BYTES = 48 << 10, /* two whole cells: some 0.5 ms */
     MANY_CELLS = 64,             /* to look up and to print: some 1 ms */
+    FEW_HEAVY_CELLS = 2,
     MAX_MEMO_BODY_BYTES = 1 << 20,
     ARENA_TIMES_BODY = 24, /* "A",1, is five bytes and becomes a name, a value and a token */
     INPUT_EXTRA_BYTES = 16 << 20,
@@ -26,6 +27,7 @@ enum {
 
 static void call_free(scd_infer_call *call)
 {
+    scd_infer_drop_orders(call);
     scd_infer_drop_input(call);
     scd_arena_release(&call->arena);
     free(call);
@@ -75,8 +77,13 @@ static void submit(scd_infer_call *call)
     scd_watch *watch = call->d->watch;
     uint64_t id = call->id;
     scd_error err = {0};
-    scd_code code = scd_batcher_submit(call->d->batcher, call->work, call->orders, call->n_orders,
-                                       id, on_done, call, &err);
+    const scd_ask ask = {.work = call->work,
+                         .orders = call->orders,
+                         .n = call->n_orders,
+                         .serial = id,
+                         .done = on_done,
+                         .arg = call};
+    scd_code code = scd_batcher_submit(call->d->batcher, &ask, &err);
     if (code) {
         scd_outcome outcome = {.code = code};
         snprintf(outcome.message, sizeof outcome.message, "%.255s", err.message);
@@ -179,7 +186,8 @@ void scd_infer(const scd_infer_task *task, scd_daemon *d, scd_exchange *x)
         call_free(call);
     } else if (n > LARGE_BODY_BYTES) {
         hand_over(call);
-    } else if (scd_infer_decode(call) && call->request.n_cells > MANY_CELLS) {
+    } else if (scd_infer_decode(call) &&
+               call->request.n_cells > (task->heavy ? FEW_HEAVY_CELLS : MANY_CELLS)) {
         hand_over(call);
     } else if (call->problem.kind || !scd_infer_prepare(call) || !call->n_orders) {
         scd_infer_answer(call);

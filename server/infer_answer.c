@@ -27,23 +27,30 @@ size_t scd_infer_answer_bytes(const scd_infer_call *call)
     return call->request.n_cells * (AROUND + about);
 }
 
+/* Orders stand in the order of their cells. */
 static void take_sources(scd_infer_call *call)
 {
-    for (size_t i = 0; i < call->n_orders; i++) {
-        size_t c = (size_t)(call->orders[i].out - call->results) / call->width;
-        call->cells[c].source = call->orders[i].source;
-    }
+    size_t i = 0;
+    for (size_t c = 0; c < call->request.n_cells && i < call->n_orders; c++)
+        if (call->orders[i].cell == &call->cells[c].cell)
+            call->cells[c].source = call->orders[i++].source;
 }
 
 static void count_sources(scd_infer_call *call)
 {
     size_t counts[3] = {0};
     for (size_t c = 0; c < call->request.n_cells; c++)
-        if (!call->cells[c].bad)
+        if (!call->cells[c].bad && !call->cells[c].idle)
             counts[call->cells[c].source]++;
     scd_metrics_add(call->d->metrics, SCD_COUNTER_CACHE_MISSES, counts[SCD_SOURCE_MISS]);
     scd_metrics_add(call->d->metrics, SCD_COUNTER_CACHE_HITS, counts[SCD_SOURCE_HIT]);
     scd_metrics_add(call->d->metrics, SCD_COUNTER_CACHE_COALESCED, counts[SCD_SOURCE_COALESCED]);
+}
+
+static void write_more(scd_buf *out, void *arg)
+{
+    const scd_infer_call *call = arg;
+    call->task->write_end(call, out);
 }
 
 static void write_list(scd_infer_call *call, scd_buf *out)
@@ -84,6 +91,10 @@ static void write_list(scd_infer_call *call, scd_buf *out)
         end.cells++;
         end.tokens += cell->cell.n_tokens;
         end.cached += cell->source == SCD_SOURCE_HIT;
+    }
+    if (call->task->write_end) {
+        end.write_more = write_more;
+        end.more_arg = call;
     }
     scd_answer_end(&answer, &end);
 }
@@ -131,6 +142,8 @@ void scd_infer_answer(scd_infer_call *call)
     const char *type = call->as_npy ? "application/x-npy" : "application/json";
     if (call->as_npy)
         write_npy(call, &body);
+    else if (call->task->write_answer)
+        call->task->write_answer(call, &body);
     else
         write_list(call, &body);
     if (call->want_memo && !body.failed && call->n_hits == call->request.n_cells)

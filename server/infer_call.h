@@ -22,15 +22,33 @@ enum { SCD_MAX_WARNINGS = 8 };
 typedef struct scd_infer_call scd_infer_call;
 typedef struct scd_infer_cell scd_infer_cell;
 
+/* What is known of a cell besides its tokens, while it is planned. */
+typedef struct scd_measured {
+    const int32_t *tokens; /* (n) of the genes whose values were given, 0 or not; -1: unknown */
+    size_t n;
+} scd_measured;
+
 /* What distinguishes the tasks: one constant of this for each route. */
 typedef struct scd_infer_task {
     const char *name; /* in keys: "embed" */
     bool has_npy;     /* the matrix of results may be asked for as a .npy file */
+    bool needs_no_cells;
+    bool heavy; /* much is made of a cell when the answer is written */
 
     /* The task's own fields; call->model is chosen. Fills call->work.head, call->fields and
      * *unknown, the first member that nobody knows (borrowed from the request). False:
      * call->problem is set. */
     bool (*read_fields)(scd_infer_call *call, const char **unknown);
+    /* For tasks of many passes: cell c is serialized - or has no tokens, where its input has none -
+     * and becomes the tokens of its course and the plan: fills cell->plan, or cell->idle where
+     * nothing is to be computed, or cell->blame. False: memory is out. May be NULL: one pass. */
+    bool (*plan_cell)(scd_infer_call *call, size_t c, const scd_measured *measured);
+    /* All cells are planned. False: memory is out. May be NULL. */
+    bool (*plan_end)(scd_infer_call *call);
+    /* Members of the answer behind "data" (",\"x\":..."). May be NULL. */
+    void (*write_end)(const scd_infer_call *call, scd_buf *out);
+    /* The whole answer, of tasks whose items are no cells, instead of items. May be NULL. */
+    void (*write_answer)(const scd_infer_call *call, scd_buf *out);
     /* The members of an item that say what came of its cell. */
     void (*write_result)(const scd_infer_call *call, const scd_infer_cell *cell,
                          scd_answer *answer);
@@ -45,6 +63,9 @@ typedef union scd_infer_fields {
         double threshold;
         uint64_t *order; /* (n_labels) scratch */
     } annotate;
+    struct scd_denoise_call *denoise; /* in the call's arena */
+    struct scd_generate_call *generate;
+    struct scd_grn_call *grn;
 } scd_infer_fields;
 
 struct scd_infer_cell {
@@ -55,6 +76,11 @@ struct scd_infer_cell {
     bool bad; /* answered with an error in its place (on_error: skip) */
     const char *detail, *pointer;
     scd_problem_kind kind;
+    const scd_plan *plan; /* NULL: one pass */
+    size_t n_hidden;      /* tokens that the plan hides */
+    void *planned;        /* the task's own, of plan_cell */
+    bool idle;            /* nothing is computed: it has no result */
+    size_t width;
     float *result; /* (width) */
 };
 
@@ -73,13 +99,14 @@ struct scd_infer_call {
     scd_arena arena; /* the rest */
     scd_request request;
     bool decoded;        /* request must be released */
+    size_t copies;       /* cells that each cell of the body became; 0 counts as 1 */
     int64_t deadline_ns; /* from the arrival of the headers; SCD_NEVER: none was asked for */
     scd_infer_fields fields;
     scd_work work;
-    size_t width; /* floats of one result */
+    size_t width; /* floats of one result of one pass */
     const scd_served_model *model;
     scd_infer_cell *cells; /* (request.n_cells) */
-    float *results;        /* (request.n_cells, width) */
+    float *results;        /* of all cells, one after the other */
     scd_order *orders;     /* (n_orders) the cells that the cache did not have */
     size_t n_orders, n_hits;
     size_t n_warnings;
@@ -93,11 +120,23 @@ struct scd_infer_call {
 /* A whole request of a task: every handle_*.c ends in this. */
 void scd_infer(const scd_infer_task *task, scd_daemon *d, scd_exchange *x);
 
+/* A warning of the answer, for programs by `code`; what does not fit is left out. */
+void scd_infer_warn(scd_infer_call *call, const char *code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* False, and the problem is that memory is out. */
+bool scd_infer_out_of_memory(scd_infer_call *call);
+/* A cell that cannot be used: an error in its place, or a problem of the whole request. */
+void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const char *pointer,
+                     const char *detail);
+
 /* Decode the body, as far as what is asked for. False: call->problem is set. */
 bool scd_infer_decode(scd_infer_call *call);
 
 /* Resolve, serialize, look up; lets go of the body. False: call->problem is set. */
 bool scd_infer_prepare(scd_infer_call *call);
+
+/* The orders' courses that nobody took charge of go. */
+void scd_infer_drop_orders(scd_infer_call *call);
 
 /* The decoded request goes, if there is one. */
 void scd_infer_drop_input(scd_infer_call *call);

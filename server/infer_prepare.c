@@ -11,8 +11,7 @@
 /* Fractions of the counts that resolve to genes of the model (SPEC section 2). */
 static const double WARN_MAPPED = 0.8, REFUSE_MAPPED = 0.5;
 
-static void __attribute__((format(printf, 3, 4)))
-warn(scd_infer_call *call, const char *code, const char *fmt, ...)
+void scd_infer_warn(scd_infer_call *call, const char *code, const char *fmt, ...)
 {
     char text[400];
     if (call->n_warnings == SCD_MAX_WARNINGS)
@@ -26,7 +25,7 @@ warn(scd_infer_call *call, const char *code, const char *fmt, ...)
         call->warnings[call->n_warnings++] = (scd_warning){code, detail};
 }
 
-static bool out_of_memory(scd_infer_call *call)
+bool scd_infer_out_of_memory(scd_infer_call *call)
 {
     scd_problem_set(&call->problem, SCD_PROBLEM_TOO_LARGE,
                     "the request needs more memory than one request gets: send fewer cells at a "
@@ -80,18 +79,18 @@ static bool refuse_mouse(scd_infer_call *call, const name_counts *counts)
 static void point_at(const scd_infer_call *call, size_t c, size_t index, char out[128])
 {
     const scd_request *r = &call->request;
+    size_t in_body = c / (call->copies ? call->copies : 1);
     if (index == SIZE_MAX)
-        snprintf(out, 128, r->is_matrix ? "/matrix/indptr/%zu" : "/cells/%zu", c);
+        snprintf(out, 128, r->is_matrix ? "/matrix/indptr/%zu" : "/cells/%zu", in_body);
     else if (r->is_matrix)
         snprintf(out, 128, "/matrix/data/%zu",
                  (size_t)(r->cells[c].values - r->cells[0].values) + index);
     else
-        snprintf(out, 128, "/cells/%zu/values/%zu", c, index);
+        snprintf(out, 128, "/cells/%zu/values/%zu", in_body, index);
 }
 
-/* A cell that cannot be used: an error in its place, or a problem of the whole request. */
-static void blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const char *pointer,
-                  const char *detail)
+void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const char *pointer,
+                     const char *detail)
 {
     scd_infer_cell *cell = &call->cells[c];
     if (!call->request.skip_errors) {
@@ -104,6 +103,14 @@ static void blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const c
     cell->pointer = scd_arena_strndup(&call->arena, pointer, strlen(pointer));
 }
 
+/* A serialized cell becomes what its task computes of it. False only when memory is out. */
+static bool plan_cell(scd_infer_call *call, size_t c, const int32_t *shared, const int32_t *tokens,
+                      size_t n)
+{
+    const scd_measured own = {tokens, n}, all = {shared, call->request.n_shared_genes};
+    return !call->task->plan_cell || call->task->plan_cell(call, c, shared ? &all : &own);
+}
+
 /* False only when memory is out. */
 static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared,
                            name_counts *counts)
@@ -111,9 +118,11 @@ static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared
     const scd_cell_input *in = &call->request.cells[c];
     scd_infer_cell *cell = &call->cells[c];
     if (in->fault) {
-        blame(call, c, in->fault_kind, in->fault_pointer, in->fault);
+        scd_infer_blame(call, c, in->fault_kind, in->fault_pointer, in->fault);
         return true;
     }
+    if (!in->n && call->task->needs_no_cells)
+        return plan_cell(call, c, NULL, NULL, 0);
     scd_arena scratch = {0}; /* tokens are needed only while this cell is serialized */
     scd_arena_init(&scratch, call->arena.max_bytes);
     int32_t *tokens = shared ? scd_arena_alloc(&scratch, in->n, sizeof *tokens)
@@ -132,8 +141,10 @@ static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared
         if (code == SCD_E_INVALID) {
             char pointer[128];
             point_at(call, c, bad_index, pointer);
-            blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
+            scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
         }
+        if (!code)
+            ok = plan_cell(call, c, shared, tokens, in->n);
     }
     scd_arena_release(&scratch);
     return ok && (code == SCD_OK || code == SCD_E_INVALID);
@@ -167,13 +178,14 @@ static bool judge_mapping(scd_infer_call *call)
         return false;
     }
     if (fraction < WARN_MAPPED)
-        warn(call, "genes-unmapped",
-             "only %.1f %% of the counts are of genes that model \"%s\" knows", 100 * fraction,
-             call->model->name);
+        scd_infer_warn(call, "genes-unmapped",
+                       "only %.1f %% of the counts are of genes that model \"%s\" knows",
+                       100 * fraction, call->model->name);
     if (poor && n > 1)
-        warn(call, "cells-unmapped",
-             "%zu cells have less than half of their counts on known genes, the first is cell %zu",
-             poor, first_poor);
+        scd_infer_warn(
+            call, "cells-unmapped",
+            "%zu cells have less than half of their counts on known genes, the first is cell %zu",
+            poor, first_poor);
     return true;
 }
 
@@ -187,10 +199,11 @@ static void judge_use(scd_infer_call *call)
         unused += call->cells[c].bad ? 0 : call->cells[c].cell.genes_unwanted;
     }
     if ((double)unused > (1 - WARN_MAPPED) * (double)(used + unused))
-        warn(call, "genes-unused",
-             "%.1f %% of the expressed genes were left out: the training data of head \"%.80s\" "
-             "measured %zu genes, and these are not among them",
-             100 * (double)unused / (double)(used + unused), head->name, head->n_genes);
+        scd_infer_warn(
+            call, "genes-unused",
+            "%.1f %% of the expressed genes were left out: the training data of head \"%.80s\" "
+            "measured %zu genes, and these are not among them",
+            100 * (double)unused / (double)(used + unused), head->name, head->n_genes);
 }
 
 static bool serialize_all(scd_infer_call *call)
@@ -202,64 +215,130 @@ static bool serialize_all(scd_infer_call *call)
     if (r->is_matrix)
         shared = resolve_all(call, r->shared_genes, r->n_shared_genes, &call->input, &counts);
     if (!call->cells || (r->is_matrix && !shared))
-        return out_of_memory(call);
+        return scd_infer_out_of_memory(call);
     if (r->is_matrix && refuse_mouse(call, &counts))
         return false;
     for (size_t c = 0; c < r->n_cells; c++)
         if (!serialize_cell(call, c, shared, &counts))
-            return out_of_memory(call);
+            return scd_infer_out_of_memory(call);
     if (!r->is_matrix && refuse_mouse(call, &counts))
         return false;
-    if (call->problem.kind != SCD_PROBLEM_NONE || !judge_mapping(call))
+    if (call->problem.kind || !judge_mapping(call))
         return false;
     judge_use(call);
-    return true;
+    return !call->task->plan_end || call->task->plan_end(call) || scd_infer_out_of_memory(call);
 }
 
 /* ---- cache ---------------------------------------------------------------------------------- */
 
-/* Give every cell its key and its result's place, fill the results that the cache has, and list the
- * others as orders. */
+/* Every cell's place among the results, one after the other. */
+static bool place_results(scd_infer_call *call)
+{
+    size_t n = call->request.n_cells, total = 0;
+    for (size_t c = 0; c < n; c++) {
+        scd_infer_cell *cell = &call->cells[c];
+        cell->width = cell->idle ? 0 : call->width;
+        if (cell->plan && !cell->idle)
+            cell->width = scd_plan_width(cell->plan->kind, cell->cell.n_tokens, cell->n_hidden);
+        total += cell->width;
+    }
+    call->results = scd_arena_alloc(&call->arena, total ? total : 1, sizeof *call->results);
+    call->orders = scd_arena_alloc(&call->arena, n, sizeof *call->orders);
+    if (!call->results || !call->orders)
+        return scd_infer_out_of_memory(call);
+    float *at = call->results;
+    for (size_t c = 0; c < n; at += call->cells[c++].width)
+        call->cells[c].result = at;
+    return true;
+}
+
+/* One more order, with the cell's course where it has a plan. */
+static bool order_cell(scd_infer_call *call, size_t c)
+{
+    scd_infer_cell *cell = &call->cells[c];
+    scd_order *order = &call->orders[call->n_orders];
+    scd_error err = {0};
+    *order = (scd_order){.cell = &cell->cell, .key = cell->key, .out = cell->result};
+    scd_code code = SCD_OK;
+    if (cell->plan)
+        code = scd_course_new(cell->plan, call->model->config, &cell->cell, &order->course, &err);
+    if (code == SCD_E_NOMEM)
+        return scd_infer_out_of_memory(call);
+    if (code) {
+        char pointer[128];
+        point_at(call, c, SIZE_MAX, pointer);
+        scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
+        return true;
+    }
+    call->n_orders++;
+    return true;
+}
+
+void scd_infer_drop_orders(scd_infer_call *call)
+{
+    for (size_t i = 0; i < call->n_orders; i++) {
+        scd_course_free(call->orders[i].course);
+        call->orders[i].course = NULL;
+    }
+}
+
+/* The result of cell c from the cache. */
+static bool find_result(scd_infer_call *call, size_t c, scd_hasher *hasher,
+                        const scd_cache_scope *scope, scd_buf *value)
+{
+    scd_infer_cell *cell = &call->cells[c];
+    scd_cache_scope own = *scope;
+    char parameters[SCD_PLAN_TEXT];
+    if (cell->plan) {
+        scd_cache_plan_text(cell->plan, call->model->config, cell->cell.n_tokens, parameters);
+        own.parameters = parameters;
+    }
+    cell->key = scd_cache_key(hasher, &own, &cell->cell);
+    scd_buf_clear(value);
+    if (!scd_store_get(call->d->store, &cell->key, value) ||
+        value->n_bytes != cell->width * sizeof(float))
+        return false;
+    memcpy(cell->result, value->data, value->n_bytes);
+    cell->source = SCD_SOURCE_HIT;
+    call->n_hits++;
+    return true;
+}
+
+static size_t widest_bytes(const scd_infer_call *call)
+{
+    size_t widest = 0;
+    for (size_t c = 0; c < call->request.n_cells; c++)
+        widest = call->cells[c].width > widest ? call->cells[c].width : widest;
+    return widest * sizeof(float);
+}
+
+/* Fill the results that the cache has, and list the others as orders. */
 static bool look_up(scd_infer_call *call)
 {
-    scd_daemon *d = call->d;
-    size_t n = call->request.n_cells, width = call->width, bytes = width * sizeof(float);
-    call->results = scd_arena_alloc(&call->arena, n, bytes);
-    call->orders = scd_arena_alloc(&call->arena, n, sizeof *call->orders);
     scd_hasher *hasher = scd_hasher_new();
-    if (!call->results || !call->orders || !hasher) {
+    if (!hasher || !place_results(call)) {
         scd_hasher_free(hasher);
-        return out_of_memory(call);
+        return scd_infer_out_of_memory(call);
     }
     scd_cache_scope scope = {.model = call->model->digest,
                              .task = call->task->name,
                              .parameters = "",
-                             .identity = scd_engine_device(d->engine)->identity};
+                             .identity = scd_engine_device(call->d->engine)->identity};
     if (call->work.head)
         scope.head = call->work.head->digest;
     scd_buf value;
-    scd_buf_init(&value, bytes);
+    scd_buf_init(&value, widest_bytes(call));
     int64_t start = scd_now_ns();
-    for (size_t c = 0; c < n; c++) {
-        scd_infer_cell *cell = &call->cells[c];
-        cell->result = call->results + c * width;
-        if (cell->bad)
-            continue;
-        cell->key = scd_cache_key(hasher, &scope, &cell->cell);
-        scd_buf_clear(&value);
-        if (scd_store_get(d->store, &cell->key, &value) && value.n_bytes == bytes) {
-            memcpy(cell->result, value.data, value.n_bytes);
-            cell->source = SCD_SOURCE_HIT;
-            call->n_hits++;
-        } else {
-            call->orders[call->n_orders++] =
-                (scd_order){.cell = &cell->cell, .key = cell->key, .out = cell->result};
-        }
+    bool ok = true;
+    for (size_t c = 0; ok && c < call->request.n_cells; c++) {
+        const scd_infer_cell *cell = &call->cells[c];
+        if (!cell->bad && !cell->idle && !find_result(call, c, hasher, &scope, &value))
+            ok = order_cell(call, c);
     }
     call->cache_s = (double)(scd_now_ns() - start) * 1e-9;
     scd_buf_release(&value);
     scd_hasher_free(hasher);
-    return true;
+    return ok && call->problem.kind == SCD_PROBLEM_NONE;
 }
 
 /* ---- the whole way -------------------------------------------------------------------------- */
@@ -277,7 +356,7 @@ bool scd_infer_decode(scd_infer_call *call)
 {
     size_t n;
     const char *body = scd_exchange_body(call->x, &n);
-    call->request.cells_required = true;
+    call->request.cells_required = !call->task->needs_no_cells;
     if (scd_request_decode(body, n, &call->d->limits, &call->input, &call->request, &call->problem))
         return false;
     call->decoded = true;
@@ -289,10 +368,12 @@ bool scd_infer_decode(scd_infer_call *call)
     call->width = scd_engine_width(call->d->engine, call->work);
     scd_exchange_get_note(call->x)->cells = call->request.n_cells;
     if (!call->model->config->trained)
-        warn(call, "untrained", "model \"%s\" has random weights: its answers mean nothing",
-             call->model->name);
+        scd_infer_warn(call, "untrained",
+                       "model \"%s\" has random weights: its answers mean nothing",
+                       call->model->name);
     if (unknown)
-        warn(call, "unknown-field", "field \"%.80s\" is not known here and was ignored", unknown);
+        scd_infer_warn(call, "unknown-field", "field \"%.80s\" is not known here and was ignored",
+                       unknown);
     if (call->request.timeout_ms)
         call->deadline_ns =
             scd_exchange_arrived_ns(call->x) + call->request.timeout_ms * SCD_NS_PER_MS;
@@ -324,7 +405,7 @@ static bool let_go_of_input(scd_infer_call *call)
         ok = copy_text(call, &call->cells[c].id);
     }
     if (!ok)
-        return out_of_memory(call);
+        return scd_infer_out_of_memory(call);
     r->cells = NULL;
     r->shared_genes = NULL;
     scd_infer_drop_input(call);
@@ -342,6 +423,9 @@ static bool keep(scd_infer_call *call)
 
 bool scd_infer_prepare(scd_infer_call *call)
 {
-    return serialize_all(call) && look_up(call) && let_go_of_input(call) && keep(call) &&
-           in_time(call);
+    bool ok = serialize_all(call) && look_up(call) && let_go_of_input(call) && keep(call) &&
+              in_time(call);
+    if (!ok)
+        scd_infer_drop_orders(call);
+    return ok;
 }

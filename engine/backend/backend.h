@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SCD_BACKEND_ABI 2u
+#define SCD_BACKEND_ABI 3u
 
 typedef enum scd_dtype { SCD_F32, SCD_F16, SCD_BF16 } scd_dtype;
 typedef enum scd_precision {
@@ -123,6 +123,19 @@ typedef struct scd_attention_args {
     void *out;                             /* device, act, (q rows, H) */
 } scd_attention_args;
 
+/* How much every row of a cell looks at some keys of it, before the values are weighed:
+ *   out[row, j] += 1 / n sum over heads a of softmax_k(q_a[row] . k_a[k] / sqrt(D))[key j]
+ * over the rows of the cell, [LAT] among them. n: heads that are used. */
+typedef struct scd_attention_weights_args {
+    size_t n_cells, hidden_dim, n_heads;
+    const uint32_t *host_cu_rows; /* (C + 1) rows of q and k */
+    const void *q, *k;            /* device, act, (rows, H) */
+    const uint8_t *use_heads;     /* host (n_heads); not 0: this one */
+    const uint32_t *cu_keys;      /* host (C + 1) */
+    const uint32_t *keys;         /* host (cu_keys[C]) rows, counted from the cell's first */
+    float *out; /* host: of each cell (its rows, its keys), one cell after the other */
+} scd_attention_weights_args;
+
 /* h += o_proj(att); n = RMSNorm(h, norm2); h += down(silu(gate n) * up n). */
 typedef struct scd_block_out_args {
     size_t rows, hidden_dim, ffn_dim;
@@ -143,6 +156,36 @@ typedef struct scd_linear_args {
     int relu;
     float *y; /* device (rows, out) */
 } scd_linear_args;
+
+/* Genes that rows may be, over the whole vocabulary in tiles: a row of logits is never held.
+ *   l_j = x . w_j for every gene j that the row's set allows;  lse = ln sum_j exp(l_j)
+ *   key_j = l_j + temperature * gumbel_j: the SCD_PICK_TOP largest, of equals the lower id first.
+ * gumbel_j = -ln(-ln((r + 0.5) / 2^32)), r word j % 4 of scd_rng_block(seed, stream, block + j /
+ * 4). Its bits are a function of (seed, stream, block, j); temperature 0 draws nothing. */
+enum { SCD_PICK_TOP = 16 };
+
+typedef struct scd_pick_row {
+    uint64_t seed, stream, block;
+    float temperature; /* 0 or more */
+    uint32_t set;      /* which of the sets */
+} scd_pick_row;
+
+typedef struct scd_gene_pick_args {
+    size_t rows, hidden_dim, vocab;
+    const float *x;         /* device (rows, H) */
+    const scd_matrix *w;    /* V x H, one part */
+    const scd_pick_row *of; /* device (rows) */
+    const uint32_t *sets;   /* device (n_sets, scd_pick_words(V)): bit j % 32 of word j / 32 */
+    size_t n_sets;
+    float *lse;     /* device (rows) */
+    int32_t *genes; /* device (rows, SCD_PICK_TOP) best first; -1: the set has no more */
+    float *logits;  /* device (rows, SCD_PICK_TOP) of these, without noise */
+} scd_gene_pick_args;
+
+static inline size_t scd_pick_words(size_t vocab)
+{
+    return (vocab + 31) / 32;
+}
 
 typedef struct scd_backend {
     uint32_t abi;     /* SCD_BACKEND_ABI */
@@ -180,6 +223,11 @@ typedef struct scd_backend {
     scd_code (*attention)(scd_device *device, const scd_attention_args *args, scd_error *err);
     scd_code (*block_out)(scd_device *device, const scd_block_out_args *args, scd_error *err);
     scd_code (*linear)(scd_device *device, const scd_linear_args *args, scd_error *err);
+    /* NULL: this device does not tell. Synchronized. */
+    scd_code (*attention_weights)(scd_device *device, const scd_attention_weights_args *args,
+                                  scd_error *err);
+    /* NULL: this device does not denoise. */
+    scd_code (*gene_pick)(scd_device *device, const scd_gene_pick_args *args, scd_error *err);
 
     /* dst[i] = src[index[i]]; rows of `width` floats; index on the device. */
     scd_code (*gather_rows)(scd_device *device, const float *src, const uint32_t *index, size_t n,

@@ -446,8 +446,8 @@ def test_models_list_their_heads():
     with Daemon(path, harness.small_model()) as d:
         first, second = d.get("/v1/models").json()["data"]
         assert d.get("/v1/models/three_heads").json()["heads"] == first["heads"]
-    assert second["heads"] == [] and second["tasks"] == ["embed"]
-    assert first["tasks"] == ["embed", "annotate"]
+    assert second["heads"] == [] and "annotate" not in second["tasks"]
+    assert "embed" in first["tasks"] and "annotate" in first["tasks"]
     assert [h["name"] for h in first["heads"]] == ["coarse", "deep", "last"]
     head = first["heads"][0]
     hasher = hashlib.sha256()

@@ -17,9 +17,12 @@ static void the_table_names_its_version_and_is_whole(void **state)
     assert_int_equal(be->abi, SCD_BACKEND_ABI);
     assert_int_equal(be->size, sizeof(scd_backend));
     assert_string_equal(be->name, "cuda");
+    /* what backend.h says may be missing */
+    const void *const may_be_null[] = {&be->attention_weights, &be->gene_pick};
     void (*const *entry)(void) = (void (*const *)(void))(const void *)&be->open;
     for (; (const char *)entry < (const char *)be + sizeof *be; entry++)
-        assert_true(*entry != NULL);
+        assert_true(*entry != NULL || (const void *)entry == may_be_null[0] ||
+                    (const void *)entry == may_be_null[1]);
 }
 
 static void the_identity_holds_all_that_bits_depend_on(void **state)

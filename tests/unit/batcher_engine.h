@@ -92,7 +92,7 @@ static void *call_submit_thread(void *arg)
     return NULL;
 }
 
-static void call_submit_in(pthread_t *thread, scd_batcher *b, call *c)
+static inline void call_submit_in(pthread_t *thread, scd_batcher *b, call *c)
 {
     c->batcher = b;
     assert_int_equal(pthread_create(thread, NULL, call_submit_thread, c), 0);

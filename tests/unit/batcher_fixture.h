@@ -24,6 +24,7 @@ typedef struct call {
     uint64_t serial;
     size_t n;
     scd_work work;
+    bool bulk;
     int32_t ids[CALL_ORDERS][CALL_TOKENS];
     float values[CALL_ORDERS][CALL_TOKENS];
     scd_cell cells[CALL_ORDERS];
@@ -79,10 +80,22 @@ static void call_done(void *arg, const scd_outcome *outcome)
     scd_gate_unlock(&done_gate);
 }
 
+static scd_ask call_ask(call *c)
+{
+    return (scd_ask){.work = c->work,
+                     .orders = c->orders,
+                     .n = c->n,
+                     .serial = c->serial,
+                     .bulk = c->bulk,
+                     .done = call_done,
+                     .arg = c};
+}
+
 static void call_submit(scd_batcher *b, call *c)
 {
     scd_error err = {0};
-    if (scd_batcher_submit(b, c->work, c->orders, c->n, c->serial, call_done, c, &err))
+    const scd_ask ask = call_ask(c);
+    if (scd_batcher_submit(b, &ask, &err))
         fail_msg("%s", err.message);
 }
 

@@ -117,12 +117,24 @@ before_anything_was_measured_it_is_a_second_or_two_and_never_more_than_an_hour(v
     assert_int_equal(scd_admission_turn_away(&a, 500, 1, at_s(5)), 3600);
 }
 
+static void a_queue_of_many_passes_takes_as_many_times_longer(void **state)
+{
+    (void)state;
+    scd_admission once = full_queue(), often = full_queue();
+    often.work_tokens = 8 * MAX;
+    int soon = scd_admission_turn_away(&once, 500, 0, at_s(5));
+    int late = scd_admission_turn_away(&often, 500, 0, at_s(5));
+    assert_in_range(soon, 5, 7);
+    assert_in_range(late, 40, 51);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(there_is_room_up_to_the_bound_and_no_further),
         cmocka_unit_test(the_rate_follows_what_is_measured_and_forgets),
         cmocka_unit_test(a_lone_cell_is_told_the_next_seconds),
+        cmocka_unit_test(a_queue_of_many_passes_takes_as_many_times_longer),
         cmocka_unit_test(a_request_is_told_when_there_will_be_room_for_all_of_it),
         cmocka_unit_test(who_is_turned_away_later_is_told_later_up_to_one_full_queue),
         cmocka_unit_test(those_turned_away_together_do_not_come_back_together),

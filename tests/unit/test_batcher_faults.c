@@ -44,16 +44,22 @@ size_t scd_engine_width(const scd_engine *e, scd_work work)
     return CALL_DIM;
 }
 
-scd_code scd_engine_compute(scd_engine *e, scd_work work, const scd_cell *const *cells,
-                            size_t n_cells, float *out, scd_error *err)
+bool scd_engine_denoises(const scd_engine *e)
+{
+    (void)e;
+    return false;
+}
+
+scd_code scd_engine_step(scd_engine *e, scd_work work, const scd_step *steps, size_t n,
+                         scd_error *err)
 {
     atomic_fetch_add(&e->batches, 1);
     scd_code fail = (scd_code)atomic_load(&e->fail);
     if (fail)
         return scd_fail(err, fail, "the device went away");
-    for (size_t i = 0; i < n_cells; i++)
+    for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < CALL_DIM; k++)
-            out[i * CALL_DIM + k] = cells[i]->values[0] + 1000.0f * (float)work.model;
+            steps[i].out[k] = steps[i].cell->values[0] + 1000.0f * (float)work.model;
     return SCD_OK;
 }
 

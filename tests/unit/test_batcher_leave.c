@@ -271,8 +271,8 @@ static void a_submission_without_memory_leaves_no_trace(void **state)
     for (long n = 0; n < 7; n++) { /* ticket, two arrays, waiters, three units */
         scd_error err = {0};
         scd_mem_fail_after(n);
-        code =
-            scd_batcher_submit(f->b, (scd_work){0}, c->orders, c->n, c->serial, call_done, c, &err);
+        const scd_ask ask = call_ask(c);
+        code = scd_batcher_submit(f->b, &ask, &err);
         scd_mem_fail_after(-1);
         assert_int_equal(code, SCD_E_NOMEM);
         assert_string_equal(err.message, "out of memory for 3 cells");

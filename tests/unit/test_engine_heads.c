@@ -166,8 +166,8 @@ static void a_heads_probabilities_are_those_of_its_formula(void **state)
     assert_int_equal(m->n_heads, 2);
     assert_int_equal(scd_engine_model(e, 1)->n_heads, 0);
     assert_string_equal(m->heads[0]->name, "a");
-    assert_int_equal(scd_engine_width(e, (scd_work){0, m->heads[0]}), HEAD_LABELS);
-    assert_int_equal(scd_engine_width(e, (scd_work){0, NULL}), TINY_DIM);
+    assert_int_equal(scd_engine_width(e, (scd_work){.head = m->heads[0]}), HEAD_LABELS);
+    assert_int_equal(scd_engine_width(e, (scd_work){0}), TINY_DIM);
     compute(e, 0, NULL, c.at, N_CELLS, embeddings[0]);
     compute(e, 0, "b", c.at, N_CELLS, p[0]);
     for (size_t i = 0; i < N_CELLS; i++) {
@@ -332,7 +332,7 @@ static void work_for_a_head_of_another_model_is_an_error(void **state)
     add_head(&first, "a", first_digest);
     make_cells(&c);
     scd_engine *e = open_good(1);
-    scd_work wrong = {1, scd_engine_model(e, 0)->heads[0]};
+    scd_work wrong = {.model = 1, .head = scd_engine_model(e, 0)->heads[0]};
     assert_int_equal(scd_engine_compute(e, wrong, c.at, 1, out, NULL), SCD_E_INTERNAL);
     scd_engine_close(e);
 }

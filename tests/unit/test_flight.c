@@ -319,7 +319,47 @@ static void interactive_work_goes_before_bulk(void **state)
     ask(f, 2, SCD_INTERACTIVE, 1, 40);     /* 21 */
     ask(f, 3, SCD_INTERACTIVE, 1, 40);     /* 22 */
     assert_string_equal(pick(f), "21 22"); /* bulk has saved 25 rows: not yet a whole cell */
-    assert_string_equal(pick(f), "1 2");   /* nobody else is there */
+    assert_string_equal(pick(f), "1");     /* nobody else is there */
+}
+
+static void bulk_work_alone_gets_a_quarter_of_a_batch_but_always_its_next_cell(void **state)
+{
+    fixture *f = *state;
+    ask(f, 1, SCD_BULK, 1, 10); /* 1 */
+    ask(f, 2, SCD_BULK, 1, 90); /* 2 */
+    ask(f, 3, SCD_BULK, 3, 10); /* 3 4 5 */
+    assert_string_equal(pick(f), "1 3");
+    assert_string_equal(pick(f), "2");
+    assert_string_equal(pick(f), "4 5");
+}
+
+static void bulk_work_does_not_lengthen_a_batch_of_interactive_work_beyond_a_quarter(void **state)
+{
+    fixture *f = *state;
+    ask(f, 1, SCD_BULK, 2, 30);        /* 1 2: more than bulk has saved */
+    ask(f, 2, SCD_INTERACTIVE, 1, 10); /* 3 */
+    assert_string_equal(pick(f), "3");
+    assert_string_equal(pick(f), "1");
+}
+
+static void a_unit_that_comes_again_stands_in_front(void **state)
+{
+    fixture *f = *state;
+    ask(f, 1, SCD_INTERACTIVE, 3, 50); /* 1 2 3 */
+    scd_unit *u[2];
+    size_t rows;
+    assert_int_equal(scd_flight_pick(&f->flight, MAX_ROWS, u, 2, &rows), 2);
+    for (size_t i = 2; i-- > 0;)
+        scd_flight_queue_again(&f->flight, &f->tickets[1], u[i]);
+    assert_ptr_equal(f->tickets[1].first, u[0]);
+    assert_string_equal(pick(f), "1 2");
+    assert_string_equal(pick(f), "3");
+    ask(f, 2, SCD_INTERACTIVE, 1, 10); /* 4: the only one of its ticket */
+    assert_int_equal(scd_flight_pick(&f->flight, MAX_ROWS, u, 2, &rows), 1);
+    assert_false(f->tickets[2].ready);
+    scd_flight_queue_again(&f->flight, &f->tickets[2], u[0]);
+    assert_true(f->tickets[2].ready && f->tickets[2].last == u[0]);
+    assert_string_equal(pick(f), "4");
 }
 
 static void bulk_keeps_a_quarter_and_pays_for_whole_cells(void **state)
@@ -364,10 +404,10 @@ static void a_batch_is_of_one_head(void **state)
 {
     static const scd_head_info heads[2];
     fixture *f = *state;
-    ask_work(f, 1, SCD_INTERACTIVE, 2, 10, (scd_work){0, &heads[0]}); /* 1 2 */
-    ask_work(f, 2, SCD_INTERACTIVE, 2, 10, (scd_work){0, NULL});      /* 3 4 */
-    ask_work(f, 3, SCD_INTERACTIVE, 1, 10, (scd_work){0, &heads[1]}); /* 5 */
-    ask_work(f, 4, SCD_INTERACTIVE, 1, 10, (scd_work){0, &heads[0]}); /* 6 */
+    ask_work(f, 1, SCD_INTERACTIVE, 2, 10, (scd_work){.head = &heads[0]}); /* 1 2 */
+    ask_work(f, 2, SCD_INTERACTIVE, 2, 10, (scd_work){0});                 /* 3 4 */
+    ask_work(f, 3, SCD_INTERACTIVE, 1, 10, (scd_work){.head = &heads[1]}); /* 5 */
+    ask_work(f, 4, SCD_INTERACTIVE, 1, 10, (scd_work){.head = &heads[0]}); /* 6 */
     assert_string_equal(pick(f), "1 6 2");
     assert_string_equal(pick(f), "3 4");
     assert_string_equal(pick(f), "5");
@@ -440,7 +480,8 @@ static void a_unit_that_moves_goes_to_the_end_of_its_new_owner(void **state)
     scd_flight_queue(&f->flight, &f->tickets[2], u);
     assert_ptr_equal(u->owner, &f->tickets[2]);
     assert_ptr_equal(f->tickets[2].last, u);
-    assert_string_equal(pick_up_to(f, 30), "3 1 2");
+    assert_string_equal(pick_up_to(f, 30), "3 1");
+    assert_string_equal(pick(f), "2");
 }
 
 static void a_table_without_memory_is_refused_and_leaks_nothing(void **state)
@@ -477,6 +518,9 @@ int main(void)
         WITH_FIXTURE(a_large_unit_waits_for_one_batch_at_most_while_small_ones_keep_coming),
         WITH_FIXTURE(the_first_that_was_stuck_has_the_first_turn_next_time),
         WITH_FIXTURE(interactive_work_goes_before_bulk),
+        WITH_FIXTURE(bulk_work_alone_gets_a_quarter_of_a_batch_but_always_its_next_cell),
+        WITH_FIXTURE(bulk_work_does_not_lengthen_a_batch_of_interactive_work_beyond_a_quarter),
+        WITH_FIXTURE(a_unit_that_comes_again_stands_in_front),
         WITH_FIXTURE(bulk_keeps_a_quarter_and_pays_for_whole_cells),
         WITH_FIXTURE(unspent_credit_of_bulk_is_bounded),
         WITH_FIXTURE(a_batch_is_of_one_model),

@@ -1,8 +1,10 @@
 /* test_openapi.c - the OpenAPI document says what the code does: routes, problem types, request
  * members, and examples that our own decoder takes. */
 #include "api/annotate_fields.h"
+#include "api/denoise_fields.h"
 #include "api/embed_fields.h"
 #include "api/genes_request.h"
+#include "api/grn_fields.h"
 #include "api/openapi.h"
 #include "api/request.h"
 
@@ -94,8 +96,34 @@ static void the_example_problems_are_what_the_code_writes(void **state)
 
 static const scd_request_limits limits = {100, 100, 32, 100};
 
-/* The examples of a route that takes cells, of which each has two. */
-static void decode_cells(const char *path)
+static scd_problem_kind decode_fields(const char *path, const scd_request *request,
+                                      scd_arena *arena, const char **unknown, scd_problem *problem)
+{
+    scd_embed_fields embed = {0};
+    scd_annotate_fields annotate = {0};
+    scd_denoise_fields denoise = {0};
+    scd_generate_fields generate = {0};
+    scd_grn_fields grn = {0};
+    scd_problem_kind kind = SCD_PROBLEM_NONE;
+    if (!strcmp(path, "/v1/embeddings"))
+        kind = scd_embed_fields_decode(request, &embed, problem);
+    else if (!strcmp(path, "/v1/annotations"))
+        kind = scd_annotate_fields_decode(request, &annotate, problem);
+    else if (!strcmp(path, "/v1/denoise"))
+        kind = scd_denoise_fields_decode(request, arena, &denoise, problem);
+    else if (!strcmp(path, "/v1/grn"))
+        kind = scd_grn_fields_decode(request, arena, &grn, problem);
+    else
+        kind = scd_generate_fields_decode(request, arena, &generate, problem);
+    const char *const all[] = {embed.unknown, annotate.unknown, denoise.unknown, generate.unknown,
+                               grn.unknown};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        *unknown = all[i] ? all[i] : *unknown;
+    return kind;
+}
+
+/* The examples of a route that takes cells; how many each has. */
+static void decode_cells(const char *path, size_t n_cells)
 {
     const cJSON *example;
     cJSON_ArrayForEach(example, at("paths", path, "post", "requestBody", "content",
@@ -103,19 +131,16 @@ static void decode_cells(const char *path)
     {
         char *body = cJSON_Print(cJSON_GetObjectItemCaseSensitive(example, "value"));
         scd_arena arena;
-        scd_problem problem;
-        scd_request request = {.cells_required = true};
+        scd_problem problem = {0};
+        scd_request request = {.cells_required = n_cells > 0};
         scd_arena_init(&arena, 1 << 20);
         if (scd_request_decode(body, strlen(body), &limits, &arena, &request, &problem))
             fail_msg("%s: %s", example->string, problem.detail);
-        assert_int_equal(request.n_cells, 2);
-        scd_embed_fields embed;
-        scd_annotate_fields annotate;
-        bool embeds = !strcmp(path, "/v1/embeddings");
-        if (embeds ? scd_embed_fields_decode(&request, &embed, &problem)
-                   : scd_annotate_fields_decode(&request, &annotate, &problem))
+        assert_int_equal(request.n_cells, n_cells);
+        const char *unknown = NULL;
+        if (decode_fields(path, &request, &arena, &unknown, &problem))
             fail_msg("%s: %s", example->string, problem.detail);
-        assert_null(embeds ? embed.unknown : annotate.unknown);
+        assert_null(unknown);
         scd_request_release(&request);
         scd_arena_release(&arena);
         cJSON_free(body);
@@ -126,8 +151,11 @@ static void our_decoder_takes_the_example_requests(void **state)
 {
     (void)state;
     const cJSON *example;
-    decode_cells("/v1/embeddings");
-    decode_cells("/v1/annotations");
+    decode_cells("/v1/embeddings", 2);
+    decode_cells("/v1/annotations", 2);
+    decode_cells("/v1/denoise", 2);
+    decode_cells("/v1/generate", 0);
+    decode_cells("/v1/grn", 2);
     cJSON_ArrayForEach(example, at("paths", "/v1/genes", "post", "requestBody", "content",
                                    "application/json", "examples", NULL))
     {

@@ -1,0 +1,293 @@
+/* handle_grn.c - POST /v1/grn: associations of regulators with the other genes of the cells; the
+ * way is infer.c's.
+ *
+ * For each regulator and each gene that stands with it in cells:
+ *   weight        the attention that the gene's token pays to the regulator's, as a multiple of
+ * what an even share would be; mean over layers and heads, then over the cells that express the
+ * regulator, 0 where the gene is not there effect, sign  what the regulator's presence adds to the
+ * gene's value as the denoiser finds it; mean over the cells that have both coexpression  Pearson
+ * correlation of the two genes' values over all cells of the request What comes out of them are
+ * associations: no cause is looked at. */
+#include "api/grn_fields.h"
+#include "api/json_write.h"
+#include "server/router.h"
+#include "server/sampling.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Of one regulator with one gene, over the cells. */
+typedef struct tally {
+    double weight, effect;
+    double sum, squares, products; /* of the gene's values; of them with the regulator's */
+    size_t n_both;
+} tally;
+
+typedef struct rank {
+    double weight;
+    int32_t gene;
+} rank;
+
+struct scd_grn_call {
+    scd_plan plan; /* of every cell, its regulators left out */
+    int32_t *regulators;
+    size_t n_regulators, top_k;
+    size_t *n_expressing; /* (n_regulators) cells */
+    tally *tallies;       /* (V) of one regulator at a time */
+    rank *ranks;          /* (V) */
+};
+
+/* ---- fields --------------------------------------------------------------------------------- */
+
+/* (n) bytes, 1 where the number is listed. NULL: problem is set. */
+static uint8_t *choose(scd_infer_call *call, const scd_numbers *numbers, size_t n, const char *what)
+{
+    uint8_t *chosen = scd_arena_zalloc(&call->arena, n, 1);
+    if (!chosen) {
+        scd_infer_out_of_memory(call);
+        return NULL;
+    }
+    memset(chosen, numbers->n == 0, n);
+    for (size_t i = 0; i < numbers->n; i++) {
+        if (numbers->numbers[i] < n) {
+            chosen[numbers->numbers[i]] = 1;
+            continue;
+        }
+        char at[64];
+        snprintf(at, sizeof at, "/%s/%zu", what, i);
+        scd_problem_add(&call->problem, at, "is %zu, the model has %s 0 to %zu",
+                        numbers->numbers[i], what, n - 1);
+    }
+    return call->problem.kind ? NULL : chosen;
+}
+
+static bool read_fields(scd_infer_call *call, const char **unknown)
+{
+    scd_grn_fields f;
+    const scd_model_config *config = call->model->config;
+    if (scd_grn_fields_decode(&call->request, &call->input, &f, &call->problem))
+        return false;
+    if (!scd_engine_associates(call->d->engine)) {
+        scd_problem_set(&call->problem, SCD_PROBLEM_UNAVAILABLE,
+                        "this device (%s) does not tell its attention: serve with --device cpu",
+                        scd_engine_device_kind(call->d->engine));
+        return false;
+    }
+    struct scd_grn_call *g = scd_arena_zalloc(&call->arena, 1, sizeof *g);
+    if (!g)
+        return scd_infer_out_of_memory(call);
+    call->fields.grn = g;
+    g->top_k = f.top_k;
+    g->n_regulators = f.regulators.n;
+    g->regulators = scd_sampling_resolve(call, &f.regulators, "/regulators");
+    g->plan = (scd_plan){.kind = SCD_PLAN_ASSOCIATE,
+                         .layers = choose(call, &f.layers, config->n_layers, "layers"),
+                         .heads = choose(call, &f.heads, config->n_heads, "heads")};
+    if (call->problem.kind)
+        return false;
+    g->n_expressing = scd_arena_zalloc(&call->arena, g->n_regulators, sizeof *g->n_expressing);
+    g->tallies = scd_arena_alloc(&call->arena, config->vocab, sizeof *g->tallies);
+    g->ranks = scd_arena_alloc(&call->arena, config->vocab, sizeof *g->ranks);
+    *unknown = f.unknown;
+    return (g->n_expressing && g->tallies && g->ranks) || scd_infer_out_of_memory(call);
+}
+
+/* ---- plans ---------------------------------------------------------------------------------- */
+
+static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measured)
+{
+    (void)measured;
+    struct scd_grn_call *g = call->fields.grn;
+    scd_infer_cell *cell = &call->cells[c];
+    scd_plan *plan = scd_arena_alloc(&call->arena, 1, sizeof *plan);
+    uint8_t *marks = scd_arena_zalloc(&call->arena, cell->cell.n_tokens, 1);
+    if (!plan || !marks)
+        return false;
+    for (size_t i = 0; i < cell->cell.n_tokens; i++)
+        for (size_t r = 0; r < g->n_regulators; r++)
+            if (cell->cell.ids[i] == g->regulators[r]) {
+                marks[i] = 1;
+                cell->n_hidden++;
+                g->n_expressing[r]++;
+            }
+    *plan = g->plan;
+    plan->hidden = marks;
+    cell->plan = plan;
+    cell->idle = !cell->n_hidden || cell->cell.n_tokens < 2;
+    return true;
+}
+
+static bool plan_end(scd_infer_call *call)
+{
+    struct scd_grn_call *g = call->fields.grn;
+    size_t n_absent = 0, first = 0, n_bad = 0;
+    for (size_t r = g->n_regulators; r-- > 0;)
+        if (!g->n_expressing[r]) {
+            n_absent++;
+            first = r;
+        }
+    for (size_t c = 0; c < call->request.n_cells; c++)
+        n_bad += call->cells[c].bad;
+    if (n_absent == g->n_regulators)
+        scd_problem_add(&call->problem, "/regulators",
+                        "none of them is expressed in any cell: there is nothing to look at");
+    else if (n_absent)
+        scd_infer_warn(call, "not-expressed",
+                       "%zu regulators are expressed in no cell, the first is regulator %zu",
+                       n_absent, first);
+    if (n_bad)
+        scd_infer_warn(call, "cells-skipped", "%zu cells could not be used and were left out",
+                       n_bad);
+    return true;
+}
+
+/* ---- the answer ----------------------------------------------------------------------------- */
+
+static size_t place_of(const scd_cell *cell, int32_t gene)
+{
+    size_t i = 0;
+    while (i < cell->n_tokens && cell->ids[i] != gene)
+        i++;
+    return i;
+}
+
+/* Which of the cell's marked tokens the regulator at `place` is. */
+static size_t nth_marked(const scd_infer_cell *cell, size_t place)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < place; i++)
+        n += cell->plan->hidden[i];
+    return n;
+}
+
+/* What cell c says of the regulator, into the tallies of its genes. */
+static void add_cell(const scd_infer_call *call, const scd_infer_cell *cell, int32_t regulator)
+{
+    tally *tallies = call->fields.grn->tallies;
+    size_t n = cell->cell.n_tokens, at = place_of(&cell->cell, regulator);
+    double x = at < n ? (double)cell->cell.values[at] : 0;
+    for (size_t i = 0; i < n; i++) {
+        tally *t = &tallies[cell->cell.ids[i]];
+        double y = (double)cell->cell.values[i];
+        t->sum += y;
+        t->squares += y * y;
+        t->products += x * y;
+    }
+    if (at == n || cell->idle)
+        return;
+    const float *weights = cell->result + 1 + 2 * n * nth_marked(cell, at), *effects = weights + n;
+    for (size_t i = 0; i < n; i++) {
+        tally *t = &tallies[cell->cell.ids[i]];
+        t->weight += (double)weights[i] * (double)(n + 1); /* with [LAT] there are n + 1 */
+        t->effect += (double)effects[i];
+        t->n_both++;
+    }
+}
+
+static int by_weight(const void *a, const void *b)
+{
+    const rank *x = a, *y = b;
+    if (x->weight != y->weight)
+        return x->weight < y->weight ? 1 : -1;
+    return (x->gene > y->gene) - (x->gene < y->gene);
+}
+
+static double correlation(const tally *r, const tally *t, size_t n)
+{
+    double cells = (double)n, xx = r->squares - r->sum * r->sum / cells;
+    double yy = t->squares - t->sum * t->sum / cells, xy = t->products - r->sum * t->sum / cells;
+    return n > 2 && xx > 1e-9 && yy > 1e-9 ? xy / sqrt(xx * yy) : NAN;
+}
+
+static void put_item(const scd_infer_call *call, size_t r, int32_t target, size_t n_cells,
+                     scd_buf *out)
+{
+    const struct scd_grn_call *g = call->fields.grn;
+    const tally *t = &g->tallies[target];
+    double effect = t->effect / (double)t->n_both;
+    scd_buf_puts(out, "{\"regulator\":");
+    scd_sampling_put_gene(out, call->model->vocab, g->regulators[r]);
+    scd_buf_puts(out, ",\"target\":");
+    scd_sampling_put_gene(out, call->model->vocab, target);
+    scd_buf_puts(out, ",\"weight\":");
+    scd_json_double(out, t->weight / (double)g->n_expressing[r]);
+    scd_buf_printf(out, ",\"sign\":%d,\"effect\":", effect > 0 ? 1 : effect < 0 ? -1 : 0);
+    scd_json_double(out, effect);
+    scd_buf_puts(out, ",\"coexpression\":");
+    scd_json_double(out, correlation(&g->tallies[g->regulators[r]], t, n_cells));
+    scd_buf_printf(out, ",\"cells\":%zu}", t->n_both);
+}
+
+/* The regulator's top_k targets; how many were put before. */
+static size_t put_regulator(const scd_infer_call *call, size_t r, size_t n_before, scd_buf *out)
+{
+    const struct scd_grn_call *g = call->fields.grn;
+    size_t vocab = call->model->config->vocab, n_cells = 0, n = 0;
+    memset(g->tallies, 0, vocab * sizeof *g->tallies);
+    for (size_t c = 0; c < call->request.n_cells; c++) {
+        if (call->cells[c].bad)
+            continue;
+        add_cell(call, &call->cells[c], g->regulators[r]);
+        n_cells++;
+    }
+    for (int32_t gene = 0; (size_t)gene < vocab; gene++)
+        if (g->tallies[gene].n_both && gene != g->regulators[r])
+            g->ranks[n++] = (rank){g->tallies[gene].weight, gene};
+    qsort(g->ranks, n, sizeof *g->ranks, by_weight);
+    size_t shown = n < g->top_k ? n : g->top_k;
+    for (size_t i = 0; i < shown; i++) {
+        if (n_before + i)
+            scd_buf_putc(out, ',');
+        put_item(call, r, g->ranks[i].gene, n_cells, out);
+    }
+    return shown;
+}
+
+static void write_answer(const scd_infer_call *call, scd_buf *out)
+{
+    const struct scd_grn_call *g = call->fields.grn;
+    const scd_request *r = &call->request;
+    scd_answer answer;
+    scd_answer_begin_args begin = {call->model->name, call->model->digest_hex, NULL};
+    scd_answer_end_args end = {.warnings = call->warnings,
+                               .n_warnings = call->n_warnings,
+                               .sample_id = r->sample_id,
+                               .external_ids = r->external_ids};
+    scd_answer_begin(&answer, out, &begin);
+    size_t n = 0;
+    for (size_t i = 0; i < g->n_regulators; i++)
+        n += g->n_expressing[i] ? put_regulator(call, i, n, out) : 0;
+    for (size_t c = 0; c < r->n_cells; c++) {
+        const scd_infer_cell *cell = &call->cells[c];
+        end.cells += !cell->bad;
+        end.tokens += cell->bad ? 0 : cell->cell.n_tokens;
+        end.cached += !cell->bad && !cell->idle && cell->source == SCD_SOURCE_HIT;
+    }
+    scd_answer_end(&answer, &end);
+}
+
+/* Items share one answer: per cell, so much of it that the whole fits. */
+static void size_result(const scd_infer_call *call, size_t *about, size_t *most)
+{
+    enum { ABOUT = 200, MOST = 4096 };
+    const struct scd_grn_call *g = call->fields.grn;
+    size_t vocab = call->model->config->vocab, listed = g->top_k < vocab ? g->top_k : vocab;
+    size_t n = call->request.n_cells ? call->request.n_cells : 1, items = g->n_regulators * listed;
+    *about = items * ABOUT / n + 1;
+    *most = items * MOST / n + MOST;
+}
+
+static const scd_infer_task task = {.name = "grn",
+                                    .heavy = true,
+                                    .read_fields = read_fields,
+                                    .plan_cell = plan_cell,
+                                    .plan_end = plan_end,
+                                    .write_answer = write_answer,
+                                    .size_result = size_result};
+
+void scd_handle_grn(scd_daemon *d, scd_exchange *x)
+{
+    scd_infer(&task, d, x);
+}
