@@ -45,6 +45,8 @@ HOMES = {
     "omp.h": ["engine/cpu/"],
     "openssl/": ["engine/base/hash.c"],
     "zlib.h": ["api/"],
+    "archive": ["api/mex_files.c"],
+    "seccomp.h": ["api/confined_child.c"],
     "ini.h": ["config/"],
     "curl/": ["api/", "server/"],
     "cuda": ["engine/cuda/"],

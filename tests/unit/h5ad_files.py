@@ -12,6 +12,8 @@ import zlib
 import h5py
 import numpy as np
 
+import cells_files
+
 MATRIX = np.array([[0, 2, 0, 0, 1],
                    [3, 0, 0, 0, 0],
                    [0, 0, 0, 0, 0],
@@ -111,6 +113,13 @@ def good(at):
             frame(f, "obs", ["c%d" % i for i in range(3000)])
             frame(f, "var", ["g%d" % i for i in range(1500)])
             sparse(f, "X", big, kind, compression="lzf")
+    with anndata(at("good_odd_column.h5ad")) as f:
+        del f["var"]
+        frame(f, "var", ["1", "2", "3", "4", "5"], {
+            "HGNC": np.array([g.encode() for g in GENES]),
+            "note": np.array([b"a", b"b", b"c", b"d", b"e"])})
+    cells_files.make(at, MATRIX, CELLS, GENES)
+    cells_files.make_large(at, big)
 
 
 def columns(path):
@@ -365,6 +374,12 @@ def choices(at):
     one("entrez", x=MATRIX, genes={
         "gene_ids": np.array([b"915", b"4069", b"4818", b"931", b"5473"]),
         "gene_name": np.array([b"CD3D", b"nan", b"None", b"", b"PPBP"])})
+    with h5py.File(at("choose_raw_genes.h5ad"), "w") as f:  # raw has genes that var has not
+        frame(f, "obs", CELLS)
+        frame(f, "var", GENES[:3])
+        f["X"] = scaled[:, :3]
+        frame(f, "raw/var", GENES)
+        sparse(f, "raw/X", MATRIX)
     with h5py.File(at("choose_late.h5ad"), "w") as f:  # the only negative is in the last row
         m = np.zeros((5000, 5), "f4")
         m[:, 1] = 2
