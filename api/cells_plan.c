@@ -13,9 +13,9 @@ enum { PIECES = 10, SAMPLE_BYTES = 1 << 30, EXAMPLES = 5 };
 
 typedef struct planner {
     scd_cells *cells;
-    const scd_plan_options *o;
+    const scd_file_plan_options *o;
     scd_arena *arena;
-    scd_plan *plan;
+    scd_file_plan *plan;
 } planner;
 
 static scd_code no_memory(const planner *p, scd_error *err)
@@ -26,11 +26,11 @@ static scd_code no_memory(const planner *p, scd_error *err)
 
 /* ---- notes ---- */
 
-static void note(const char *notes[SCD_PLAN_MAX_NOTES], size_t *n, scd_arena *arena,
+static void note(const char *notes[SCD_FILE_PLAN_NOTES], size_t *n, scd_arena *arena,
                  const char *fmt, va_list args)
 {
     char text[2048];
-    if (*n == SCD_PLAN_MAX_NOTES)
+    if (*n == SCD_FILE_PLAN_NOTES)
         return;
     vsnprintf(text, sizeof text, fmt, args);
     const char *copy = scd_arena_strndup(arena, text, strlen(text));
@@ -48,7 +48,7 @@ static void decide(planner *p, const char *fmt, ...)
     va_end(args);
 }
 
-void scd_plan_warn(scd_plan *plan, scd_arena *arena, const char *fmt, ...)
+void scd_file_plan_warn(scd_file_plan *plan, scd_arena *arena, const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
@@ -171,7 +171,7 @@ static scd_code list_examples(planner *p, const char *const *names, scd_error *e
 
 static scd_code refuse_genes(const planner *p, size_t n_mouse, scd_error *err)
 {
-    const scd_plan *plan = p->plan;
+    const scd_file_plan *plan = p->plan;
     size_t n = plan->n_genes - plan->n_left_out;
     const char *path = scd_cells_path(p->cells), *model = p->o->model ? p->o->model : "";
     if (n_mouse * 2 > n)
@@ -191,7 +191,7 @@ static scd_code refuse_genes(const planner *p, size_t n_mouse, scd_error *err)
 
 static scd_code resolve(planner *p, const char *const *names, scd_error *err)
 {
-    scd_plan *plan = p->plan;
+    scd_file_plan *plan = p->plan;
     size_t n = plan->n_genes, n_mouse = 0;
     int32_t *tokens = scd_arena_alloc(p->arena, n, sizeof *tokens);
     scd_rung *rungs = scd_arena_alloc(p->arena, n, sizeof *rungs);
@@ -223,7 +223,7 @@ typedef struct tally {
     size_t n_values;
 } tally;
 
-static void tally_row(const scd_plan *plan, const scd_cells_rows *rows, size_t row, tally *t)
+static void tally_row(const scd_file_plan *plan, const scd_cells_rows *rows, size_t row, tally *t)
 {
     for (uint64_t i = rows->indptr[row]; i < rows->indptr[row + 1]; i++) {
         uint32_t gene = rows->indices[i];
@@ -258,11 +258,11 @@ static scd_code sample_piece(planner *p, size_t first, size_t n, tally *all, scd
 
 static scd_code sample(planner *p, scd_error *err)
 {
-    scd_plan *plan = p->plan;
+    scd_file_plan *plan = p->plan;
     tally all = {0};
-    size_t n = plan->n_cells, piece = SCD_PLAN_SAMPLE_ROWS / PIECES;
+    size_t n = plan->n_cells, piece = SCD_FILE_PLAN_ROWS / PIECES;
     scd_code code = SCD_OK;
-    bool whole = n <= SCD_PLAN_SAMPLE_ROWS;
+    bool whole = n <= SCD_FILE_PLAN_ROWS;
     for (size_t i = 0; i < PIECES && !code; i++) {
         size_t first = whole ? i * piece : (n - piece) / (PIECES - 1) * i;
         size_t some = first >= n ? 0 : n - first < piece ? n - first : piece;
@@ -276,7 +276,7 @@ static scd_code sample(planner *p, scd_error *err)
 
 static scd_code judge(planner *p, scd_error *err)
 {
-    scd_plan *plan = p->plan;
+    scd_file_plan *plan = p->plan;
     const char *path = scd_cells_path(p->cells), *model = p->o->model ? p->o->model : "";
     double percent = 100 * plan->mapped_share;
     if (isnan(percent))
@@ -288,9 +288,9 @@ static scd_code judge(planner *p, scd_error *err)
                         "known: %s): check the gene names, or use --force",
                         path, percent, model, plan->unknown_examples);
     if (plan->mapped_share < SCD_WARN_MAPPED)
-        scd_plan_warn(plan, p->arena,
-                      "only %.1f %% of the counts are of genes that model \"%s\" knows", percent,
-                      model);
+        scd_file_plan_warn(plan, p->arena,
+                           "only %.1f %% of the counts are of genes that model \"%s\" knows",
+                           percent, model);
     return SCD_OK;
 }
 
@@ -302,19 +302,20 @@ static void tell_choice(planner *p)
     decide(p, "%s", c->matrix_why);
     decide(p, "genes from %s[%s]", c->frame, c->gene_column ? c->gene_column : "index");
     if (c->kind == SCD_INPUT_LOG1P_CP10K && fabs(c->normalised_to - 1e4) > 500)
-        scd_plan_warn(p->plan, p->arena,
-                      "%s was normalised to %.0f counts a cell, not to 10000 as the model expects: "
-                      "its values are taken as they are, counts would be better",
-                      c->matrix, c->normalised_to);
+        scd_file_plan_warn(
+            p->plan, p->arena,
+            "%s was normalised to %.0f counts a cell, not to 10000 as the model expects: "
+            "its values are taken as they are, counts would be better",
+            c->matrix, c->normalised_to);
 }
 
-scd_code scd_cells_plan(scd_cells *cells, const scd_plan_options *options, scd_arena *arena,
-                        scd_plan *out, scd_error *err)
+scd_code scd_cells_plan(scd_cells *cells, const scd_file_plan_options *options, scd_arena *arena,
+                        scd_file_plan *out, scd_error *err)
 {
     planner p = {cells, options, arena, out};
     scd_cells_matrix facts;
     const char **names = NULL;
-    *out = (scd_plan){.mapped_share = NAN, .unknown_examples = ""};
+    *out = (scd_file_plan){.mapped_share = NAN, .unknown_examples = ""};
     const char *matrix = options->matrix;
     for (size_t i = 0; !matrix && options->genome && i < scd_cells_n_matrices(cells); i++)
         if (strcmp(scd_cells_matrix_name(cells, i), options->genome) == 0)

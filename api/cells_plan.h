@@ -16,9 +16,9 @@
 
 #include "api/cells_choose.h"
 
-enum { SCD_PLAN_MAX_NOTES = 32, SCD_PLAN_SAMPLE_ROWS = 1000 };
+enum { SCD_FILE_PLAN_NOTES = 32, SCD_FILE_PLAN_ROWS = 1000 };
 
-typedef struct scd_plan_options {
+typedef struct scd_file_plan_options {
     const char *matrix, *gene_column; /* what the user says, or NULL */
     const char *genome;               /* only this one's genes; NULL: all */
     bool force;                       /* little that maps is no reason to refuse */
@@ -27,9 +27,9 @@ typedef struct scd_plan_options {
     bool (*is_mouse)(void *arg, const char *name);
     void *is_mouse_arg;
     const char *model; /* its name, for messages */
-} scd_plan_options;
+} scd_file_plan_options;
 
-typedef struct scd_plan {
+typedef struct scd_file_plan {
     scd_cells_choice choice;
     size_t n_cells, n_genes;
     uint64_t n_stored;
@@ -44,21 +44,21 @@ typedef struct scd_plan {
     size_t n_poor;                /* rows with less than half of their counts on known genes */
     const char *unknown_examples; /* "A1BG-X, foo": a few names that are not known; or "" */
 
-    const char *decisions[SCD_PLAN_MAX_NOTES], *warnings[SCD_PLAN_MAX_NOTES];
+    const char *decisions[SCD_FILE_PLAN_NOTES], *warnings[SCD_FILE_PLAN_NOTES];
     size_t n_decisions, n_warnings;
-} scd_plan;
+} scd_file_plan;
 
 /* SCD_E_INVALID: nothing usable, mouse genes, too little known; the message says what to do. Where
  * that is found late, *out holds what is known until then. */
-scd_code scd_cells_plan(scd_cells *cells, const scd_plan_options *options, scd_arena *arena,
-                        scd_plan *out, scd_error *err);
+scd_code scd_cells_plan(scd_cells *cells, const scd_file_plan_options *options, scd_arena *arena,
+                        scd_file_plan *out, scd_error *err);
 
 /* Shares of counts at which SPEC's warnings and refusals begin. */
 #define SCD_WARN_MAPPED 0.8
 #define SCD_REFUSE_MAPPED 0.5
 
 /* One more warning; what does not fit is left out. */
-void scd_plan_warn(scd_plan *plan, scd_arena *arena, const char *fmt, ...)
+void scd_file_plan_warn(scd_file_plan *plan, scd_arena *arena, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 #endif

@@ -27,7 +27,7 @@ typedef struct scd_results scd_results;
 typedef struct scd_results_spec {
     const char *path;
     scd_cells *cells; /* the input, borrowed until the end */
-    const scd_plan *plan;
+    const scd_file_plan *plan;
     const char *task; /* "embed", "annotate": its place in uns["scdiva"] */
     bool overwrite;
     size_t embedding_width;    /* 0: no embeddings */

@@ -181,7 +181,7 @@ static scd_code begin_embedding(scd_results *r, scd_error *err)
 static scd_code begin_denoised(scd_results *r, scd_error *err)
 {
     static const char path[] = "layers/" SCD_LAYER_KEY;
-    const scd_plan *p = r->spec.plan;
+    const scd_file_plan *p = r->spec.plan;
     scd_code code = need_group(r, "layers", dict_of(&r->file), err);
     if (!code)
         code = scd_h5_remove(&r->file, path, err);

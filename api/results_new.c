@@ -54,7 +54,7 @@ static scd_code put_frame(scd_results *r, const char *to, const char *frame, scd
 scd_code scd_results_new_begin(scd_results *r, scd_error *err)
 {
     static const char *const groups[] = {"layers", "obsm", "obsp", "uns", "varm", "varp"};
-    const scd_plan *p = r->spec.plan;
+    const scd_file_plan *p = r->spec.plan;
     scd_code code = scd_h5_put_attr_text(&r->file, "/", "encoding-type", "anndata", err);
     if (!code)
         code = scd_h5_put_attr_text(&r->file, "/", "encoding-version", "0.1.0", err);

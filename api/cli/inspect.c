@@ -35,9 +35,9 @@ typedef struct inspection {
     cli_worker *worker; /* NULL: no model */
     const cli_model *model;
     scd_arena arena;
-    scd_plan plan;
-    scd_error fault;                          /* why it cannot be used; code OK: it can */
-    const char *problems[SCD_PLAN_MAX_NOTES]; /* of validate */
+    scd_file_plan plan;
+    scd_error fault;                           /* why it cannot be used; code OK: it can */
+    const char *problems[SCD_FILE_PLAN_NOTES]; /* of validate */
     size_t n_problems;
     double memory_bytes, seconds;
 } inspection;
@@ -114,7 +114,7 @@ static void problem(inspection *in, const char *fmt, ...)
 {
     char text[1024];
     va_list args;
-    if (in->n_problems == SCD_PLAN_MAX_NOTES)
+    if (in->n_problems == SCD_FILE_PLAN_NOTES)
         return;
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
@@ -175,10 +175,10 @@ static scd_code check_rows(inspection *in, scd_error *err)
     if (p.n_bad > SHOWN)
         problem(in, "%zu values more are of no use", p.n_bad - SHOWN);
     if (p.n_empty)
-        scd_plan_warn(&in->plan, &in->arena,
-                      "%zu cells have no known gene with a value above 0 and would not be "
-                      "answered, the first is row %zu",
-                      p.n_empty, p.first_empty);
+        scd_file_plan_warn(&in->plan, &in->arena,
+                           "%zu cells have no known gene with a value above 0 and would not be "
+                           "answered, the first is row %zu",
+                           p.n_empty, p.first_empty);
     return code;
 }
 
@@ -191,8 +191,8 @@ static scd_code check_names(inspection *in, const char *frame, const char *colum
     scd_arena_init(&arena, BLOCK_BYTES);
     scd_code code = scd_cells_column_categories(in->cells, frame, column, &arena, &c, err);
     if (!code && c.n_categories < c.n)
-        scd_plan_warn(&in->plan, &in->arena, "%zu %s, %zu of them different", c.n, what,
-                      c.n_categories);
+        scd_file_plan_warn(&in->plan, &in->arena, "%zu %s, %zu of them different", c.n, what,
+                           c.n_categories);
     scd_arena_release(&arena);
     return code;
 }
@@ -270,7 +270,7 @@ static void json_columns(const inspection *in, const char *key, const char *fram
 
 static void json_plan(const inspection *in, scd_buf *out)
 {
-    const scd_plan *p = &in->plan;
+    const scd_file_plan *p = &in->plan;
     const scd_cells_choice *c = &p->choice;
     scd_buf_printf(out, ",\"cells\":%zu,\"genes\":%zu", p->n_cells, p->n_genes);
     cli_json_text(out, "matrix", c->matrix);
@@ -344,7 +344,7 @@ static void tell_matrices(const inspection *in, scd_buf *out)
 
 static void tell(const inspection *in, scd_buf *out)
 {
-    const scd_plan *p = &in->plan;
+    const scd_file_plan *p = &in->plan;
     const scd_cells_choice *c = &p->choice;
     scd_buf_printf(out, "%s: %s\n", in->o.input, scd_cells_format(in->cells));
     tell_matrices(in, out);
@@ -384,7 +384,7 @@ static int status_of(scd_code code)
 
 static int look(inspection *in)
 {
-    scd_plan_options options = {0};
+    scd_file_plan_options options = {0};
     scd_code code = scd_cells_open_confined(in->o.input, NULL, &in->cells, &in->fault);
     if (code)
         return CLI_UNREADABLE;

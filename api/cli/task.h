@@ -19,12 +19,12 @@ typedef struct cli_task {
 } cli_task;
 
 /* What the user says of the file, for the plan. */
-void cli_task_plan(const cli_task *task, scd_plan_options *options);
+void cli_task_plan(const cli_task *task, scd_file_plan_options *options);
 
 /* The sums over all cells. */
 typedef struct cli_sums {
     size_t n_cells, n_answered, n_poor, n_truncated_cells, first_unanswered;
-    uint64_t n_tokens, n_truncated;
+    uint64_t n_tokens, n_truncated, n_unused;
     double mapped, given;
     double seconds; /* of the whole run; told, not written */
 } cli_sums;
@@ -33,7 +33,7 @@ enum { CLI_MAX_FACTS = 40 };
 
 /* The facts of uns["scdiva"][verb], in the arena; how many. They do not depend on when, where or
  * how long: the same input and model give the same ones. */
-size_t cli_task_facts(const cli_task *task, const cli_model *model, const scd_plan *plan,
+size_t cli_task_facts(const cli_task *task, const cli_model *model, const scd_file_plan *plan,
                       const cli_sums *sums, const char *input_sha256, const char *format,
                       scd_arena *arena, scd_fact facts[CLI_MAX_FACTS]);
 int cli_task_report(const cli_task *task, const cli_model *model, const scd_fact *facts, size_t n,

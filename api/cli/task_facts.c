@@ -41,7 +41,7 @@ static void put_head(writer *w, const cli_task *task, const cli_head *head)
     put_list(w, "ontology_ids", head->ontology_ids, head->n_labels);
 }
 
-size_t cli_task_facts(const cli_task *task, const cli_model *model, const scd_plan *plan,
+size_t cli_task_facts(const cli_task *task, const cli_model *model, const scd_file_plan *plan,
                       const cli_sums *sums, const char *input_sha256, const char *format,
                       scd_arena *arena, scd_fact facts[CLI_MAX_FACTS])
 {
@@ -73,6 +73,7 @@ size_t cli_task_facts(const cli_task *task, const cli_model *model, const scd_pl
     put_number(&w, "cells_under_half_mapped", (double)sums->n_poor);
     put_number(&w, "tokens", (double)sums->n_tokens);
     put_number(&w, "genes_truncated", (double)sums->n_truncated);
+    put_number(&w, "genes_unused", (double)sums->n_unused);
     put_number(&w, "counts_mapped", sums->given > 0 ? sums->mapped / sums->given : NAN);
     put_list(&w, "decisions", plan->decisions, plan->n_decisions);
     put_list(&w, "warnings", plan->warnings, plan->n_warnings);

@@ -33,7 +33,7 @@ const cli_model *cli_worker_model(const cli_worker *worker)
     return &worker->model;
 }
 
-void cli_worker_genes(cli_worker *worker, scd_plan_options *options)
+void cli_worker_genes(cli_worker *worker, scd_file_plan_options *options)
 {
     options->book = &worker->book;
     options->is_mouse = worker->ops->is_mouse;
@@ -41,7 +41,7 @@ void cli_worker_genes(cli_worker *worker, scd_plan_options *options)
     options->model = worker->model.name;
 }
 
-scd_code cli_worker_run(cli_worker *worker, const scd_plan *plan, const scd_cells_rows *rows,
+scd_code cli_worker_run(cli_worker *worker, const scd_file_plan *plan, const scd_cells_rows *rows,
                         size_t first, float *embeddings, float *probabilities, cli_cell *cells,
                         scd_error *err)
 {

@@ -27,6 +27,7 @@ typedef struct cli_model {
 typedef struct cli_cell {
     bool is_answered;
     size_t n_tokens, n_truncated;
+    size_t n_unused;       /* expressed genes that the head's training data did not measure */
     double mapped, given; /* counts */
 } cli_cell;
 
@@ -47,13 +48,13 @@ scd_code cli_worker_open(const cli_worker_options *options, cli_worker **out, sc
 void cli_worker_close(cli_worker *worker); /* NULL is fine */
 
 const cli_model *cli_worker_model(const cli_worker *worker);
-/* Gene names as this model knows them, for scd_plan_options. */
-void cli_worker_genes(cli_worker *worker, scd_plan_options *options);
+/* Gene names as this model knows them, for scd_file_plan_options. */
+void cli_worker_genes(cli_worker *worker, scd_file_plan_options *options);
 
 /* Rows of the plan's matrix, the first of which is row `first`: embeddings (n, width) unless NULL,
  * probabilities (n, n_labels) unless NULL, cells (n). A cell without known genes is not answered:
  * its rows are NaN. SCD_E_INVALID names cell and gene where a value is of no use. */
-scd_code cli_worker_run(cli_worker *worker, const scd_plan *plan, const scd_cells_rows *rows,
+scd_code cli_worker_run(cli_worker *worker, const scd_file_plan *plan, const scd_cells_rows *rows,
                         size_t first, float *embeddings, float *probabilities, cli_cell *cells,
                         scd_error *err);
 

@@ -181,9 +181,10 @@ static bool is_mouse_here(void *arg, const char *name)
 /* ---- cells ---- */
 
 typedef struct block {
-    const scd_plan *plan;
+    const scd_file_plan *plan;
     const scd_cells_rows *rows;
     size_t first;
+    const scd_head_info *head; /* NULL: the embedding is wanted */
     scd_arena arena;
     scd_cell *cells;           /* (n) */
     const scd_cell **answered; /* those with tokens, ... */
@@ -220,7 +221,8 @@ static scd_code serialize_row(const local *l, block *b, size_t row, cli_cell *ou
     scd_error why = {0};
     scd_code code = SCD_E_NOMEM;
     if (tokens && values && genes && gather(b, row, tokens, values, genes, &n)) {
-        scd_cell_values in = {n, tokens, values, 0};
+        const uint8_t *wanted = b->head ? b->head->genes : NULL;
+        scd_cell_values in = {n, tokens, values, 0, wanted};
         code = scd_cell_serialize(l->served->config, l->served->vocab, b->plan->choice.kind, &in,
                                   &b->arena, cell, &bad, &why);
     }
@@ -228,6 +230,7 @@ static scd_code serialize_row(const local *l, block *b, size_t row, cli_cell *ou
     if (!code) {
         out->n_tokens = cell->n_tokens;
         out->n_truncated = cell->genes_truncated;
+        out->n_unused = cell->genes_unwanted;
         out->mapped = cell->mapped_counts;
         out->given = cell->given_counts;
         b->places[b->n_answered] = row;
@@ -247,10 +250,9 @@ static scd_code serialize_row(const local *l, block *b, size_t row, cli_cell *ou
 }
 
 /* Whole cells up to the engine's rows at a time; results go to the places of their cells. */
-static scd_code compute(local *l, const block *b, const scd_head_info *head, float *out,
-                        scd_error *err)
+static scd_code compute(local *l, const block *b, float *out, scd_error *err)
 {
-    scd_work work = {0, head};
+    scd_work work = {.head = b->head};
     size_t width = scd_engine_width(l->engine, work), most = scd_engine_max_rows(l->engine);
     float *packed = scd_malloc(b->n_answered + 1, width * sizeof *packed);
     scd_code code = packed ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
@@ -271,12 +273,12 @@ static scd_code compute(local *l, const block *b, const scd_head_info *head, flo
     return code;
 }
 
-static scd_code run_here(cli_worker *worker, const scd_plan *plan, const scd_cells_rows *rows,
-                         size_t first, float *embeddings, float *probabilities, cli_cell *cells,
-                         scd_error *err)
+/* Embeddings, or with a head its probabilities: a head may leave out genes of its own. */
+static scd_code answer(local *l, const scd_file_plan *plan, const scd_cells_rows *rows,
+                       size_t first, const scd_head_info *head, float *out, cli_cell *cells,
+                       scd_error *err)
 {
-    local *l = worker->self;
-    block b = {.plan = plan, .rows = rows, .first = first};
+    block b = {.plan = plan, .rows = rows, .first = first, .head = head};
     scd_code code = SCD_OK;
     scd_arena_init(&b.arena, CELL_BYTES);
     b.cells = scd_arena_zalloc(&b.arena, rows->n, sizeof *b.cells);
@@ -286,11 +288,22 @@ static scd_code run_here(cli_worker *worker, const scd_plan *plan, const scd_cel
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", rows->n);
     for (size_t row = 0; row < rows->n && !code; row++)
         code = serialize_row(l, &b, row, cells + row, err);
-    if (!code && embeddings)
-        code = compute(l, &b, NULL, embeddings, err);
-    if (!code && probabilities)
-        code = compute(l, &b, l->head, probabilities, err);
+    if (!code)
+        code = compute(l, &b, out, err);
     scd_arena_release(&b.arena);
+    return code;
+}
+
+static scd_code run_here(cli_worker *worker, const scd_file_plan *plan, const scd_cells_rows *rows,
+                         size_t first, float *embeddings, float *probabilities, cli_cell *cells,
+                         scd_error *err)
+{
+    local *l = worker->self;
+    scd_code code = SCD_OK;
+    if (embeddings)
+        code = answer(l, plan, rows, first, NULL, embeddings, cells, err);
+    if (!code && probabilities)
+        code = answer(l, plan, rows, first, l->head, probabilities, cells, err);
     return code;
 }
 

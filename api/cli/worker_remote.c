@@ -240,7 +240,7 @@ static bool looks_mouse(void *arg, const char *name)
 /* ---- cells ---- */
 
 typedef struct chunk {
-    const scd_plan *plan;
+    const scd_file_plan *plan;
     const scd_cells_rows *rows;
     size_t at, n;  /* rows of the block */
     size_t first;  /* row of the matrix that the block begins with */
@@ -397,6 +397,7 @@ static scd_code take_item(const cli_worker *worker, const chunk *c, size_t row, 
     }
     cell->n_tokens = size_of(item, "tokens", 0);
     cell->n_truncated = size_of(item, "genes_truncated", 0);
+    cell->n_unused = size_of(item, "genes_unused", 0);
     const char *text = annotate ? NULL : text_of(item, "embedding");
     bool ok = annotate ? read_top(&worker->model.head, item, out)
                        : text && read_base64(text, out, worker->model.width * sizeof *out);
@@ -444,7 +445,7 @@ static size_t chunk_rows(const cli_worker *worker, const scd_cells_rows *rows, s
     return n;
 }
 
-static scd_code run_there(cli_worker *worker, const scd_plan *plan, const scd_cells_rows *rows,
+static scd_code run_there(cli_worker *worker, const scd_file_plan *plan, const scd_cells_rows *rows,
                           size_t first, float *embeddings, float *probabilities, cli_cell *cells,
                           scd_error *err)
 {

@@ -54,8 +54,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char path[64];
     scd_cells *cells = NULL;
-    scd_plan_options options = {0};
-    scd_plan plan;
+    scd_file_plan_options options = {0};
+    scd_file_plan plan;
     scd_error err;
     scd_arena arena;
     int fd = memfd_create("fuzz", MFD_CLOEXEC);

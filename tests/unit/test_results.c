@@ -26,12 +26,12 @@ static const char *out_path(const char *name)
 typedef struct job {
     scd_cells *cells;
     scd_arena arena;
-    scd_plan plan;
+    scd_file_plan plan;
 } job;
 
 static scd_code job_open(job *j, const char *input, scd_error *err)
 {
-    scd_plan_options options = {.matrix = strstr(input, ".csv") ? SCD_CELLS_IN_ROWS : NULL};
+    scd_file_plan_options options = {.matrix = strstr(input, ".csv") ? SCD_CELLS_IN_ROWS : NULL};
     *j = (job){0};
     scd_arena_init(&j->arena, ARENA_BYTES);
     scd_code code = scd_cells_open(input, &j->cells, err);
