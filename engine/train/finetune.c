@@ -7,6 +7,8 @@
  * Threads: main and the device's. Owns: everything of the run. */
 #include "engine/train/finetune.h"
 
+#include "engine/train/finetune_perturb.h"
+
 #include "engine/train/progress.h"
 #include "engine/train/train.h"
 
@@ -295,21 +297,15 @@ static void run_release(scd_finetune *run)
     }
 }
 
-int scd_train_finetune(int argc, char **argv)
+static int finetune_annotation(int argc, char **argv)
 {
     scd_finetune_options o = defaults;
     scd_option table[MAX_OPTIONS];
     size_t n = option_table(&o, table);
     scd_error err = {0};
     scd_buf recipe;
-    bool help = argc > 1 && !strncmp(argv[1], "--h", 3);
-    if (!help && (argc < 2 || strcmp(argv[1], "annotation"))) {
-        fputs("scdiva-train finetune: say what for: scdiva-train finetune annotation OPTIONS\n",
-              stderr);
-        return SCD_EXIT_USAGE;
-    }
     int status = scd_options_read("finetune annotation", "Train a head that names cell types.",
-                                  table, n, help ? argc : argc - 1, help ? argv : argv + 1);
+                                  table, n, argc, argv);
     if (status) {
         free(o.data.items);
         free(o.held_out_groups.items);
@@ -331,4 +327,19 @@ int scd_train_finetune(int argc, char **argv)
     free(o.data.items);
     free(o.held_out_groups.items);
     return status;
+}
+
+int scd_train_finetune(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "annotation"))
+        return finetune_annotation(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "perturbation"))
+        return scd_train_finetune_perturb(argc - 1, argv + 1);
+    bool help = argc > 1 && !strncmp(argv[1], "--h", 3);
+    fputs("usage: scdiva-train finetune TASK OPTIONS\n\n"
+          "  annotation     a head that names cell types\n"
+          "  perturbation   a head that predicts the response to perturbed genes\n\n"
+          "  scdiva-train finetune TASK --help   the options of a task\n",
+          help ? stdout : stderr);
+    return help ? SCD_EXIT_OK : SCD_EXIT_USAGE;
 }

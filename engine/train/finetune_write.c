@@ -190,23 +190,6 @@ static void put_labels(scd_buf *out, const scd_labels *l)
     scd_buf_puts(out, "],\n");
 }
 
-/* Runs of measured tokens, [first, past). */
-static void put_genes(scd_buf *out, const uint8_t *measured, size_t vocab)
-{
-    bool any = false;
-    scd_buf_puts(out, "  \"genes\": [");
-    for (size_t first = 0, past; first < vocab; first = past) {
-        past = first + 1;
-        if (!measured[first])
-            continue;
-        while (past < vocab && measured[past])
-            past++;
-        scd_buf_printf(out, "%s[%zu,%zu]", any ? "," : "", first, past);
-        any = true;
-    }
-    scd_buf_puts(out, "],\n");
-}
-
 static scd_code write_json(const scd_finetune *run, const calibration *c, const char *path,
                            scd_error *err)
 {
@@ -214,7 +197,7 @@ static scd_code write_json(const scd_finetune *run, const calibration *c, const 
     scd_buf_init(&out, (size_t)1 << 26);
     scd_buf_puts(&out, "{\n  \"task\": \"annotation\",\n  \"format\": 1,\n");
     put_labels(&out, &run->labels);
-    put_genes(&out, run->measured, run->c.config->vocab);
+    scd_head_put_genes(&out, run->measured, run->c.config->vocab);
     scd_buf_puts(&out, "  ");
     put_number(&out, "temperature", c->temperature);
     scd_buf_puts(&out, ",\n  ");

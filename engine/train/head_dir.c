@@ -124,3 +124,19 @@ void scd_head_dir_release(scd_head_dir *dir)
     free(dir->final);
     *dir = (scd_head_dir){.lock = -1};
 }
+
+void scd_head_put_genes(scd_buf *out, const uint8_t *measured, size_t vocab)
+{
+    bool any = false;
+    scd_buf_puts(out, "  \"genes\": [");
+    for (size_t first = 0, past; first < vocab; first = past) {
+        past = first + 1;
+        if (!measured[first])
+            continue;
+        while (past < vocab && measured[past])
+            past++;
+        scd_buf_printf(out, "%s[%zu,%zu]", any ? "," : "", first, past);
+        any = true;
+    }
+    scd_buf_puts(out, "],\n");
+}

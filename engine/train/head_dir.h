@@ -5,10 +5,12 @@
 #ifndef SCD_TRAIN_HEAD_DIR_H
 #define SCD_TRAIN_HEAD_DIR_H
 
+#include "engine/base/buf.h"
 #include "engine/base/error.h"
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef struct scd_head_dir {
     char *hidden, *final; /* heads/.NAME and heads/NAME */
@@ -28,6 +30,10 @@ scd_code scd_head_dir_open(scd_head_dir *dir, const char *model_dir, scd_error *
  * `scratch` (or NULL) is a file of the run that does not stay. */
 scd_code scd_head_dir_publish(const scd_head_dir *dir, const char *scratch, scd_error *err);
 void scd_head_dir_release(scd_head_dir *dir);
+
+/* The member "genes" of head.json and the comma after it: tokens that are marked in measured
+ * (vocab), as ranges [first, past). */
+void scd_head_put_genes(scd_buf *out, const uint8_t *measured, size_t vocab);
 
 /* a/b, or a/b/c where c is not empty; free() it. NULL: out of memory. */
 char *scd_path_join(const char *a, const char *b, const char *c);
