@@ -1,5 +1,6 @@
 /* perturb_write.c - the files of a perturbation head (engine/denoise/head.h). What was measured is
- * written in float32, the network in the dtype asked for. */
+ * written in float32; the network and what it sees of the stored controls in the dtype asked for.
+ */
 #include "api/json_write.h"
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
@@ -165,8 +166,9 @@ static scd_code write_tensors(const scd_perturb_run *run, const char *path, scd_
     };
     scd_tensor_entry entries[SCD_HEAD_MAX_TENSORS];
     size_t n = scd_head_own_tensors(&info, run->c.config, entries);
-    for (size_t i = 0; i <= SCD_HEAD_DIRECTION; i++)
-        entries[i].dtype = !strcmp(run->o->dtype, "bf16") ? SCD_BF16 : SCD_F32;
+    for (size_t i = 0; i < n; i++)
+        if (i <= SCD_HEAD_DIRECTION || i == SCD_HEAD_CONTROL_EMBEDDINGS)
+            entries[i].dtype = !strcmp(run->o->dtype, "bf16") ? SCD_BF16 : SCD_F32;
     return scd_safetensors_write(path, entries, n, fill, data, err);
 }
 
