@@ -251,26 +251,10 @@ scd_perturb_control scd_predictor_control(const scd_predictor *p, uint32_t conte
                                  p->embeddings + c->first_cell * p->hidden_dim, c->n_cells};
 }
 
-static double correlation_of(size_t n, const float *a, const float *b)
-{
-    double ma = 0, mb = 0, ab = 0, aa = 0, bb = 0;
-    for (size_t i = 0; i < n; i++) {
-        ma += (double)a[i] / (double)n;
-        mb += (double)b[i] / (double)n;
-    }
-    for (size_t i = 0; i < n; i++) {
-        double x = (double)a[i] - ma, y = (double)b[i] - mb;
-        ab += x * y;
-        aa += x * x;
-        bb += y * y;
-    }
-    return aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : 0;
-}
-
 double scd_predictor_correlation(const scd_predictor *p, const float *control, uint32_t context)
 {
     size_t G = p->info->n_genes;
-    return control ? correlation_of(G, control, p->control_mean + context * G) : 0;
+    return control ? scd_response_correlation(G, control, p->control_mean + context * G) : 0;
 }
 
 int32_t scd_predictor_nearest(const scd_predictor *p, const float *control, scd_direction direction,

@@ -208,7 +208,7 @@ void scd_response_top(const float *delta, size_t n, uint32_t *order)
         order[g] = order[2 * g + 1];
 }
 
-static double pearson(size_t n, const float *a, const float *b)
+double scd_response_correlation(size_t n, const float *a, const float *b)
 {
     double ma = 0, mb = 0, ab = 0, aa = 0, bb = 0;
     for (size_t i = 0; i < n; i++) {
@@ -229,7 +229,8 @@ void scd_response_score_of(size_t n_genes, const float *predicted, const float *
 {
     size_t top = n_genes < SCD_SCORE_TOP ? n_genes : SCD_SCORE_TOP;
     uint32_t theirs[SCD_SCORE_TOP];
-    *out = (scd_response_score){.n = 1, .pearson = pearson(n_genes, predicted, measured)};
+    *out = (scd_response_score){.n = 1,
+                                .pearson = scd_response_correlation(n_genes, predicted, measured)};
     for (size_t g = 0; g < n_genes; g++) {
         double miss = (double)predicted[g] - (double)measured[g];
         out->mse += miss * miss / (double)n_genes;

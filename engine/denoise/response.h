@@ -90,6 +90,9 @@ void scd_response_net_run(const scd_response_net *net, const double *cells, size
 /* No gene falls below 0: delta >= -control. */
 void scd_response_clamp(size_t n_genes, const float *control, float *delta);
 
+/* Pearson's correlation over n genes; 0 where one of the two is constant. */
+double scd_response_correlation(size_t n, const float *a, const float *b);
+
 /* How near a prediction comes to what was measured. */
 typedef struct scd_response_score {
     size_t n;                                /* conditions in the mean */
