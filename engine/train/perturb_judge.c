@@ -17,7 +17,7 @@
 
 enum { FOLD_STREAM = 0x464f4c44, ONE_BY_ONE = 32, MANY_FOLDS = 10, N_GATES = 4 };
 static const double gate_values[N_GATES] = {0.25, 0.5, 0.75, 1};
-static const double LEAST_HELP = 0.01; /* of no change's squared error */
+static const double LEAST_HELP = 0.01; /* of what there is to explain */
 
 typedef struct judging {
     scd_perturb_run *run;
@@ -168,29 +168,31 @@ static scd_code watch_epoch(void *arg, size_t epoch, const float *params, scd_er
     return SCD_OK;
 }
 
-/* How much the squared error of a context falls with this gate: mean over its conditions in units
- * of no change's error, and the standard error of that mean. */
+/* How much of what there is to explain of a condition - no change's squared error - this gate adds
+ * to what is explained: mean over the context's conditions, and the standard error of that mean. A
+ * share of each condition's own, for else a few strong ones decide for all. */
 static double help(const judging *j, size_t epoch, uint32_t context, double gate, double *error)
 {
     const scd_study *s = &j->run->study.s;
     size_t N = s->n_conditions, n = 0;
-    double sum = 0, squares = 0, unit = 0;
+    double sum = 0, squares = 0;
     for (size_t i = 0; i < N; i++) {
         if (s->conditions[i].context != context)
             continue;
         size_t at = epoch * N + i;
+        double all = j->one[i * SCD_N_SCORES + SCD_BASELINE_NO_CHANGE].mse * (double)s->n_genes;
         double x = 2 * gate * j->cross[at] - gate * gate * j->squares[at];
-        unit += j->one[i * SCD_N_SCORES + SCD_BASELINE_NO_CHANGE].mse * (double)s->n_genes;
+        x = all > 0 ? x / all : 0;
         sum += x;
         squares += x * x;
         n++;
     }
     *error = INFINITY;
-    if (n < 2 || !(unit > 0))
+    if (n < 2)
         return 0;
     double mean = sum / (double)n, variance = fmax(squares / (double)n - mean * mean, 0);
-    *error = sqrt(variance / (double)(n - 1)) * (double)n / unit;
-    return sum / unit;
+    *error = sqrt(variance / (double)(n - 1));
+    return mean;
 }
 
 /* The best gate of a context at an epoch, 0 where none helps by more than its standard error. */
