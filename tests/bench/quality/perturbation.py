@@ -21,12 +21,14 @@ import sys
 import time
 import urllib.request
 
-import numpy as np
-import scanpy as sc
+os.environ.setdefault("TQDM_DISABLE", "1")
 
-import perturb_metrics as metrics
-import report
-from leave_one_out import ROOT, link_model
+import numpy as np  # noqa: E402  (the environment comes first)
+import scanpy as sc  # noqa: E402
+
+import perturb_metrics as metrics  # noqa: E402
+import report  # noqa: E402
+from leave_one_out import ROOT, link_model  # noqa: E402
 
 BASELINES = ["no_change", "mean", "additive", "ridge", "nearest", "effects"]
 SHOWN = [("Pearson delta", "pearson_delta"), ("to centroid", "pearson_centroid"), ("MSE", "mse"),
