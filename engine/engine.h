@@ -44,8 +44,8 @@ typedef struct scd_served_model {
 typedef struct scd_work {
     size_t model;              /* index */
     const scd_head_info *head; /* of this model: probabilities of its labels; of a perturbation head
-                                  the embedding by the head's own backbone. NULL: the embedding,
-                                  or what the cell's course is about */
+                                  the embedding by the head's own backbone. NULL: the embedding, or
+                                  what the cell's course is about */
     scd_pooling pooling;       /* of courses; where nothing is hidden it changes nothing */
 } scd_work;
 

@@ -1,10 +1,10 @@
 /* handle_denoise.c - POST /v1/denoise: hide tokens and find them again, or find the values of named
  * genes; the way is infer.c's.
  *
- *   mask    gene and value of some tokens are hidden in place, and found in `steps` passes
- *   impute  genes are shown and their values hidden: in place where the cell has them, appended in
- *           the order of their ids where it has not; one pass. A model that never saw a hidden
- * value alone answers through the posterior over hidden positions. */
+ * - mask: gene and value of some tokens are hidden in place, and found in `steps` passes.
+ * - impute: genes are shown and their values hidden - in place where the cell has them, appended in
+ *   the order of their ids where it has not; one pass. A model that never saw a hidden value alone
+ *   answers through the posterior over hidden positions. */
 #include "engine/base/rng.h"
 #include "server/denoise_call.h"
 #include "server/router.h"
@@ -266,7 +266,7 @@ static bool plan_end(scd_infer_call *call)
         scd_infer_warn(call, "nothing-hidden",
                        "%zu cells have none of the genes to hide: nothing was computed of them",
                        d->n_without);
-    return scd_denoise_scores_prepare(call);
+    return scd_denoise_scores_prepare(call) || scd_infer_out_of_memory(call);
 }
 
 /* ---- the answer ----------------------------------------------------------------------------- */

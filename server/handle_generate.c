@@ -187,7 +187,8 @@ static void size_result(const scd_infer_call *call, size_t *about, size_t *most)
 }
 
 static const scd_infer_task task = {.name = "generate",
-                                    .needs_no_cells = true,
+                                    .cells_optional = true,
+                                    .blank_cells = true,
                                     .heavy = true,
                                     .read_fields = read_fields,
                                     .plan_cell = plan_cell,

@@ -2,12 +2,15 @@
  * way is infer.c's.
  *
  * For each regulator and each gene that stands with it in cells:
- *   weight        the attention that the gene's token pays to the regulator's, as a multiple of
- * what an even share would be; mean over layers and heads, then over the cells that express the
- * regulator, 0 where the gene is not there effect, sign  what the regulator's presence adds to the
- * gene's value as the denoiser finds it; mean over the cells that have both coexpression  Pearson
- * correlation of the two genes' values over all cells of the request What comes out of them are
- * associations: no cause is looked at. */
+ *
+ * - weight: the attention that the gene's token pays to the regulator's, as a multiple of what an
+ *   even share would be; mean over layers and heads, then over the cells that express the
+ *   regulator, 0 where the gene is not there.
+ * - effect, sign: what the regulator's presence adds to the gene's value as the denoiser finds it;
+ *   mean over the cells that have both.
+ * - coexpression: Pearson correlation of the two genes' values over all cells of the request.
+ *
+ * What comes out of them are associations: no cause is looked at. */
 #include "api/grn_fields.h"
 #include "api/json_write.h"
 #include "server/router.h"
@@ -122,14 +125,16 @@ static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measur
 static bool plan_end(scd_infer_call *call)
 {
     struct scd_grn_call *g = call->fields.grn;
-    size_t n_absent = 0, first = 0, n_bad = 0;
+    size_t n_absent = 0, first = 0, n_tokens = 0, vocab = call->model->config->vocab;
     for (size_t r = g->n_regulators; r-- > 0;)
         if (!g->n_expressing[r]) {
             n_absent++;
             first = r;
         }
     for (size_t c = 0; c < call->request.n_cells; c++)
-        n_bad += call->cells[c].bad;
+        n_tokens += call->cells[c].bad ? 0 : call->cells[c].cell.n_tokens;
+    size_t n_targets = n_tokens < vocab ? n_tokens : vocab;
+    call->n_items = (g->n_regulators - n_absent) * (g->top_k < n_targets ? g->top_k : n_targets);
     if (n_absent == g->n_regulators)
         scd_problem_add(&call->problem, "/regulators",
                         "none of them is expressed in any cell: there is nothing to look at");
@@ -137,10 +142,8 @@ static bool plan_end(scd_infer_call *call)
         scd_infer_warn(call, "not-expressed",
                        "%zu regulators are expressed in no cell, the first is regulator %zu",
                        n_absent, first);
-    if (n_bad)
-        scd_infer_warn(call, "cells-skipped", "%zu cells could not be used and were left out",
-                       n_bad);
-    return true;
+    scd_infer_warn_skipped(call);
+    return !call->problem.kind;
 }
 
 /* ---- the answer ----------------------------------------------------------------------------- */
@@ -202,11 +205,13 @@ static double correlation(const tally *r, const tally *t, size_t n)
 }
 
 static void put_item(const scd_infer_call *call, size_t r, int32_t target, size_t n_cells,
-                     scd_buf *out)
+                     scd_answer *answer)
 {
+    scd_buf *out = answer->out;
     const struct scd_grn_call *g = call->fields.grn;
     const tally *t = &g->tallies[target];
     double effect = t->effect / (double)t->n_both;
+    scd_answer_item_own(answer);
     scd_buf_puts(out, "{\"regulator\":");
     scd_sampling_put_gene(out, call->model->vocab, g->regulators[r]);
     scd_buf_puts(out, ",\"target\":");
@@ -220,8 +225,8 @@ static void put_item(const scd_infer_call *call, size_t r, int32_t target, size_
     scd_buf_printf(out, ",\"cells\":%zu}", t->n_both);
 }
 
-/* The regulator's top_k targets; how many were put before. */
-static size_t put_regulator(const scd_infer_call *call, size_t r, size_t n_before, scd_buf *out)
+/* The regulator's top_k targets. */
+static void put_regulator(const scd_infer_call *call, size_t r, scd_answer *answer)
 {
     const struct scd_grn_call *g = call->fields.grn;
     size_t vocab = call->model->config->vocab, n_cells = 0, n = 0;
@@ -236,47 +241,26 @@ static size_t put_regulator(const scd_infer_call *call, size_t r, size_t n_befor
         if (g->tallies[gene].n_both && gene != g->regulators[r])
             g->ranks[n++] = (rank){g->tallies[gene].weight, gene};
     qsort(g->ranks, n, sizeof *g->ranks, by_weight);
-    size_t shown = n < g->top_k ? n : g->top_k;
-    for (size_t i = 0; i < shown; i++) {
-        if (n_before + i)
-            scd_buf_putc(out, ',');
-        put_item(call, r, g->ranks[i].gene, n_cells, out);
-    }
-    return shown;
+    for (size_t i = 0; i < n && i < g->top_k; i++)
+        put_item(call, r, g->ranks[i].gene, n_cells, answer);
 }
 
-static void write_answer(const scd_infer_call *call, scd_buf *out)
+static bool write_items(scd_infer_call *call, scd_answer *answer)
 {
     const struct scd_grn_call *g = call->fields.grn;
-    const scd_request *r = &call->request;
-    scd_answer answer;
-    scd_answer_begin_args begin = {call->model->name, call->model->digest_hex, NULL};
-    scd_answer_end_args end = {.warnings = call->warnings,
-                               .n_warnings = call->n_warnings,
-                               .sample_id = r->sample_id,
-                               .external_ids = r->external_ids};
-    scd_answer_begin(&answer, out, &begin);
-    size_t n = 0;
-    for (size_t i = 0; i < g->n_regulators; i++)
-        n += g->n_expressing[i] ? put_regulator(call, i, n, out) : 0;
-    for (size_t c = 0; c < r->n_cells; c++) {
-        const scd_infer_cell *cell = &call->cells[c];
-        end.cells += !cell->bad;
-        end.tokens += cell->bad ? 0 : cell->cell.n_tokens;
-        end.cached += !cell->bad && !cell->idle && cell->source == SCD_SOURCE_HIT;
-    }
-    scd_answer_end(&answer, &end);
+    for (size_t r = 0; r < g->n_regulators; r++)
+        if (g->n_expressing[r])
+            put_regulator(call, r, answer);
+    return true;
 }
 
-/* Items share one answer: per cell, so much of it that the whole fits. */
+/* Two names, in which every byte may be escaped as six, and five numbers. */
 static void size_result(const scd_infer_call *call, size_t *about, size_t *most)
 {
     enum { ABOUT = 200, MOST = 4096 };
-    const struct scd_grn_call *g = call->fields.grn;
-    size_t vocab = call->model->config->vocab, listed = g->top_k < vocab ? g->top_k : vocab;
-    size_t n = call->request.n_cells ? call->request.n_cells : 1, items = g->n_regulators * listed;
-    *about = items * ABOUT / n + 1;
-    *most = items * MOST / n + MOST;
+    (void)call;
+    *about = ABOUT;
+    *most = MOST;
 }
 
 static const scd_infer_task task = {.name = "grn",
@@ -284,7 +268,7 @@ static const scd_infer_task task = {.name = "grn",
                                     .read_fields = read_fields,
                                     .plan_cell = plan_cell,
                                     .plan_end = plan_end,
-                                    .write_answer = write_answer,
+                                    .write_items = write_items,
                                     .size_result = size_result};
 
 void scd_handle_grn(scd_daemon *d, scd_exchange *x)

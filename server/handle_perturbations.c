@@ -1,9 +1,10 @@
 /* handle_perturbations.c - POST /v1/perturbations: the request's cells are the controls, an item of
  * the answer is a perturbation; the way is infer.c's.
  *
- * What is computed and cached of a control cell is its embedding, the same that /v1/embeddings
- * serves unless the head has a backbone of its own; a prediction is arithmetic on top of it, made
- * when the answer is written. Without cells the head's stored controls are used. */
+ * What is computed and cached of a control cell is its embedding - by the genes that the head's
+ * study measured; the same that /v1/embeddings serves of them, unless the head has a backbone of
+ * its own. A prediction is arithmetic on top of it, made when the answer is written. Without cells
+ * the head's stored controls are used. */
 #include "api/answer_perturb.h"
 #include "api/perturb_fields.h"
 #include "server/infer_call.h"
@@ -151,13 +152,16 @@ static bool read_fields(scd_infer_call *call, const char **unknown)
 
 /* ---- the controls ---------------------------------------------------------------------------- */
 
-static bool take_cell(scd_infer_call *call, const scd_cell *cell)
+static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measured)
 {
     scd_perturb_call *p = call->fields.perturb;
+    scd_cell whole;
+    if (!scd_infer_whole_cell(call, c, measured, &whole))
+        return false;
     p->n_controls++;
-    for (size_t i = 0; i < cell->n_tokens; i++) {
-        int32_t g = scd_predictor_gene_of(p->predictor, cell->ids[i]);
-        double x = (double)cell->values[i];
+    for (size_t i = 0; i < whole.n_tokens; i++) {
+        int32_t g = scd_predictor_gene_of(p->predictor, whole.ids[i]);
+        double x = (double)whole.values[i];
         if (g < 0)
             continue;
         p->sums[g] += x;
@@ -229,23 +233,7 @@ static void warn_of_controls(scd_infer_call *call, const scd_perturb_call *p)
         }
 }
 
-/* Cells that were left out leave no item behind that could say so. */
-static void warn_of_skipped(scd_infer_call *call)
-{
-    size_t n = 0, first = 0;
-    for (size_t c = call->request.n_cells; c-- > 0;)
-        if (call->cells[c].bad) {
-            first = c;
-            n++;
-        }
-    if (n)
-        scd_infer_warn(call, "cells-skipped",
-                       "%zu of %zu control cells were left out, cell %zu: %.150s", n,
-                       call->request.n_cells, first,
-                       call->cells[first].detail ? call->cells[first].detail : "");
-}
-
-static bool after_cells(scd_infer_call *call)
+static bool plan_end(scd_infer_call *call)
 {
     scd_perturb_call *p = call->fields.perturb;
     size_t G = p->info->n_genes;
@@ -278,7 +266,7 @@ static bool after_cells(scd_infer_call *call)
     choose_context(call, p);
     p->anchor = scd_predictor_anchor(p->predictor, p->context, p->control, p->sd, p->n_controls);
     warn_of_controls(call, p);
-    warn_of_skipped(call);
+    scd_infer_warn_skipped(call);
     return true;
 }
 
@@ -377,7 +365,9 @@ static bool write_items(scd_infer_call *call, scd_answer *answer)
     for (size_t i = 0; i < p->fields.n && !code; i++)
         code = write_item(call, i, &ask, &item, answer);
     scd_arena_release(&arena);
-    return code ? scd_infer_out_of_memory(call) : true;
+    if (code)
+        scd_problem_set(&call->problem, SCD_PROBLEM_UNAVAILABLE, "out of memory: try again");
+    return !code;
 }
 
 /* Numbers have some ten bytes; a name is written as often as a number is. */
@@ -390,13 +380,12 @@ static void size_result(const scd_infer_call *call, size_t *about, size_t *most)
 }
 
 static const scd_infer_task task = {.name = "perturb",
+                                    .cells_optional = true,
                                     .read_fields = read_fields,
-                                    .size_result = size_result,
-                                    .plain_name = "embed",
-                                    .needs_no_cells = true,
-                                    .take_cell = take_cell,
-                                    .after_cells = after_cells,
-                                    .write_items = write_items};
+                                    .plan_cell = plan_cell,
+                                    .plan_end = plan_end,
+                                    .write_items = write_items,
+                                    .size_result = size_result};
 
 void scd_handle_perturbations(scd_daemon *d, scd_exchange *x)
 {

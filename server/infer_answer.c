@@ -173,8 +173,6 @@ void scd_infer_answer(scd_infer_call *call)
     const char *type = call->as_npy ? "application/x-npy" : "application/json";
     if (call->as_npy) {
         write_npy(call, &body);
-    } else if (call->task->write_answer) {
-        call->task->write_answer(call, &body);
     } else if (!write_list(call, &body)) {
         scd_buf_release(&body);
         scd_reply_with(call->x, &call->problem);

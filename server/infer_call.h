@@ -26,45 +26,43 @@ typedef struct scd_infer_cell scd_infer_cell;
 typedef struct scd_measured {
     const int32_t *tokens; /* (n) of the genes whose values were given, 0 or not; -1: unknown */
     size_t n;
+    const scd_cell_values *values; /* that the cell was serialized from; NULL: a blank cell */
+    scd_arena *scratch;            /* until the cell is planned */
 } scd_measured;
 
-/* What distinguishes the tasks: one constant of this for each route. */
+/* What distinguishes the tasks: one constant of this for each route. A hook that may be NULL says
+ * what that means. */
 typedef struct scd_infer_task {
-    const char *name;       /* in keys: "embed" */
-    const char *plain_name; /* in keys of cells that no head computed; NULL: name */
-    bool has_npy;           /* the matrix of results may be asked for as a .npy file */
-    bool needs_no_cells;
-    bool heavy; /* much is made of a cell when the answer is written */
+    const char *name;    /* in keys: "embed" */
+    bool has_npy;        /* the matrix of results may be asked for as a .npy file */
+    bool cells_optional; /* a request may have no cells */
+    bool blank_cells;    /* a cell may have no inputs: it is planned without tokens */
+    bool heavy;          /* much is made of a cell when the answer is written */
 
-    /* The task's own fields; call->model is chosen. Fills call->head, call->work.head where the
-     * head computes cells, call->n_items where they are not the cells, call->fields and *unknown,
-     * the first member that nobody knows (borrowed from the request). False: call->problem is set.
-     */
+    /* The task's own fields; call->model is chosen. Fills call->fields, call->head, call->work.head
+     * where the head computes cells, call->large where it is much work for another reason than the
+     * number of cells, and *unknown, the first member that nobody knows (borrowed from the
+     * request). False: call->problem is set. */
     bool (*read_fields)(scd_infer_call *call, const char **unknown);
-    /* For tasks of many passes: cell c is serialized - or has no tokens, where its input has none -
-     * and becomes the tokens of its course and the plan: fills cell->plan, or cell->idle where
-     * nothing is to be computed, or cell->blame. False: memory is out. May be NULL: one pass. */
+
+    /* Cell c is serialized: what is computed of it, and what the answer needs of it besides. Fills
+     * cell->plan (left NULL: one pass), or cell->idle where nothing is to be computed, or says what
+     * is wrong by scd_infer_blame; may lengthen the cell. False: memory is out. NULL: one pass. */
     bool (*plan_cell)(scd_infer_call *call, size_t c, const scd_measured *measured);
-    /* All cells are planned. False: memory is out. May be NULL. */
+    /* All cells are planned. False: call->problem is set. May be NULL. */
     bool (*plan_end)(scd_infer_call *call);
-    /* Members of the answer behind "data" (",\"x\":..."). May be NULL. */
-    void (*write_end)(const scd_infer_call *call, scd_buf *out);
-    /* The whole answer, of tasks whose items are no cells, instead of items. May be NULL. */
-    void (*write_answer)(const scd_infer_call *call, scd_buf *out);
-    /* The members of an item that say what came of its cell. */
+
+    /* Of a task whose items are the cells: the members that say what came of one. */
     void (*write_result)(const scd_infer_call *call, const scd_infer_cell *cell,
                          scd_answer *answer);
-    /* How long those are: about, and at most. */
-    void (*size_result)(const scd_infer_call *call, size_t *about, size_t *most);
-
-    /* For a task whose items are not the request's cells (call->n_items says how many there are);
-     * NULL otherwise. */
-    /* A cell that can be used, with all its tokens. False: out of memory. */
-    bool (*take_cell)(scd_infer_call *call, const scd_cell *cell);
-    /* After the last cell. False: call->problem is set. */
-    bool (*after_cells)(scd_infer_call *call);
-    /* All items, instead of write_result for each cell; false: call->problem is set. */
+    /* Of a task whose items are others: all of them, of which call->n_items - set by plan_end at
+     * the latest - says how many there are at most. False: call->problem is set. NULL: the items
+     * are the cells. */
     bool (*write_items)(scd_infer_call *call, scd_answer *answer);
+    /* Members of the answer behind "data" (",\"x\":..."). May be NULL. */
+    void (*write_end)(const scd_infer_call *call, scd_buf *out);
+    /* How long an item's own members are: about, and at most. */
+    void (*size_result)(const scd_infer_call *call, size_t *about, size_t *most);
 } scd_infer_task;
 
 typedef union scd_infer_fields {
@@ -116,7 +114,7 @@ struct scd_infer_call {
     scd_infer_fields fields;
     scd_work work;
     const scd_head_info *head; /* that the answer is from; NULL: none */
-    size_t n_items;            /* of the answer: cells, unless the task says otherwise */
+    size_t n_items;            /* of the answer */
     size_t width;              /* floats of one result of one pass */
     const scd_served_model *model;
     scd_infer_cell *cells; /* (request.n_cells) */
@@ -142,6 +140,12 @@ bool scd_infer_out_of_memory(scd_infer_call *call);
 /* A cell that cannot be used: an error in its place, or a problem of the whole request. */
 void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const char *pointer,
                      const char *detail);
+/* A warning where cells were left out, for answers without an item of theirs that could say so. */
+void scd_infer_warn_skipped(scd_infer_call *call);
+/* Of a cell that is being planned: all its tokens, though the model sees MAX_GENE_LEN of them,
+ * until it is planned. False: memory is out. */
+bool scd_infer_whole_cell(const scd_infer_call *call, size_t c, const scd_measured *measured,
+                          scd_cell *out);
 
 /* Decode the body, as far as what is asked for. False: call->problem is set. */
 bool scd_infer_decode(scd_infer_call *call);

@@ -103,26 +103,30 @@ void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, cons
     cell->pointer = scd_arena_strndup(&call->arena, pointer, strlen(pointer));
 }
 
-/* A serialized cell becomes what its task computes of it. False only when memory is out. */
-static bool plan_cell(scd_infer_call *call, size_t c, const int32_t *shared, const int32_t *tokens,
-                      size_t n)
+void scd_infer_warn_skipped(scd_infer_call *call)
 {
-    const scd_measured own = {tokens, n}, all = {shared, call->request.n_shared_genes};
-    return !call->task->plan_cell || call->task->plan_cell(call, c, shared ? &all : &own);
+    size_t n = 0, first = 0;
+    for (size_t c = call->request.n_cells; c-- > 0;)
+        if (call->cells[c].bad) {
+            first = c;
+            n++;
+        }
+    if (n)
+        scd_infer_warn(call, "cells-skipped", "%zu of %zu cells were left out, cell %zu: %.150s", n,
+                       call->request.n_cells, first,
+                       call->cells[first].detail ? call->cells[first].detail : "");
 }
 
-/* The task sees all of a cell, though the model sees MAX_GENE_LEN tokens of it. */
-static bool take_whole(scd_infer_call *call, const scd_cell_values *values, const scd_cell *cell,
-                       scd_arena *scratch)
+bool scd_infer_whole_cell(const scd_infer_call *call, size_t c, const scd_measured *measured,
+                          scd_cell *out)
 {
-    scd_cell whole;
+    *out = call->cells[c].cell;
+    if (!out->genes_truncated)
+        return true;
     scd_model_config config = *call->model->config;
-    if (!cell->genes_truncated)
-        return call->task->take_cell(call, cell);
     config.max_gene_len = config.vocab;
-    return !scd_cell_serialize(&config, call->model->vocab, call->request.input, values, scratch,
-                               &whole, NULL, NULL) &&
-           call->task->take_cell(call, &whole);
+    return !scd_cell_serialize(&config, call->model->vocab, call->request.input, measured->values,
+                               measured->scratch, out, NULL, NULL);
 }
 
 /* False only when memory is out. */
@@ -135,9 +139,9 @@ static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared
         scd_infer_blame(call, c, in->fault_kind, in->fault_pointer, in->fault);
         return true;
     }
-    if (!in->n && call->task->needs_no_cells)
-        return plan_cell(call, c, NULL, NULL, 0);
-    scd_arena scratch = {0}; /* tokens are needed only while this cell is serialized */
+    if (!in->n && call->task->blank_cells)
+        return call->task->plan_cell(call, c, &(scd_measured){0});
+    scd_arena scratch = {0}; /* tokens are needed only while this cell is planned */
     scd_arena_init(&scratch, call->arena.max_bytes);
     int32_t *tokens = shared ? scd_arena_alloc(&scratch, in->n, sizeof *tokens)
                              : resolve_all(call, in->genes, in->n, &scratch, counts);
@@ -157,10 +161,10 @@ static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared
             point_at(call, c, bad_index, pointer);
             scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
         }
-        if (!code)
-            ok = plan_cell(call, c, shared, tokens, in->n);
-        if (!code && ok && call->task->take_cell)
-            ok = take_whole(call, &values, &cell->cell, &scratch);
+        const scd_measured own = {tokens, in->n, &values, &scratch};
+        const scd_measured all = {shared, call->request.n_shared_genes, &values, &scratch};
+        if (!code && call->task->plan_cell)
+            ok = call->task->plan_cell(call, c, shared ? &all : &own);
     }
     scd_arena_release(&scratch);
     return ok && (code == SCD_OK || code == SCD_E_INVALID);
@@ -242,9 +246,7 @@ static bool serialize_all(scd_infer_call *call)
     if (call->problem.kind || !judge_mapping(call))
         return false;
     judge_use(call);
-    if (call->task->plan_end && !call->task->plan_end(call))
-        return scd_infer_out_of_memory(call);
-    return !call->task->after_cells || call->task->after_cells(call);
+    return !call->task->plan_end || call->task->plan_end(call);
 }
 
 /* ---- cache ---------------------------------------------------------------------------------- */
@@ -309,6 +311,7 @@ static bool find_result(scd_infer_call *call, size_t c, scd_hasher *hasher,
     char parameters[SCD_PLAN_TEXT];
     if (cell->plan) {
         scd_cache_plan_text(cell->plan, call->model->config, cell->cell.n_tokens, parameters);
+        own.task = call->task->name;
         own.parameters = parameters;
     }
     cell->key = scd_cache_key(hasher, &own, &cell->cell);
@@ -338,14 +341,13 @@ static bool look_up(scd_infer_call *call)
         scd_hasher_free(hasher);
         return scd_infer_out_of_memory(call);
     }
+    /* One pass without a head is an embedding, whichever task wants it. */
     scd_cache_scope scope = {.model = call->model->digest,
-                             .task = call->task->name,
+                             .task = call->work.head ? call->task->name : "embed",
                              .parameters = "",
                              .identity = scd_engine_device(call->d->engine)->identity};
     if (call->work.head)
         scope.head = call->work.head->digest;
-    else if (call->task->plain_name)
-        scope.task = call->task->plain_name;
     scd_buf value;
     scd_buf_init(&value, widest_bytes(call));
     int64_t start = scd_now_ns();
@@ -376,7 +378,7 @@ bool scd_infer_decode(scd_infer_call *call)
 {
     size_t n;
     const char *body = scd_exchange_body(call->x, &n);
-    call->request.cells_required = !call->task->needs_no_cells;
+    call->request.cells_required = !call->task->cells_optional;
     if (scd_request_decode(body, n, &call->d->limits, &call->input, &call->request, &call->problem))
         return false;
     call->decoded = true;
@@ -385,7 +387,7 @@ bool scd_infer_decode(scd_infer_call *call)
         scd_models_choose(call->d->engine, call->request.model, &call->work.model, &call->problem);
     if (!call->model || !call->task->read_fields(call, &unknown))
         return false;
-    if (!call->n_items)
+    if (!call->task->write_items)
         call->n_items = call->request.n_cells;
     call->width = scd_engine_width(call->d->engine, call->work);
     scd_exchange_get_note(call->x)->cells = call->request.n_cells;

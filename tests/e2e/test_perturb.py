@@ -428,6 +428,9 @@ def test_bad_requests_are_refused_where_they_are_wrong():
         check_problem(d.post("/v1/perturbations", {"cells": [{"genes": ["X"], "values": [1]}],
                                                    "perturbations": [["A"]], "on_error": "skip"}),
                       422, "invalid", None, "none of the 1 control cells can be used")
+        blank = {"cells": [{"genes": ["GENE1"], "values": [3]}, {"genes": [], "values": []}],
+                 "perturbations": [["GENE30"]]}
+        check_problem(d.post("/v1/perturbations", blank), 422, "invalid", "/cells/1.*")
         skipped = d.post("/v1/perturbations", {
             "cells": [{"genes": ["X"], "values": [1]}, {"genes": ["GENE1"], "values": [3]}],
             "perturbations": [["GENE30"]], "on_error": "skip", "odd": 1}).json()
