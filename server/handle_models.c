@@ -1,4 +1,5 @@
 /* handle_models.c - GET /v1/models and /v1/models/{name}: what is served, within which limits. */
+#include "api/head_json.h"
 #include "api/json_write.h"
 #include "api/perturb_fields.h"
 #include "server/models.h"
@@ -34,82 +35,6 @@ static void write_limits(const scd_daemon *d, scd_buf *out)
     scd_buf_putc(out, '}');
 }
 
-static void write_labels(const scd_head_info *h, scd_buf *out)
-{
-    scd_buf_puts(out, ",\"temperature\":");
-    scd_json_double(out, h->temperature);
-    scd_buf_puts(out, ",\"threshold\":");
-    scd_json_double(out, h->threshold);
-    scd_buf_puts(out, ",\"labels\":[");
-    for (size_t i = 0; i < h->n_labels; i++) {
-        scd_buf_puts(out, i ? ",{\"label\":" : "{\"label\":");
-        scd_json_text(out, h->labels[i].label);
-        scd_buf_puts(out, ",\"ontology_id\":");
-        if (h->labels[i].ontology_id)
-            scd_json_text(out, h->labels[i].ontology_id);
-        else
-            scd_buf_puts(out, "null");
-        scd_buf_putc(out, '}');
-    }
-    scd_buf_putc(out, ']');
-}
-
-/* The combinations that were studied in a context, each as an array of genes. */
-static void write_conditions(const scd_perturb_info *p, size_t context, scd_buf *out)
-{
-    bool any = false;
-    scd_buf_puts(out, ",\"perturbations\":[");
-    for (size_t i = 0; i < p->n_conditions; i++) {
-        if (p->conditions[i].context != context)
-            continue;
-        scd_buf_puts(out, any ? ",[" : "[");
-        for (size_t k = 0; k < p->conditions[i].n_targets; k++) {
-            if (k)
-                scd_buf_putc(out, ',');
-            scd_json_text(out, p->targets[p->conditions[i].targets[k]]);
-        }
-        scd_buf_putc(out, ']');
-        any = true;
-    }
-    scd_buf_putc(out, ']');
-}
-
-static void write_contexts(const scd_perturb_info *p, scd_buf *out)
-{
-    put_number(out, "readout_genes", p->n_genes);
-    scd_buf_puts(out, ",\"contexts\":[");
-    for (size_t c = 0; c < p->n_contexts; c++) {
-        scd_buf_puts(out, c ? ",{\"name\":" : "{\"name\":");
-        scd_json_text(out, p->contexts[c].name);
-        scd_buf_printf(
-            out, ",\"direction\":\"%s\",\"gate\":", scd_direction_name(p->contexts[c].direction));
-        scd_json_double(out, p->contexts[c].gate);
-        put_number(out, "stored_controls", p->contexts[c].n_cells);
-        write_conditions(p, c, out);
-        scd_buf_putc(out, '}');
-    }
-    scd_buf_putc(out, ']');
-}
-
-static void write_head(const scd_head_info *h, scd_buf *out)
-{
-    scd_buf_puts(out, "{\"name\":");
-    scd_json_text(out, h->name);
-    scd_buf_puts(out, ",\"task\":");
-    scd_json_text(out, h->task);
-    scd_buf_printf(out, ",\"digest\":\"%s\"", h->digest_hex);
-    put_bool(out, "backbone", h->has_backbone);
-    if (h->genes)
-        put_number(out, "genes", h->n_genes);
-    else
-        scd_buf_puts(out, ",\"genes\":null");
-    if (h->perturb)
-        write_contexts(h->perturb, out);
-    else
-        write_labels(h, out);
-    scd_buf_putc(out, '}');
-}
-
 static bool has_head(const scd_served_model *m, const char *task)
 {
     for (size_t i = 0; i < m->n_heads; i++)
@@ -133,7 +58,7 @@ static void write_heads(const scd_daemon *d, const scd_served_model *m, scd_buf 
     for (size_t i = 0; i < m->n_heads; i++) {
         if (i)
             scd_buf_putc(out, ',');
-        write_head(m->heads[i], out);
+        scd_json_head(out, m->heads[i]);
     }
     scd_buf_putc(out, ']');
 }

@@ -3,6 +3,7 @@
  * Threads: main. Owns: nothing beyond the call. */
 #include "api/cli/cli.h"
 #include "api/client.h"
+#include "api/head_json.h"
 #include "api/json_write.h"
 #include "engine/denoise/head.h"
 
@@ -34,24 +35,6 @@ size_t cli_models_options(void *into, cli_option *t)
 
 /* ---- a directory, in the words of GET /v1/models ---- */
 
-static void write_head(const scd_head_info *h, scd_buf *out)
-{
-    scd_buf_puts(out, "{\"name\":");
-    scd_json_text(out, h->name);
-    cli_json_text(out, "task", h->task);
-    cli_json_text(out, "digest", h->digest_hex);
-    scd_buf_puts(out, ",\"threshold\":");
-    scd_json_double(out, h->threshold);
-    scd_buf_puts(out, ",\"labels\":[");
-    for (size_t i = 0; i < h->n_labels; i++) {
-        scd_buf_puts(out, i ? ",{\"label\":" : "{\"label\":");
-        scd_json_text(out, h->labels[i].label);
-        cli_json_text(out, "ontology_id", h->labels[i].ontology_id);
-        scd_buf_putc(out, '}');
-    }
-    scd_buf_puts(out, "]}");
-}
-
 static scd_code write_heads(const char *dir, const scd_model_config *config, scd_buf *out,
                             scd_error *err)
 {
@@ -66,7 +49,7 @@ static scd_code write_heads(const char *dir, const scd_model_config *config, scd
         code = scd_head_open(dirs[i], config, &head, err);
         scd_buf_puts(out, i ? "," : "");
         if (!code)
-            write_head(scd_head_get_info(head), out);
+            scd_json_head(out, scd_head_get_info(head));
         scd_head_close(head);
     }
     scd_buf_putc(out, ']');
@@ -115,9 +98,30 @@ static double number_of(const cJSON *object, const char *key)
     return cJSON_IsNumber(item) ? item->valuedouble : 0;
 }
 
+/* Its labels, or the contexts whose perturbations it was trained on. */
+static void tell_head(const cJSON *head, scd_buf *out)
+{
+    const cJSON *item;
+    const char *between = "";
+    scd_buf_printf(out, "  head %s (%s): ", text_of(head, "name"), text_of(head, "task"));
+    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(head, "labels"))
+    {
+        scd_buf_printf(out, "%s%s", between, text_of(item, "label"));
+        between = ", ";
+    }
+    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(head, "contexts"))
+    {
+        scd_buf_printf(out, "%s%s (%s, %d perturbations)", between, text_of(item, "name"),
+                       text_of(item, "direction"),
+                       cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(item, "perturbations")));
+        between = ", ";
+    }
+    scd_buf_putc(out, '\n');
+}
+
 static void tell(const cJSON *answer, scd_buf *out)
 {
-    const cJSON *model, *head, *label;
+    const cJSON *model, *head;
     cJSON_ArrayForEach(model, cJSON_GetObjectItemCaseSensitive(answer, "data"))
     {
         scd_buf_printf(
@@ -130,16 +134,7 @@ static void tell(const cJSON *answer, scd_buf *out)
                                                                               : "",
             text_of(model, "digest"));
         cJSON_ArrayForEach(head, cJSON_GetObjectItemCaseSensitive(model, "heads"))
-        {
-            const char *between = "";
-            scd_buf_printf(out, "  head %s (%s): ", text_of(head, "name"), text_of(head, "task"));
-            cJSON_ArrayForEach(label, cJSON_GetObjectItemCaseSensitive(head, "labels"))
-            {
-                scd_buf_printf(out, "%s%s", between, text_of(label, "label"));
-                between = ", ";
-            }
-            scd_buf_putc(out, '\n');
-        }
+            tell_head(head, out);
     }
 }
 

@@ -238,6 +238,8 @@ def test_a_daemon_gives_the_same_bytes():
                         assert a.read() == b.read(), (name, verb, suffix)
         said = json.loads(run("models", "--server", server, "--json")[0])
         assert said["data"][0]["name"] == os.path.basename(model)
+        here = json.loads(run("models", "--model", model, "--json")[0])
+        assert here["data"][0]["heads"] == said["data"][0]["heads"]
         assert inspect(small("good_csr.h5ad"), "--server", server)["genes_known"] == 5
         path = table("mouse3.csv", np.ones((4, 3)), ["Cd3d", "Lyz", "Nkg7"])
         says(inspect(path, "--server", server, exit=1)["reason"], "mouse identifiers")
