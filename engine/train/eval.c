@@ -447,7 +447,7 @@ int scd_train_eval(int argc, char **argv)
         {"model", SCD_OPTION_TEXT, &o.model, "DIR", "the model directory", 0, 0, 0, true},
         {"data", SCD_OPTION_LIST, &o.data, "FILE", "an .h5ad file; may be given several times", 0,
          0, 0, true},
-        {"head", SCD_OPTION_TEXT, &o.head, "NAME", "absent: the only one there is", 0, 0, 0, 0},
+        {"head", SCD_OPTION_TEXT, &o.head, "NAME", "absent: the only annotation head", 0, 0, 0, 0},
         {"labels", SCD_OPTION_TEXT, &o.labels, "FILE", "truth: a table as finetune reads it", 0, 0,
          0, 0},
         {"label-column", SCD_OPTION_TEXT, &o.label_column, "COLUMN", "or a column of obs", 0, 0, 0,
