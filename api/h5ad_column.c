@@ -291,7 +291,7 @@ static scd_code place_find(const scd_h5ad *file, const scd_h5_frame *frame, cons
         name = frame->index;
     for (size_t i = 0; i < frame->n_columns && !name; i++)
         if (strcmp(frame->columns[i], column) == 0)
-            name = frame->columns[i];
+            name = frame->stored ? frame->stored[i] : frame->columns[i];
     if (!name) {
         list_columns(frame, list, sizeof list);
         return scd_h5_fail(file, frame->path, SCD_E_NOT_FOUND, err,
@@ -336,9 +336,10 @@ static scd_code check_rows(const scd_h5ad *file, const scd_h5_frame *frame,
                        frame->rows);
 }
 
-scd_code scd_h5ad_column_text(scd_h5ad *file, const char *frame_name, const char *column,
-                              scd_arena *arena, const char *const **out, size_t *n, scd_error *err)
+scd_code scd_h5_column_text(void *self, const char *frame_name, const char *column,
+                            scd_arena *arena, const char *const **out, size_t *n, scd_error *err)
 {
+    scd_h5ad *file = self;
     const scd_h5_frame *frame;
     struct place place;
     const char **text = NULL;
@@ -357,51 +358,10 @@ scd_code scd_h5ad_column_text(scd_h5ad *file, const char *frame_name, const char
     return SCD_OK;
 }
 
-/* ---- text as codes ---- */
-
-static uint64_t text_hash(const char *text)
+scd_code scd_h5_column_categories(void *self, const char *frame_name, const char *column,
+                                  scd_arena *arena, scd_cells_categories *out, scd_error *err)
 {
-    uint64_t h = UINT64_C(14695981039346656037); /* FNV-1a */
-    for (; *text; text++)
-        h = (h ^ (unsigned char)*text) * UINT64_C(1099511628211);
-    return h ^ h >> 32;
-}
-
-static scd_code intern(const scd_h5ad *file, const struct place *place, const char *const *text,
-                       size_t n, scd_arena *arena, scd_h5ad_categories *out, scd_error *err)
-{
-    size_t n_slots = 16;
-    while (n_slots < n * 2)
-        n_slots *= 2;
-    int32_t *slots = n > INT32_MAX ? NULL : scd_calloc(n_slots, sizeof *slots); /* code + 1 */
-    int32_t *codes = scd_arena_alloc(arena, n, sizeof *codes);
-    const char **categories = scd_arena_alloc(arena, n, sizeof *categories);
-    if (!slots || !codes || !categories) {
-        free(slots);
-        return scd_h5_no_memory(file, place->path, err);
-    }
-    size_t n_categories = 0;
-    for (size_t i = 0; i < n; i++) {
-        codes[i] = -1;
-        if (!text[i])
-            continue;
-        size_t at = text_hash(text[i]) & (n_slots - 1);
-        while (slots[at] && strcmp(categories[slots[at] - 1], text[i]) != 0)
-            at = (at + 1) & (n_slots - 1);
-        if (!slots[at]) {
-            categories[n_categories++] = text[i];
-            slots[at] = (int32_t)n_categories;
-        }
-        codes[i] = slots[at] - 1;
-    }
-    free(slots);
-    *out = (scd_h5ad_categories){n, n_categories, codes, categories};
-    return SCD_OK;
-}
-
-scd_code scd_h5ad_column_categories(scd_h5ad *file, const char *frame_name, const char *column,
-                                    scd_arena *arena, scd_h5ad_categories *out, scd_error *err)
-{
+    scd_h5ad *file = self;
     const scd_h5_frame *frame;
     struct place place;
     size_t n = 0, n_categories = 0;
@@ -411,12 +371,12 @@ scd_code scd_h5ad_column_categories(scd_h5ad *file, const char *frame_name, cons
         int32_t *codes = NULL;
         const char **categories = NULL;
         code = codes_at(file, &place, 0, arena, &codes, &n, &categories, &n_categories, err);
-        *out = (scd_h5ad_categories){n, n_categories, codes, categories};
+        *out = (scd_cells_categories){n, n_categories, codes, categories};
     } else if (!code) {
         const char **text = NULL;
         code = text_at(file, &place, 0, arena, &text, &n, err);
-        if (!code)
-            code = intern(file, &place, text, n, arena, out, err);
+        if (!code && !scd_cells_intern(text, n, arena, out))
+            code = scd_h5_no_memory(file, place.path, err);
     }
     if (!code)
         code = check_rows(file, frame, &place, n, err);

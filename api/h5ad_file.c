@@ -6,7 +6,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-static scd_code open_frames(scd_h5ad *file, scd_error *err)
+/* Files that people have and that look like ours, with the way from there to here. */
+static scd_code say_what_it_is(const scd_h5ad *file, scd_error *err)
+{
+    static const struct {
+        const char *has, *what;
+    } known[] = {
+        {"mod", "a MuData file (.h5mu): write its RNA alone, mdata[\"rna\"].write_h5ad(...)"},
+        {"row_attrs", "a loom file: anndata.io.read_loom(...).write_h5ad(...) makes an .h5ad"},
+        {"cell.names", "an h5Seurat file: anndataR's write_h5ad makes an .h5ad of it"},
+        {"barcode_idx", "10x Genomics' molecule_info.h5: take filtered_feature_bc_matrix.h5"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (scd_h5_there(file, known[i].has))
+            return scd_h5_fail(file, NULL, SCD_E_INVALID, err,
+                               "HDF5 but neither an AnnData nor 10x Genomics' counts: %s",
+                               known[i].what);
+    return scd_h5_fail(file, NULL, SCD_E_INVALID, err,
+                       "HDF5 but neither an AnnData (it has no obs or no var) nor 10x Genomics' "
+                       "counts");
+}
+
+/* An AnnData: its frames, then its matrices. */
+static scd_code open_anndata(scd_h5ad *file, scd_error *err)
 {
     /* Their paths today, and what they were before anndata 0.7. */
     bool old_raw = scd_h5_kind(file, "raw/var") == H5I_BADID;
@@ -19,9 +41,22 @@ static scd_code open_frames(scd_h5ad *file, scd_error *err)
     if (code)
         return code;
     if (!file->frames[SCD_H5_OBS].name || !file->frames[SCD_H5_VAR].name)
-        return scd_h5_fail(file, NULL, SCD_E_INVALID, err,
-                           "HDF5 but not an AnnData: it has no obs or no var");
-    return SCD_OK;
+        return say_what_it_is(file, err);
+    file->format = "h5ad";
+    return scd_h5_matrices_open(file, err);
+}
+
+static void close_cells(void *self)
+{
+    scd_h5ad *file = self;
+    scd_h5_enter();
+    scd_h5_matrices_close(file);
+    for (size_t i = 0; i < SCD_H5_N_FRAMES; i++)
+        scd_h5_frame_close(file->frames + i);
+    scd_h5_file_close(file);
+    scd_h5_leave();
+    free(file->path);
+    free(file);
 }
 
 static scd_code open_any(const char *path, const void *image, size_t n_bytes, scd_h5ad **out,
@@ -34,63 +69,58 @@ static scd_code open_any(const char *path, const void *image, size_t n_bytes, sc
     }
     scd_h5_enter();
     scd_code code = scd_h5_file_open(file, image, n_bytes, err);
+    bool is_tenx = false;
     if (!code)
-        code = open_frames(file, err);
-    if (!code)
-        code = scd_h5_matrices_open(file, err);
+        code = scd_h5_tenx_open(file, &is_tenx, err);
+    if (!code && !is_tenx)
+        code = open_anndata(file, err);
     scd_h5_leave();
     if (code) {
-        scd_h5ad_close(file);
+        close_cells(file);
         return code;
     }
     *out = file;
     return SCD_OK;
 }
 
-scd_code scd_h5ad_open(const char *path, scd_h5ad **out, scd_error *err)
+scd_code scd_h5_cells_open(const char *path, const void *image, size_t n_bytes, void **self,
+                           scd_error *err)
 {
-    return open_any(path, NULL, 0, out, err);
+    scd_h5ad *file = NULL;
+    scd_code code = open_any(path, image, n_bytes, &file, err);
+    *self = file;
+    return code;
 }
 
-scd_code scd_h5ad_open_image(const void *bytes, size_t n, const char *name, scd_h5ad **out,
-                             scd_error *err)
+static const char *path_of(const void *self)
 {
-    return open_any(name, bytes, n, out, err);
-}
-
-void scd_h5ad_close(scd_h5ad *file)
-{
-    if (!file)
-        return;
-    scd_h5_enter();
-    scd_h5_matrices_close(file);
-    for (size_t i = 0; i < SCD_H5_N_FRAMES; i++)
-        scd_h5_frame_close(file->frames + i);
-    scd_h5_file_close(file);
-    scd_h5_leave();
-    free(file->path);
-    free(file);
-}
-
-const char *scd_h5ad_path(const scd_h5ad *file)
-{
+    const scd_h5ad *file = self;
     return file->path;
 }
 
-size_t scd_h5ad_n_obs(const scd_h5ad *file)
+static const char *format_of(const void *self)
 {
+    const scd_h5ad *file = self;
+    return file->format;
+}
+
+static size_t n_obs_of(const void *self)
+{
+    const scd_h5ad *file = self;
     return file->frames[SCD_H5_OBS].rows;
 }
 
 /* ---- matrices ---- */
 
-size_t scd_h5ad_n_matrices(const scd_h5ad *file)
+static size_t n_matrices_of(const void *self)
 {
+    const scd_h5ad *file = self;
     return file->n_matrices;
 }
 
-const char *scd_h5ad_matrix_name(const scd_h5ad *file, size_t index)
+static const char *matrix_name_of(const void *self, size_t index)
 {
+    const scd_h5ad *file = self;
     return index < file->n_matrices ? file->matrices[index].name : NULL;
 }
 
@@ -128,9 +158,9 @@ scd_code scd_h5_matrix_find(const scd_h5ad *file, const char *name, scd_h5_matri
                        list);
 }
 
-scd_code scd_h5ad_matrix_get(const scd_h5ad *file, const char *name, scd_h5ad_matrix *out,
-                             scd_error *err)
+static scd_code matrix_of(const void *self, const char *name, scd_cells_matrix *out, scd_error *err)
 {
+    const scd_h5ad *file = self;
     scd_h5_matrix *m;
     scd_code code = scd_h5_matrix_find(file, name, &m, err);
     if (!code)
@@ -148,20 +178,39 @@ const scd_h5_frame *scd_h5_frame_find(const scd_h5ad *file, const char *name)
     return NULL;
 }
 
-size_t scd_h5ad_n_columns(const scd_h5ad *file, const char *frame)
+static size_t n_columns_of(const void *self, const char *frame)
 {
+    const scd_h5ad *file = self;
     const scd_h5_frame *f = scd_h5_frame_find(file, frame);
     return f ? f->n_columns : 0;
 }
 
-const char *scd_h5ad_column_name(const scd_h5ad *file, const char *frame, size_t index)
+static const char *column_name_of(const void *self, const char *frame, size_t index)
 {
+    const scd_h5ad *file = self;
     const scd_h5_frame *f = scd_h5_frame_find(file, frame);
     return f && index < f->n_columns ? f->columns[index] : NULL;
 }
 
-size_t scd_h5ad_frame_rows(const scd_h5ad *file, const char *frame)
+static size_t frame_rows_of(const void *self, const char *frame)
 {
+    const scd_h5ad *file = self;
     const scd_h5_frame *f = scd_h5_frame_find(file, frame);
     return f ? f->rows : 0;
 }
+
+const scd_cells_format_ops scd_h5_cells_ops = {
+    .close = close_cells,
+    .path = path_of,
+    .format = format_of,
+    .n_obs = n_obs_of,
+    .n_matrices = n_matrices_of,
+    .matrix_name = matrix_name_of,
+    .matrix_get = matrix_of,
+    .rows_read = scd_h5_rows_read,
+    .n_columns = n_columns_of,
+    .column_name = column_name_of,
+    .frame_rows = frame_rows_of,
+    .column_text = scd_h5_column_text,
+    .column_categories = scd_h5_column_categories,
+};

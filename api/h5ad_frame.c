@@ -145,23 +145,59 @@ static scd_code open_records(const scd_h5ad *file, scd_h5_frame *frame, scd_erro
 scd_code scd_h5_frame_open(const scd_h5ad *file, const char *name, const char *path,
                            scd_h5_frame *frame, scd_error *err)
 {
-    *frame = (scd_h5_frame){.path = path};
+    *frame = (scd_h5_frame){0};
     H5I_type_t kind = scd_h5_kind(file, path);
     if (kind != H5I_GROUP && kind != H5I_DATASET)
         return scd_h5_there(file, path) ? scd_h5_fail_library(file, path, "cannot be opened", err)
                                         : SCD_OK;
+    if (!(frame->path = scd_strdup(path)))
+        return scd_h5_no_memory(file, path, err);
     scd_code code =
         kind == H5I_GROUP ? open_group(file, frame, err) : open_records(file, frame, err);
+    if (!code && !(frame->name = scd_strdup(name)))
+        code = scd_h5_no_memory(file, path, err);
     if (code)
         scd_h5_frame_close(frame);
-    else
-        frame->name = name;
+    return code;
+}
+
+scd_code scd_h5_frame_make(const scd_h5ad *file, const char *name, const char *path,
+                           const char *index, const scd_h5_column_name *columns, size_t n,
+                           scd_h5_frame *frame, scd_error *err)
+{
+    char at[SCD_H5_PATH_BYTES];
+    scd_code code = SCD_OK;
+    *frame = (scd_h5_frame){.path = scd_strdup(path), .index = scd_strdup(index)};
+    frame->stored = n ? scd_calloc(n, sizeof *frame->stored) : NULL;
+    if (!frame->path || !frame->index || (n && !frame->stored))
+        code = scd_h5_no_memory(file, path, err);
+    else if (!scd_h5_join(at, path, index))
+        code = scd_h5_fail(file, path, SCD_E_INVALID, err, "a name is too long");
+    if (!code)
+        code = scd_h5_length(file, at, NULL, &frame->rows, err);
+    for (size_t i = 0; i < n && !code; i++) {
+        if (!scd_h5_has(file, path, columns[i].stored))
+            continue;
+        size_t to = frame->n_columns;
+        if (!(code = add_column(file, frame, columns[i].name, err)) &&
+            !(frame->stored[to] = scd_strdup(columns[i].stored)))
+            code = scd_h5_no_memory(file, path, err);
+    }
+    if (!code && !(frame->name = scd_strdup(name)))
+        code = scd_h5_no_memory(file, path, err);
+    if (code)
+        scd_h5_frame_close(frame);
     return code;
 }
 
 void scd_h5_frame_close(scd_h5_frame *frame)
 {
+    for (size_t i = 0; frame->stored && i < frame->n_columns; i++)
+        free(frame->stored[i]);
+    free(frame->stored);
     scd_h5_names_free(frame->columns, frame->n_columns);
     free(frame->index);
+    free(frame->path);
+    free(frame->name);
     *frame = (scd_h5_frame){0};
 }

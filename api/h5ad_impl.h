@@ -1,4 +1,13 @@
-/* h5ad_impl.h - what the parts of the h5ad reader share: libhdf5 at arm's length.
+/* h5ad_impl.h - what the parts of the reader of HDF5 share: libhdf5 at arm's length.
+ *
+ * Reads what anndata wrote since 0.5: X, layers and raw/X as dense, CSR or CSC with any integer
+ * index type and any number type; obs and var as 0.1.0/0.2.0 data frames, as compound datasets
+ * before that, categoricals old and new, nullable columns. Format: https://anndata.readthedocs.io
+ * (file format specification). And 10x Genomics' counts (h5ad_tenx.c).
+ *
+ * A block is read in time proportional to its entries for dense and CSR; CSC is turned once,
+ * through a temporary file, when its first block is read. libhdf5 serves one call at a time,
+ * however it was built: calls of all open files hold one lock.
  *
  * Everything that comes from the file passes here once: links that leave the file, storage that is
  * not in it, filters that are missing and sizes that it cannot hold are refused before anything is
@@ -9,7 +18,8 @@
 #ifndef SCD_API_H5AD_IMPL_H
 #define SCD_API_H5AD_IMPL_H
 
-#include "api/h5ad.h"
+#include "api/bands.h"
+#include "api/cells_impl.h"
 
 #include <hdf5.h>
 
@@ -17,6 +27,7 @@ enum {
     SCD_H5_PATH_BYTES = 1024,
     SCD_H5_MAX_COLUMNS = 20000,
     SCD_H5_MAX_MATRICES = 1000,
+    SCD_H5_MAX_GENOMES = 16,
     SCD_H5_BATCH = 1 << 16 /* elements read at a time where the result is not the buffer itself */
 };
 
@@ -32,36 +43,36 @@ typedef struct scd_h5_data {
 } scd_h5_data;
 
 typedef struct scd_h5_frame {
-    const char *name; /* "obs", "var" or "raw/var" */
-    const char *path; /* in the file: "raw/var" may be "raw.var" */
-    bool compound;    /* one data set of records (anndata < 0.7) instead of a group of columns */
-    char *index;      /* the column of names */
+    char *name;    /* "obs", "var", "raw/var"; of several genomes "NAME/obs"; NULL: not there */
+    char *path;    /* in the file: "raw/var" may be "raw.var" */
+    bool compound; /* one data set of records (anndata < 0.7) instead of a group of columns */
+    char *index;   /* the column of names */
     size_t rows;
     char **columns;
+    char **stored; /* (n_columns) their names in the file; NULL: the same */
     size_t n_columns;
 } scd_h5_frame;
 
-/* Entries of a CSC matrix by bands of rows (h5ad_csc.c). */
-typedef struct scd_h5_bands scd_h5_bands;
-
 typedef struct scd_h5_matrix {
-    scd_h5ad_matrix facts;
+    scd_cells_matrix facts;
     char *name, *path;                 /* path: in the file; "raw/X" may be "raw.X" */
+    size_t obs, var;                   /* its frames */
     scd_error fault;                   /* code not OK: why this matrix cannot be read */
     scd_h5_data data, indices, indptr; /* dense: data alone */
-    scd_h5_bands *bands;               /* CSC: once turned */
+    scd_bands *bands;                  /* CSC: once turned */
 } scd_h5_matrix;
 
-enum { SCD_H5_OBS, SCD_H5_VAR, SCD_H5_RAW_VAR, SCD_H5_N_FRAMES };
+enum { SCD_H5_OBS, SCD_H5_VAR, SCD_H5_RAW_VAR, SCD_H5_N_FRAMES = 2 * SCD_H5_MAX_GENOMES };
 
-struct scd_h5ad {
+typedef struct scd_h5ad {
     char *path;
-    hid_t id, links; /* the file; how links are followed */
+    const char *format; /* as scd_cells_format */
+    hid_t id, links;    /* the file; how links are followed */
     hsize_t file_bytes;
     scd_h5_frame frames[SCD_H5_N_FRAMES]; /* name NULL: not there */
     scd_h5_matrix *matrices;
     size_t n_matrices;
-};
+} scd_h5ad;
 
 /* ---- h5ad_lib.c ---- */
 void scd_h5_enter(void);
@@ -123,21 +134,39 @@ bool scd_h5_is_number(const scd_h5_data *data);
 /* *frame->name stays NULL where the file has no such frame. */
 scd_code scd_h5_frame_open(const scd_h5ad *file, const char *name, const char *path,
                            scd_h5_frame *frame, scd_error *err);
+/* A frame of text columns that lie in the group `path` under names of their own; those that are not
+ * there are left out. */
+typedef struct scd_h5_column_name {
+    const char *name, *stored;
+} scd_h5_column_name;
+scd_code scd_h5_frame_make(const scd_h5ad *file, const char *name, const char *path,
+                           const char *index, const scd_h5_column_name *columns, size_t n,
+                           scd_h5_frame *frame, scd_error *err);
 void scd_h5_frame_close(scd_h5_frame *frame);
 
-/* ---- h5ad_column.c ---- */
+/* ---- h5ad_column.c, h5ad_rows.c: of scd_h5_cells_ops ---- */
+scd_code scd_h5_column_text(void *self, const char *frame, const char *column, scd_arena *arena,
+                            const char *const **out, size_t *n, scd_error *err);
+scd_code scd_h5_column_categories(void *self, const char *frame, const char *column,
+                                  scd_arena *arena, scd_cells_categories *out, scd_error *err);
+scd_code scd_h5_rows_read(void *self, const char *matrix, size_t first, size_t n, scd_arena *arena,
+                          scd_cells_rows *out, scd_error *err);
 /* How many elements the array-like object at `path` has: a data set, a categorical, a nullable. */
 scd_code scd_h5_length(const scd_h5ad *file, const char *path, const char *member, size_t *n,
                        scd_error *err);
 
+/* ---- h5ad_tenx.c ---- */
+/* *found false: the file has no group of 10x Genomics' molecule counts. */
+scd_code scd_h5_tenx_open(scd_h5ad *file, bool *found, scd_error *err);
+
 /* ---- h5ad_matrix.c ---- */
+/* Adds a sparse matrix by cells whose shape is known; data, indices and indptr are in `path`. */
+scd_code scd_h5_matrix_add_tenx(scd_h5ad *file, const char *name, const char *path, size_t obs,
+                                size_t var, scd_error *err);
 scd_code scd_h5_matrices_open(scd_h5ad *file, scd_error *err);
 void scd_h5_matrices_close(scd_h5ad *file);
 
 /* ---- h5ad_rows.c ---- */
-/* Sorts the n entries of one row in place, sums repeated ones, drops zeros; how many are left, or
- * SIZE_MAX: out of memory. */
-size_t scd_h5_row_tidy(uint32_t *cols, double *values, size_t n);
 /* Columns [first, first + n) of the entries' indices, checked to be below `bound`. */
 scd_code scd_h5_indices(const scd_h5ad *file, const scd_h5_matrix *m, uint64_t first, uint64_t n,
                         size_t bound, uint32_t *out, scd_error *err);
@@ -147,8 +176,7 @@ scd_code scd_h5_indptr(const scd_h5ad *file, const scd_h5_matrix *m, size_t firs
 
 /* ---- h5ad_csc.c ---- */
 scd_code scd_h5_csc_read(const scd_h5ad *file, scd_h5_matrix *m, size_t first, size_t n,
-                         scd_arena *arena, scd_h5ad_rows *out, scd_error *err);
-void scd_h5_bands_free(scd_h5_bands *bands);
+                         scd_arena *arena, scd_cells_rows *out, scd_error *err);
 
 /* ---- h5ad_lzf.c ---- */
 void scd_h5_lzf_register(void);

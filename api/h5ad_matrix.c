@@ -25,9 +25,9 @@ static scd_code open_encoding(const scd_h5ad *file, scd_h5_matrix *m, scd_error 
     if (code)
         return code;
     if (text && strncmp(text, "csr", 3) == 0)
-        m->facts.encoding = SCD_H5AD_CSR;
+        m->facts.encoding = SCD_CELLS_CSR;
     else if (text && strncmp(text, "csc", 3) == 0)
-        m->facts.encoding = SCD_H5AD_CSC;
+        m->facts.encoding = SCD_CELLS_CSC;
     else
         code = scd_h5_fail(file, path, SCD_E_INVALID, err,
                            "encoding \"%s\"; csr_matrix, csc_matrix or a dense array are read",
@@ -39,7 +39,7 @@ static scd_code open_encoding(const scd_h5ad *file, scd_h5_matrix *m, scd_error 
 /* indptr is read by windows later on, where every step is checked; here, its ends. */
 static scd_code check_indptr(const scd_h5ad *file, scd_h5_matrix *m, scd_error *err)
 {
-    size_t n = m->facts.encoding == SCD_H5AD_CSR ? m->facts.rows : m->facts.cols;
+    size_t n = m->facts.encoding == SCD_CELLS_CSR ? m->facts.rows : m->facts.cols;
     const scd_h5_data *data = &m->data, *indices = &m->indices, *indptr = &m->indptr;
     int64_t first = 0, last = 0;
     if (data->rank != 1 || indices->rank != 1 || indptr->rank != 1)
@@ -66,11 +66,24 @@ static scd_code check_indptr(const scd_h5ad *file, scd_h5_matrix *m, scd_error *
     return SCD_OK;
 }
 
-static scd_code open_sparse(const scd_h5ad *file, scd_h5_matrix *m, scd_error *err)
+static scd_code open_parts(const scd_h5ad *file, scd_h5_matrix *m, scd_error *err)
 {
     static const char *const names[] = {"data", "indices", "indptr"};
     scd_h5_data *const parts[] = {&m->data, &m->indices, &m->indptr};
     char path[SCD_H5_PATH_BYTES];
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < 3 && !code; i++) {
+        if (!scd_h5_join(path, m->path, names[i]))
+            return scd_h5_fail(file, m->path, SCD_E_INVALID, err, "a name is too long");
+        code = scd_h5_data_open(file, path, NULL, parts[i], err);
+        if (!code)
+            code = scd_h5_data_bounded(file, parts[i], err);
+    }
+    return code;
+}
+
+static scd_code open_sparse(const scd_h5ad *file, scd_h5_matrix *m, scd_error *err)
+{
     hsize_t shape[2];
     bool found = false;
     scd_code code = open_encoding(file, m, err);
@@ -80,13 +93,8 @@ static scd_code open_sparse(const scd_h5ad *file, scd_h5_matrix *m, scd_error *e
         code = scd_h5_attr_sizes(file, m->path, "h5sparse_shape", shape, 2, &found, err);
     if (!code && !found)
         code = scd_h5_fail(file, m->path, SCD_E_CORRUPT, err, "no shape");
-    for (size_t i = 0; i < 3 && !code; i++) {
-        if (!scd_h5_join(path, m->path, names[i]))
-            return scd_h5_fail(file, m->path, SCD_E_INVALID, err, "a name is too long");
-        code = scd_h5_data_open(file, path, NULL, parts[i], err);
-        if (!code)
-            code = scd_h5_data_bounded(file, parts[i], err);
-    }
+    if (!code)
+        code = open_parts(file, m, err);
     if (code)
         return code;
     m->facts.rows = shape[0];
@@ -99,17 +107,23 @@ static scd_code open_dense(const scd_h5ad *file, scd_h5_matrix *m, scd_error *er
     scd_code code = scd_h5_data_open(file, m->path, NULL, &m->data, err);
     if (code)
         return code;
-    m->facts.encoding = SCD_H5AD_DENSE;
+    m->facts.encoding = SCD_CELLS_DENSE;
     m->facts.rows = m->data.dims[0];
     m->facts.cols = m->data.dims[1];
     m->facts.n_stored = m->facts.rows * m->facts.cols; /* data_facts bounds both */
     return SCD_OK;
 }
 
+static scd_code check_values(const scd_h5ad *file, scd_h5_matrix *m, scd_error *err)
+{
+    if (!scd_h5_is_number(&m->data))
+        return scd_h5_fail(file, m->path, SCD_E_INVALID, err, "does not hold numbers");
+    return m->facts.encoding == SCD_CELLS_DENSE ? SCD_OK : check_indptr(file, m, err);
+}
+
 static scd_code open_matrix(const scd_h5ad *file, scd_h5_matrix *m, scd_error *err)
 {
-    const scd_h5_frame *obs = file->frames + SCD_H5_OBS;
-    const scd_h5_frame *var = file->frames + (m->facts.is_raw ? SCD_H5_RAW_VAR : SCD_H5_VAR);
+    const scd_h5_frame *obs = file->frames + m->obs, *var = file->frames + m->var;
     H5I_type_t kind = scd_h5_kind(file, m->path);
     scd_code code = kind == H5I_GROUP ? open_sparse(file, m, err) : open_dense(file, m, err);
     if (code)
@@ -123,37 +137,68 @@ static scd_code open_matrix(const scd_h5ad *file, scd_h5_matrix *m, scd_error *e
                            "%s %zu",
                            m->facts.rows, m->facts.cols, obs->path, obs->rows, var->path,
                            var->rows);
-    if (!scd_h5_is_number(&m->data))
-        return scd_h5_fail(file, m->path, SCD_E_INVALID, err, "does not hold numbers");
-    return m->facts.encoding == SCD_H5AD_DENSE ? SCD_OK : check_indptr(file, m, err);
+    return check_values(file, m, err);
+}
+
+/* Room for one more matrix, its names noted; NULL: no memory. */
+static scd_h5_matrix *new_matrix(scd_h5ad *file, const char *name, const char *path, size_t obs,
+                                 size_t var)
+{
+    size_t n = file->n_matrices;
+    if ((n & (n - 1)) == 0) {
+        scd_h5_matrix *grown = scd_realloc(file->matrices, n ? n * 2 : 1, sizeof *grown);
+        if (!grown)
+            return NULL;
+        file->matrices = grown;
+    }
+    scd_h5_matrix *m = file->matrices + n;
+    *m = (scd_h5_matrix){.obs = obs, .var = var, .facts.is_raw = var == SCD_H5_RAW_VAR};
+    m->name = scd_strdup(name);
+    m->path = scd_strdup(path);
+    file->n_matrices++;
+    if (!m->name || !m->path)
+        return NULL;
+    m->facts.name = m->name;
+    m->facts.obs_frame = file->frames[obs].name;
+    m->facts.var_frame = file->frames[var].name;
+    return m;
+}
+
+/* A matrix that cannot be read keeps its fault; SCD_E_NOMEM alone is an error. */
+static scd_code keep_fault(const scd_h5_matrix *m, scd_code code, scd_error *err)
+{
+    if (code != SCD_E_NOMEM)
+        return SCD_OK;
+    if (err)
+        *err = m->fault;
+    return code;
 }
 
 /* Adds the matrix `name` that is stored at `path`. */
 static scd_code add_matrix(scd_h5ad *file, const char *name, const char *path, bool is_raw,
                            scd_error *err)
 {
-    size_t n = file->n_matrices;
-    if ((n & (n - 1)) == 0) {
-        scd_h5_matrix *grown = scd_realloc(file->matrices, n ? n * 2 : 1, sizeof *grown);
-        if (!grown)
-            return scd_h5_no_memory(file, path, err);
-        file->matrices = grown;
-    }
-    scd_h5_matrix *m = file->matrices + n;
-    *m = (scd_h5_matrix){.facts.is_raw = is_raw};
-    m->name = scd_strdup(name);
-    m->path = scd_strdup(path);
-    file->n_matrices++;
-    if (!m->name || !m->path)
+    scd_h5_matrix *m =
+        new_matrix(file, name, path, SCD_H5_OBS, is_raw ? SCD_H5_RAW_VAR : SCD_H5_VAR);
+    if (!m)
         return scd_h5_no_memory(file, path, err);
-    m->facts.name = m->name;
-    scd_code code = open_matrix(file, m, &m->fault);
-    if (code == SCD_E_NOMEM) {
-        if (err)
-            *err = m->fault;
-        return code;
-    }
-    return SCD_OK;
+    return keep_fault(m, open_matrix(file, m, &m->fault), err);
+}
+
+scd_code scd_h5_matrix_add_tenx(scd_h5ad *file, const char *name, const char *path, size_t obs,
+                                size_t var, scd_error *err)
+{
+    scd_h5_matrix *m = new_matrix(file, name, path, obs, var);
+    if (!m)
+        return scd_h5_no_memory(file, path, err);
+    m->facts.is_raw = false;
+    m->facts.encoding = SCD_CELLS_CSR;
+    m->facts.rows = file->frames[obs].rows;
+    m->facts.cols = file->frames[var].rows;
+    scd_code code = open_parts(file, m, &m->fault);
+    if (!code)
+        code = check_values(file, m, &m->fault);
+    return keep_fault(m, code, err);
 }
 
 scd_code scd_h5_matrices_open(scd_h5ad *file, scd_error *err)
@@ -181,7 +226,7 @@ void scd_h5_matrices_close(scd_h5ad *file)
 {
     for (size_t i = 0; i < file->n_matrices; i++) {
         scd_h5_matrix *m = file->matrices + i;
-        scd_h5_bands_free(m->bands);
+        scd_bands_free(m->bands);
         scd_h5_data_close(&m->indptr);
         scd_h5_data_close(&m->indices);
         scd_h5_data_close(&m->data);

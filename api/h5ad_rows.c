@@ -15,51 +15,6 @@ enum { STAGING_BYTES = 4 << 20 };
 
 /* ---- CSR ---- */
 
-struct entry {
-    uint64_t key; /* column, then place in the file */
-    double value;
-};
-
-static int by_key(const void *a, const void *b)
-{
-    const struct entry *x = a, *y = b;
-    return (x->key > y->key) - (x->key < y->key);
-}
-
-size_t scd_h5_row_tidy(uint32_t *cols, double *values, size_t n)
-{
-    bool ascending = true;
-    for (size_t i = 1; i < n && ascending; i++)
-        ascending = cols[i - 1] < cols[i];
-    if (!ascending) {
-        struct entry *entries = n > UINT32_MAX ? NULL : scd_malloc(n, sizeof *entries);
-        if (!entries)
-            return SIZE_MAX;
-        for (size_t i = 0; i < n; i++)
-            entries[i] = (struct entry){(uint64_t)cols[i] << 32 | i, values[i]};
-        qsort(entries, n, sizeof *entries, by_key);
-        size_t to = 0;
-        for (size_t i = 0; i < n; i++) {
-            uint32_t col = (uint32_t)(entries[i].key >> 32);
-            if (to && cols[to - 1] == col) {
-                values[to - 1] += entries[i].value;
-                continue;
-            }
-            cols[to] = col;
-            values[to++] = entries[i].value;
-        }
-        free(entries);
-        n = to;
-    }
-    size_t to = 0;
-    for (size_t i = 0; i < n; i++) {
-        cols[to] = cols[i];
-        values[to] = values[i];
-        to += values[i] != 0; /* NaN stays: whoever reads must see it */
-    }
-    return to;
-}
-
 scd_code scd_h5_indptr(const scd_h5ad *file, const scd_h5_matrix *m, size_t first, size_t n,
                        uint64_t *out, scd_error *err)
 {
@@ -95,7 +50,7 @@ scd_code scd_h5_indices(const scd_h5ad *file, const scd_h5_matrix *m, uint64_t f
 }
 
 static scd_code read_csr(const scd_h5ad *file, const scd_h5_matrix *m, size_t first, size_t n,
-                         scd_arena *arena, scd_h5ad_rows *out, scd_error *err)
+                         scd_arena *arena, scd_cells_rows *out, scd_error *err)
 {
     uint64_t *indptr = scd_arena_alloc(arena, n + 1, sizeof *indptr);
     if (!indptr)
@@ -113,7 +68,8 @@ static scd_code read_csr(const scd_h5ad *file, const scd_h5_matrix *m, size_t fi
         code = scd_h5_read(file, &m->data, SCD_H5_DOUBLE, start, n_entries, values, err);
     for (size_t row = 0; row < n && !code; row++) {
         uint64_t from = indptr[row] - start;
-        size_t n_row = scd_h5_row_tidy(cols + from, values + from, indptr[row + 1] - indptr[row]);
+        size_t n_row =
+            scd_cells_row_tidy(cols + from, values + from, indptr[row + 1] - indptr[row]);
         if (n_row == SIZE_MAX) {
             code = scd_h5_no_memory(file, m->path, err);
             break;
@@ -126,7 +82,7 @@ static scd_code read_csr(const scd_h5ad *file, const scd_h5_matrix *m, size_t fi
         to += n_row;
     }
     indptr[n] = to;
-    *out = (scd_h5ad_rows){n, indptr, cols, values};
+    *out = (scd_cells_rows){n, indptr, cols, values};
     return code;
 }
 
@@ -155,7 +111,7 @@ static bool grow(struct grown *g, uint64_t more)
 }
 
 static scd_code read_dense(const scd_h5ad *file, const scd_h5_matrix *m, size_t first, size_t n,
-                           scd_arena *arena, scd_h5ad_rows *out, scd_error *err)
+                           scd_arena *arena, scd_cells_rows *out, scd_error *err)
 {
     scd_code code = SCD_OK;
     struct grown grown = {0};
@@ -197,7 +153,7 @@ static scd_code read_dense(const scd_h5ad *file, const scd_h5_matrix *m, size_t 
         memcpy(cols, grown.cols, grown.n * sizeof *cols);
         memcpy(kept, grown.values, grown.n * sizeof *kept);
     }
-    *out = (scd_h5ad_rows){n, indptr, cols, kept};
+    *out = (scd_cells_rows){n, indptr, cols, kept};
 
 done:
     free(grown.values);
@@ -206,9 +162,10 @@ done:
     return code;
 }
 
-scd_code scd_h5ad_rows_read(scd_h5ad *file, const char *matrix, size_t first, size_t n,
-                            scd_arena *arena, scd_h5ad_rows *out, scd_error *err)
+scd_code scd_h5_rows_read(void *self, const char *matrix, size_t first, size_t n, scd_arena *arena,
+                          scd_cells_rows *out, scd_error *err)
 {
+    scd_h5ad *file = self;
     scd_h5_matrix *m;
     scd_code code = scd_h5_matrix_find(file, matrix, &m, err);
     if (code)
@@ -217,9 +174,9 @@ scd_code scd_h5ad_rows_read(scd_h5ad *file, const char *matrix, size_t first, si
         return scd_h5_fail(file, m->path, SCD_E_INVALID, err, "rows %zu to %zu, there are %zu",
                            first, first + n, m->facts.rows);
     switch (m->facts.encoding) {
-    case SCD_H5AD_CSR:
+    case SCD_CELLS_CSR:
         return read_csr(file, m, first, n, arena, out, err);
-    case SCD_H5AD_CSC:
+    case SCD_CELLS_CSC:
         return scd_h5_csc_read(file, m, first, n, arena, out, err);
     default:
         return read_dense(file, m, first, n, arena, out, err);

@@ -33,26 +33,27 @@ static void close_one(scd_corpus *corpus)
             victim = f;
     }
     assert(victim);
-    scd_h5ad_close(victim->handle);
+    scd_cells_close(victim->handle);
     victim->handle = NULL;
     corpus->n_open--;
 }
 
-scd_code scd_corpus_handle(scd_corpus *corpus, size_t file, scd_h5ad **out, scd_error *err)
+scd_code scd_corpus_handle(scd_corpus *corpus, size_t file, scd_cells **out, scd_error *err)
 {
     scd_corpus_file *f = &corpus->files[file];
     if (!f->handle) {
         if (corpus->n_open == SCD_MAX_OPEN)
             close_one(corpus);
-        scd_code code = scd_h5ad_open(f->path, &f->handle, err);
+        scd_code code = scd_cells_open(f->path, &f->handle, err);
         if (code)
             return code;
         corpus->n_open++;
         /* n_rows is 0 only while the corpus is being opened. */
-        if (f->n_rows && scd_h5ad_n_obs(f->handle) != f->n_rows)
+        size_t n_rows = f->n_rows ? scd_cells_frame_rows(f->handle, f->obs_frame) : 0;
+        if (n_rows != f->n_rows)
             return scd_fail(err, SCD_E_CORRUPT,
                             "%s: has %zu cells now, had %zu: it was changed while it was used",
-                            f->path, scd_h5ad_n_obs(f->handle), f->n_rows);
+                            f->path, n_rows, f->n_rows);
     }
     f->last_use = ++corpus->n_uses;
     *out = f->handle;
@@ -115,25 +116,26 @@ static scd_code choose(scd_corpus *corpus, size_t file, const scd_corpus_options
                        scd_error *err)
 {
     scd_corpus_file *f = &corpus->files[file];
-    scd_h5ad *handle;
-    scd_h5ad_choice choice;
-    scd_h5ad_matrix matrix;
+    scd_cells *handle;
+    scd_cells_choice choice;
+    scd_cells_matrix matrix;
     scd_arena arena;
     scd_arena_init(&arena, SIZE_MAX / 2);
     scd_code code = scd_corpus_handle(corpus, file, &handle, err);
-    if (!code && !scd_h5ad_n_obs(handle))
+    if (!code && !scd_cells_n_obs(handle))
         code = scd_fail(err, SCD_E_INVALID, "%s: has no cells (obs is empty)", f->path);
-    if (!code && scd_h5ad_n_obs(handle) > UINT32_MAX)
+    if (!code && scd_cells_n_obs(handle) > UINT32_MAX)
         code = scd_fail(err, SCD_E_TOO_LARGE, "%s: has %zu cells, at most 2^32 - 1 in one file",
-                        f->path, scd_h5ad_n_obs(handle));
+                        f->path, scd_cells_n_obs(handle));
     if (!code)
-        code = scd_h5ad_choose(handle, options->matrix, options->gene_column, NULL, &arena, &choice,
-                               err);
+        code = scd_cells_choose(handle, options->matrix, options->gene_column, NULL, &arena,
+                                &choice, err);
     if (!code)
-        code = scd_h5ad_matrix_get(handle, choice.matrix, &matrix, err);
+        code = scd_cells_matrix_get(handle, choice.matrix, &matrix, err);
     if (!code) {
         f->matrix = scd_corpus_keep_text(corpus, choice.matrix);
         f->frame = scd_corpus_keep_text(corpus, choice.frame);
+        f->obs_frame = scd_corpus_keep_text(corpus, choice.obs_frame);
         f->gene_column = scd_corpus_keep_text(corpus, choice.gene_column);
         f->column_is_given = options->gene_column != NULL;
         f->why = scd_corpus_keep_text(corpus, choice.why);
@@ -141,9 +143,9 @@ static scd_code choose(scd_corpus *corpus, size_t file, const scd_corpus_options
         f->kind = choice.kind;
         f->recoverable = choice.recoverable;
         f->normalised_to = choice.normalised_to;
-        f->is_turned = matrix.encoding == SCD_H5AD_CSC;
-        f->n_rows = scd_h5ad_n_obs(handle);
-        if (!f->matrix || !f->frame || !f->why || !f->matrix_why ||
+        f->is_turned = matrix.encoding == SCD_CELLS_CSC || matrix.encoding == SCD_CELLS_TEXT;
+        f->n_rows = matrix.rows;
+        if (!f->matrix || !f->frame || !f->obs_frame || !f->why || !f->matrix_why ||
             !f->gene_column != !choice.gene_column)
             code = no_memory(err);
     }
@@ -155,14 +157,14 @@ static scd_code choose(scd_corpus *corpus, size_t file, const scd_corpus_options
 static scd_code list_cells(scd_corpus *corpus, size_t file, scd_exclude *exclude, scd_error *err)
 {
     scd_corpus_file *f = &corpus->files[file];
-    scd_h5ad *handle;
+    scd_cells *handle;
     const char *const *barcodes;
     size_t n, n_out = 0;
     scd_arena arena;
     scd_arena_init(&arena, SIZE_MAX / 2);
     scd_code code = scd_corpus_handle(corpus, file, &handle, err);
     if (!code)
-        code = scd_h5ad_column_text(handle, "obs", NULL, &arena, &barcodes, &n, err);
+        code = scd_cells_column_text(handle, f->obs_frame, NULL, &arena, &barcodes, &n, err);
     if (code)
         goto done;
     if (n != f->n_rows) {
@@ -255,7 +257,7 @@ void scd_corpus_free(scd_corpus *corpus)
         return;
     scd_corpus_unbind(corpus);
     for (size_t i = 0; i < corpus->n_files; i++) {
-        scd_h5ad_close(corpus->files[i].handle);
+        scd_cells_close(corpus->files[i].handle);
         free(corpus->files[i].left_out);
         free(corpus->files[i].marks);
     }

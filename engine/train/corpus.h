@@ -4,7 +4,7 @@
  * longer list. What stays is a record of each file, the row numbers that are left out, and one map
  * for each distinct list of genes; barcodes lie in a temporary file ($TMPDIR, else /tmp). Cells are
  * counted through all files in order; a cell is (file, row). Values are counts where the file has
- * or yields them (api/h5ad_choose.h), else log1p_cp10k.
+ * or yields them (api/cells_choose.h), else log1p_cp10k.
  *
  * Threads: one at a time. Owns: the open files (at most a few at once), until free. */
 #ifndef SCD_TRAIN_CORPUS_H

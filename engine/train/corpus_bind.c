@@ -7,7 +7,7 @@
  * Threads: one at a time. Owns: nothing; maps belong to the corpus. */
 #include "engine/train/corpus_impl.h"
 
-#include "api/h5ad_genes.h"
+#include "api/cells_genes.h"
 #include "engine/base/buf.h"
 #include "engine/base/mem.h"
 
@@ -132,15 +132,15 @@ static scd_code resolve(const scd_vocab *vocab, const scd_gene_name *names, size
 
 /* The column that the vocabulary knows best takes the place of the one that looked best without it;
  * where it knows none, examples of unknown names come from that one. */
-static scd_code choose_column(scd_corpus *corpus, scd_corpus_file *f, scd_h5ad *handle,
+static scd_code choose_column(scd_corpus *corpus, scd_corpus_file *f, scd_cells *handle,
                               scd_arena *arena, scd_error *err)
 {
-    scd_h5ad_genes genes;
+    scd_cells_genes genes;
     scd_buf why;
+    scd_gene_book book = scd_gene_book_of(corpus->vocab);
     if (f->column_is_given)
         return SCD_OK;
-    scd_code code =
-        scd_h5ad_genes_choose(handle, f->frame, NULL, corpus->vocab, arena, &genes, err);
+    scd_code code = scd_cells_genes_choose(handle, f->frame, NULL, &book, arena, &genes, err);
     if (code || !genes.n_known)
         return code;
     scd_buf_init(&why, 1 << 16);
@@ -162,7 +162,7 @@ static scd_code bind_file(scd_corpus *corpus, size_t file, double min_mapped, sc
     const scd_gene_name *names;
     size_t n, n_known = 0;
     scd_corpus_map *map = NULL;
-    scd_h5ad *handle;
+    scd_cells *handle;
     scd_code code;
     if ((code = scd_corpus_handle(corpus, file, &handle, err)) ||
         (code = choose_column(corpus, f, handle, arena, err)) ||

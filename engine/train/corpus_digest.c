@@ -20,13 +20,14 @@ enum { PIECES = 64, PIECE_ROWS = 64 };
 static scd_code add_rows(scd_corpus *corpus, size_t file, size_t first, size_t n,
                          scd_hasher *hasher, scd_error *err)
 {
-    scd_h5ad *handle;
-    scd_h5ad_rows rows;
+    scd_cells *handle;
+    scd_cells_rows rows;
     scd_arena arena;
     scd_arena_init(&arena, SIZE_MAX / 2);
     scd_code code = scd_corpus_handle(corpus, file, &handle, err);
     if (!code)
-        code = scd_h5ad_rows_read(handle, corpus->files[file].matrix, first, n, &arena, &rows, err);
+        code =
+            scd_cells_rows_read(handle, corpus->files[file].matrix, first, n, &arena, &rows, err);
     if (!code) {
         size_t entries = (size_t)rows.indptr[n];
         scd_hasher_add_field(hasher, rows.indptr, (n + 1) * sizeof *rows.indptr);
@@ -77,11 +78,11 @@ static scd_code add_file(scd_corpus *corpus, size_t file, uint64_t max_entries, 
                          scd_error *err)
 {
     const scd_corpus_file *f = &corpus->files[file];
-    scd_h5ad *handle;
-    scd_h5ad_matrix matrix = {0};
+    scd_cells *handle;
+    scd_cells_matrix matrix = {0};
     scd_code code = scd_corpus_handle(corpus, file, &handle, err);
     if (!code)
-        code = scd_h5ad_matrix_get(handle, f->matrix, &matrix, err);
+        code = scd_cells_matrix_get(handle, f->matrix, &matrix, err);
     if (code)
         return code;
     const uint64_t shape[] = {f->n_rows,       f->n_cells, matrix.cols,

@@ -7,7 +7,7 @@
 #ifndef SCD_TRAIN_CORPUS_IMPL_H
 #define SCD_TRAIN_CORPUS_IMPL_H
 
-#include "api/h5ad_choose.h"
+#include "api/cells_choose.h"
 #include "engine/train/corpus.h"
 
 #include <sys/types.h>
@@ -66,7 +66,7 @@ typedef struct scd_corpus_map {
 } scd_corpus_map;
 
 typedef struct scd_corpus_file {
-    const char *path, *name, *why, *matrix, *matrix_why, *frame;
+    const char *path, *name, *why, *matrix, *matrix_why, *frame, *obs_frame;
     const char *gene_column; /* NULL: the index */
     bool column_is_given;    /* by the user: no vocabulary changes it */
     dev_t device;
@@ -74,14 +74,14 @@ typedef struct scd_corpus_file {
     scd_input_kind kind;
     bool recoverable;
     double normalised_to; /* sum of expm1 over a whole cell: 1e4, or what the file used */
-    bool is_turned;       /* CSC: opening it again costs a pass over all of it */
+    bool is_turned;       /* CSC, text: opening it again costs a pass over all of it */
     size_t n_rows;        /* in the file */
     size_t first;         /* number of its first cell in the corpus */
     size_t n_cells;       /* those not left out */
     uint32_t *left_out;   /* (n_rows - n_cells) rows, ascending */
     uint64_t *marks;      /* (n_rows / SCD_MARK_ROWS + 1) into the spool */
     uint64_t text_end;    /* where its barcodes end in the spool */
-    scd_h5ad *handle;     /* NULL: closed now */
+    scd_cells *handle;    /* NULL: closed now */
     uint64_t last_use;
     const scd_corpus_map *map; /* after bind */
 } scd_corpus_file;
@@ -103,7 +103,7 @@ struct scd_corpus {
 
 /* The file's handle; the one that was not used for longest makes room. It stays open at least until
  * the next call. */
-scd_code scd_corpus_handle(scd_corpus *corpus, size_t file, scd_h5ad **out, scd_error *err);
+scd_code scd_corpus_handle(scd_corpus *corpus, size_t file, scd_cells **out, scd_error *err);
 void scd_corpus_unbind(scd_corpus *corpus);
 /* A copy that lives as long as the corpus; NULL for NULL, and without memory. */
 const char *scd_corpus_keep_text(scd_corpus *corpus, const char *text);

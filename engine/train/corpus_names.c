@@ -76,11 +76,11 @@ bool scd_gene_is_usable(const char *text)
 static scd_code column_text(scd_corpus *corpus, size_t file, const char *column, scd_arena *arena,
                             const char *const **out, size_t *n, scd_error *err)
 {
-    scd_h5ad *handle;
+    scd_cells *handle;
     scd_code code = scd_corpus_handle(corpus, file, &handle, err);
     return code ? code
-                : scd_h5ad_column_text(handle, corpus->files[file].frame, column, arena, out, n,
-                                       err);
+                : scd_cells_column_text(handle, corpus->files[file].frame, column, arena, out, n,
+                                        err);
 }
 
 /* Most of the texts are Ensembl ids (want_ids), or look like symbols: a row number is neither. */

@@ -46,7 +46,7 @@ static uint32_t code_of(column_work *w, const char *value)
 
 /* Only categories that occur are values, in the order of the file's categories. */
 static scd_code number_file(column_work *w, const scd_corpus_file *f,
-                            const scd_h5ad_categories *from, scd_arena *arena, scd_error *err)
+                            const scd_cells_categories *from, scd_arena *arena, scd_error *err)
 {
     uint32_t *codes = scd_arena_alloc(arena, from->n_categories, sizeof *codes);
     bool *occurs = scd_arena_zalloc(arena, from->n_categories, sizeof *occurs);
@@ -74,15 +74,15 @@ static scd_code read_file(column_work *w, scd_corpus *corpus, size_t file, const
                           scd_error *err)
 {
     const scd_corpus_file *f = &corpus->files[file];
-    scd_h5ad *handle;
-    scd_h5ad_categories categories;
+    scd_cells *handle;
+    scd_cells_categories categories;
     scd_error missing;
     scd_arena arena;
     scd_arena_init(&arena, SIZE_MAX / 2);
     scd_code code = scd_corpus_handle(corpus, file, &handle, err);
     if (code)
         goto done;
-    code = scd_h5ad_column_categories(handle, "obs", name, &arena, &categories, &missing);
+    code = scd_cells_column_categories(handle, f->obs_frame, name, &arena, &categories, &missing);
     if (code == SCD_E_NOT_FOUND) {
         for (size_t k = 0; k < f->n_cells; k++)
             w->column->codes[f->first + k] = -1;

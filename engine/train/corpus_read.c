@@ -170,8 +170,8 @@ static scd_code read_run(scd_corpus *corpus, size_t file, const uint32_t *rows, 
     const scd_corpus_file *f = &corpus->files[file];
     size_t first = rows[0], n_rows = rows[n - 1] - first + 1;
     const char *barcodes[RUN_ROWS];
-    scd_h5ad *handle;
-    scd_h5ad_rows block;
+    scd_cells *handle;
+    scd_cells_rows block;
     scd_arena scratch;
     scd_arena_init(&scratch, SIZE_MAX / 2);
     scd_code code = scd_spool_get(&corpus->spool, f->marks, f->text_end, f->n_rows, first, n_rows,
@@ -179,7 +179,7 @@ static scd_code read_run(scd_corpus *corpus, size_t file, const uint32_t *rows, 
     if (!code)
         code = scd_corpus_handle(corpus, file, &handle, err);
     if (!code)
-        code = scd_h5ad_rows_read(handle, f->matrix, first, n_rows, &scratch, &block, err);
+        code = scd_cells_rows_read(handle, f->matrix, first, n_rows, &scratch, &block, err);
     for (size_t i = 0; i < n && !code; i++) {
         size_t at = rows[i] - first;
         uint64_t from = block.indptr[at];

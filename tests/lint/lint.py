@@ -45,6 +45,7 @@ HOMES = {
     "omp.h": ["engine/cpu/"],
     "openssl/": ["engine/base/hash.c"],
     "zlib.h": ["api/"],
+    "archive": ["api/mex_files.c"],
     "ini.h": ["config/"],
     "curl/": ["api/", "server/"],
     "cuda": ["engine/cuda/"],

@@ -12,6 +12,8 @@ import zlib
 import h5py
 import numpy as np
 
+import cells_files
+
 MATRIX = np.array([[0, 2, 0, 0, 1],
                    [3, 0, 0, 0, 0],
                    [0, 0, 0, 0, 0],
@@ -111,6 +113,13 @@ def good(at):
             frame(f, "obs", ["c%d" % i for i in range(3000)])
             frame(f, "var", ["g%d" % i for i in range(1500)])
             sparse(f, "X", big, kind, compression="lzf")
+    with anndata(at("good_odd_column.h5ad")) as f:
+        del f["var"]
+        frame(f, "var", ["1", "2", "3", "4", "5"], {
+            "HGNC": np.array([g.encode() for g in GENES]),
+            "note": np.array([b"a", b"b", b"c", b"d", b"e"])})
+    cells_files.make(at, MATRIX, CELLS, GENES)
+    cells_files.make_large(at, big)
 
 
 def columns(path):

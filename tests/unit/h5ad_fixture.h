@@ -4,7 +4,7 @@
 #ifndef SCD_TESTS_H5AD_FIXTURE_H
 #define SCD_TESTS_H5AD_FIXTURE_H
 
-#include "api/h5ad.h"
+#include "api/cells.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -50,11 +50,11 @@ static inline const char *h5ad_path(const char *name)
     return path;
 }
 
-static inline scd_h5ad *h5ad_open(const char *path)
+static inline scd_cells *h5ad_open(const char *path)
 {
-    scd_h5ad *file = NULL;
+    scd_cells *file = NULL;
     scd_error err = {0};
-    if (scd_h5ad_open(path, &file, &err))
+    if (scd_cells_open(path, &file, &err))
         fail_msg("%s", err.message);
     return file;
 }

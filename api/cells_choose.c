@@ -1,4 +1,4 @@
-/* h5ad_choose.c - see h5ad_choose.h: what the values of a matrix are, and which matrix to take.
+/* cells_choose.c - see cells_choose.h: what the values of a matrix are, and which matrix to take.
  *
  * A matrix is judged by the stored values of some of its rows:
  *
@@ -12,9 +12,9 @@
  * Counts anywhere in the order go before log1p. Layers other than "counts" are never taken unless
  * asked for (they may be spliced counts, or another sample's), but named where nothing else is of
  * use. */
-#include "api/h5ad_choose.h"
+#include "api/cells_choose.h"
 
-#include "api/h5ad_genes.h"
+#include "api/cells_genes.h"
 #include "engine/base/buf.h"
 #include "engine/base/mem.h"
 
@@ -45,7 +45,7 @@ typedef enum verdict {
 
 typedef struct evidence {
     const char *name;
-    scd_h5ad_matrix facts;
+    scd_cells_matrix facts;
     verdict verdict;
     size_t rows;     /* looked at */
     uint64_t n;      /* values in them */
@@ -128,13 +128,13 @@ static bool look_at_row(evidence *e, const double *values, const uint32_t *cols,
     return true;
 }
 
-static scd_code look_at_piece(scd_h5ad *file, evidence *e, size_t first, size_t n, bool *go_on,
+static scd_code look_at_piece(scd_cells *file, evidence *e, size_t first, size_t n, bool *go_on,
                               scd_error *err)
 {
     scd_arena arena;
-    scd_h5ad_rows rows;
+    scd_cells_rows rows;
     scd_arena_init(&arena, LOOK_BYTES);
-    scd_code code = scd_h5ad_rows_read(file, e->name, first, n, &arena, &rows, err);
+    scd_code code = scd_cells_rows_read(file, e->name, first, n, &arena, &rows, err);
     for (size_t i = 0; i < n && !code && *go_on; i++) {
         uint64_t from = rows.indptr[i];
         *go_on = look_at_row(e, rows.data + from, rows.indices + from, rows.indptr[i + 1] - from,
@@ -154,7 +154,7 @@ static verdict judge(const evidence *e)
 }
 
 /* SCD_E_NOMEM alone is an error: anything else that goes wrong is evidence. */
-static scd_code look(scd_h5ad *file, const char *name, evidence *e, scd_error *err)
+static scd_code look(scd_cells *file, const char *name, evidence *e, scd_error *err)
 {
     *e = (evidence){.name = name,
                     .min = HUGE_VAL,
@@ -162,7 +162,7 @@ static scd_code look(scd_h5ad *file, const char *name, evidence *e, scd_error *e
                     .min_sum = HUGE_VAL,
                     .min_total = HUGE_VAL,
                     .verdict = BROKEN};
-    scd_code code = scd_h5ad_matrix_get(file, name, &e->facts, &e->fault);
+    scd_code code = scd_cells_matrix_get(file, name, &e->facts, &e->fault);
     size_t n = e->facts.rows;
     bool go_on = true;
     if (n <= PIECES * PIECE_ROWS) {
@@ -264,18 +264,28 @@ struct candidates {
     size_t n_usual; /* layers/counts, raw/X, X as far as they are there */
 };
 
-static bool is_there(const scd_h5ad *file, const char *name)
+static bool is_there(const scd_cells *file, const char *name)
 {
-    for (size_t i = 0; i < scd_h5ad_n_matrices(file); i++)
-        if (strcmp(scd_h5ad_matrix_name(file, i), name) == 0)
+    for (size_t i = 0; i < scd_cells_n_matrices(file); i++)
+        if (strcmp(scd_cells_matrix_name(file, i), name) == 0)
             return true;
     return false;
 }
 
-static scd_code look_at_usual(scd_h5ad *file, struct candidates *c, scd_error *err)
+static bool is_anndata(const scd_cells *file)
+{
+    return strcmp(scd_cells_format(file), "h5ad") == 0;
+}
+
+static scd_code look_at_usual(scd_cells *file, struct candidates *c, scd_error *err)
 {
     static const char *const usual[] = {"layers/counts", "raw/X", "X"};
     scd_code code = SCD_OK;
+    if (!is_anndata(file) && scd_cells_n_matrices(file)) {
+        code = look(file, scd_cells_matrix_name(file, 0), c->at, err);
+        c->n = c->n_usual = 1;
+        return code;
+    }
     for (size_t i = 0; i < 3 && !code; i++) {
         if (!is_there(file, usual[i]))
             continue;
@@ -288,12 +298,12 @@ static scd_code look_at_usual(scd_h5ad *file, struct candidates *c, scd_error *e
 }
 
 /* Only to say what could be used instead. */
-static scd_code look_at_others(scd_h5ad *file, struct candidates *c, const char *named,
+static scd_code look_at_others(scd_cells *file, struct candidates *c, const char *named,
                                scd_error *err)
 {
     scd_code code = SCD_OK;
-    for (size_t i = 0; i < scd_h5ad_n_matrices(file) && c->n < MAX_CANDIDATES && !code; i++) {
-        const char *name = scd_h5ad_matrix_name(file, i);
+    for (size_t i = 0; i < scd_cells_n_matrices(file) && c->n < MAX_CANDIDATES && !code; i++) {
+        const char *name = scd_cells_matrix_name(file, i);
         bool seen = named && strcmp(name, named) == 0;
         for (size_t k = 0; k < c->n && !seen; k++)
             seen = strcmp(c->at[k].name, name) == 0;
@@ -318,20 +328,20 @@ static void tell_instead(const struct candidates *c, scd_buf *out)
                        out->n_bytes ? "; " : "");
 }
 
-static scd_code refuse(const scd_h5ad *file, scd_buf *text, scd_error *err)
+static scd_code refuse(const scd_cells *file, scd_buf *text, scd_error *err)
 {
-    if (scd_h5ad_n_matrices(file) == 0)
+    if (scd_cells_n_matrices(file) == 0)
         return scd_fail(err, SCD_E_INVALID, "%s: no matrix at all, neither X nor raw/X nor layers",
-                        scd_h5ad_path(file));
-    return scd_fail(err, SCD_E_INVALID, "%s: %s", scd_h5ad_path(file),
+                        scd_cells_path(file));
+    return scd_fail(err, SCD_E_INVALID, "%s: %s", scd_cells_path(file),
                     text->failed ? "no matrix of the file is of use" : text->data);
 }
 
 /* The matrix that the user named, or says why not and what instead. */
-static scd_code choose_named(scd_h5ad *file, const char *matrix, struct candidates *c,
+static scd_code choose_named(scd_cells *file, const char *matrix, struct candidates *c,
                              const evidence **out, scd_buf *text, scd_error *err)
 {
-    scd_h5ad_matrix facts;
+    scd_cells_matrix facts;
     char layer[1024];
     const char *name = matrix;
     /* "counts" for "layers/counts", and anndata's own way to write raw.X. */
@@ -340,7 +350,7 @@ static scd_code choose_named(scd_h5ad *file, const char *matrix, struct candidat
         name = layer;
     if (strcmp(name, "raw.X") == 0)
         name = "raw/X";
-    scd_code code = scd_h5ad_matrix_get(file, name, &facts, err);
+    scd_code code = scd_cells_matrix_get(file, name, &facts, err);
     if (!code)
         code = look(file, facts.name, c->at, err);
     if (code)
@@ -362,7 +372,7 @@ static scd_code choose_named(scd_h5ad *file, const char *matrix, struct candidat
     return refuse(file, text, err);
 }
 
-static scd_code choose_by_evidence(scd_h5ad *file, struct candidates *c, const evidence **out,
+static scd_code choose_by_evidence(scd_cells *file, struct candidates *c, const evidence **out,
                                    scd_buf *text, scd_error *err)
 {
     scd_code code = look_at_usual(file, c, err);
@@ -383,31 +393,78 @@ static scd_code choose_by_evidence(scd_h5ad *file, struct candidates *c, const e
     return refuse(file, text, err);
 }
 
-scd_code scd_h5ad_choose(scd_h5ad *file, const char *matrix, const char *gene_column,
-                         const scd_vocab *vocab, scd_arena *arena, scd_h5ad_choice *out,
-                         scd_error *err)
+static bool differ_in_genes(const scd_cells *file)
+{
+    return scd_cells_n_matrices(file) > 1 && !is_anndata(file);
+}
+
+/* Matrices that differ in their genes: the one with most known ones, of equals that with most
+ * entries, of equals the first. */
+static scd_code choose_by_names(scd_cells *file, const char *gene_column, const scd_gene_book *book,
+                                struct candidates *c, const evidence **out, scd_buf *text,
+                                scd_error *err)
+{
+    const char *best = NULL;
+    size_t most = 0;
+    uint64_t n_stored = 0;
+    scd_buf_printf(text, "of the matrices");
+    for (size_t i = 0; i < scd_cells_n_matrices(file); i++) {
+        scd_cells_matrix facts;
+        scd_cells_genes genes;
+        scd_arena arena;
+        const char *name = scd_cells_matrix_name(file, i);
+        if (scd_cells_matrix_get(file, name, &facts, NULL))
+            continue; /* damaged; another one may be of use */
+        scd_arena_init(&arena, LOOK_BYTES);
+        scd_code code =
+            scd_cells_genes_choose(file, facts.var_frame, gene_column, book, &arena, &genes, err);
+        scd_arena_release(&arena);
+        if (code)
+            return code;
+        scd_buf_printf(text, "%s \"%s\" (%zu genes %s)", best ? "," : "", name, genes.n_known,
+                       book ? "known" : "by the look of their names");
+        if (!best || genes.n_known > most || (genes.n_known == most && facts.n_stored > n_stored)) {
+            best = name;
+            most = genes.n_known;
+            n_stored = facts.n_stored;
+        }
+    }
+    scd_buf_puts(text, " ");
+    return best ? choose_named(file, best, c, out, text, err)
+                : choose_by_evidence(file, c, out, text, err);
+}
+
+scd_code scd_cells_choose(scd_cells *file, const char *matrix, const char *gene_column,
+                          const scd_gene_book *book, scd_arena *arena, scd_cells_choice *out,
+                          scd_error *err)
 {
     scd_buf text;
     const evidence *e = NULL;
-    scd_h5ad_genes genes;
+    scd_cells_genes genes;
     scd_buf_init(&text, 8192);
     struct candidates *c = scd_calloc(1, sizeof *c);
     scd_code code =
-        c ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "%s: out of memory", scd_h5ad_path(file));
+        c ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "%s: out of memory", scd_cells_path(file));
     if (!code)
-        code = matrix ? choose_named(file, matrix, c, &e, &text, err)
-                      : choose_by_evidence(file, c, &e, &text, err);
+        code = matrix                  ? choose_named(file, matrix, c, &e, &text, err)
+               : differ_in_genes(file) ? choose_by_names(file, gene_column, book, c, &e, &text, err)
+                                       : choose_by_evidence(file, c, &e, &text, err);
     if (code)
         goto done;
-    *out =
-        (scd_h5ad_choice){.matrix = scd_arena_strndup(arena, e->name, strlen(e->name)),
-                          .kind = e->verdict == COUNTS ? SCD_INPUT_COUNTS : SCD_INPUT_LOG1P_CP10K,
-                          .recoverable = recoverable(e),
-                          .normalised_to = 1e4,
-                          .frame = e->facts.is_raw ? "raw/var" : "var"};
+    *out = (scd_cells_choice){
+        .matrix = scd_arena_strndup(arena, e->name, strlen(e->name)),
+        .kind = e->verdict == COUNTS ? SCD_INPUT_COUNTS : SCD_INPUT_LOG1P_CP10K,
+        .recoverable = recoverable(e),
+        .normalised_to = 1e4,
+        .frame = scd_arena_strndup(arena, e->facts.var_frame, strlen(e->facts.var_frame)),
+        .obs_frame = scd_arena_strndup(arena, e->facts.obs_frame, strlen(e->facts.obs_frame))};
+    if (!out->frame || !out->obs_frame) {
+        code = scd_fail(err, SCD_E_NOMEM, "%s: out of memory", scd_cells_path(file));
+        goto done;
+    }
     if (e->verdict == LOG1P && constant(e->min_sum, e->max_sum))
         out->normalised_to = (e->min_sum + e->max_sum) / 2;
-    if ((code = scd_h5ad_genes_choose(file, out->frame, gene_column, vocab, arena, &genes, err)))
+    if ((code = scd_cells_genes_choose(file, out->frame, gene_column, book, arena, &genes, err)))
         goto done;
     out->gene_column = genes.column;
     tell_usable(e, &text);
@@ -420,7 +477,7 @@ scd_code scd_h5ad_choose(scd_h5ad *file, const char *matrix, const char *gene_co
     scd_buf_printf(&text, "; %s", genes.why);
     out->why = text.failed ? NULL : scd_arena_strndup(arena, text.data, text.n_bytes);
     if (!out->why || !out->matrix_why || !out->matrix)
-        code = scd_fail(err, SCD_E_NOMEM, "%s: out of memory", scd_h5ad_path(file));
+        code = scd_fail(err, SCD_E_NOMEM, "%s: out of memory", scd_cells_path(file));
 
 done:
     free(c);

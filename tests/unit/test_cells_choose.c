@@ -1,7 +1,7 @@
-/* test_h5ad_choose.c - which matrix and which gene column are taken, and what is said about it. */
+/* test_cells_choose.c - which matrix and which gene column are taken, and what is said about it. */
 #include "tests/unit/h5ad_fixture.h"
 
-#include "api/h5ad_choose.h"
+#include "api/cells_choose.h"
 #include "engine/base/mem.h"
 
 #include <math.h>
@@ -23,20 +23,21 @@ static int choose_teardown(void **state)
 }
 
 static scd_code choose(const char *path, const char *matrix, const char *column,
-                       const scd_vocab *vocab, scd_h5ad_choice *out, scd_error *err)
+                       const scd_vocab *vocab, scd_cells_choice *out, scd_error *err)
 {
-    scd_h5ad *file = h5ad_open(path);
+    scd_cells *file = h5ad_open(path);
     *err = (scd_error){0};
-    scd_code code = scd_h5ad_choose(file, matrix, column, vocab, &arena, out, err);
+    scd_gene_book book = scd_gene_book_of(vocab);
+    scd_code code = scd_cells_choose(file, matrix, column, vocab ? &book : NULL, &arena, out, err);
     if (code)
         assert_non_null(strstr(err->message, ".h5ad: "));
-    scd_h5ad_close(file);
+    scd_cells_close(file);
     return code;
 }
 
-static scd_h5ad_choice chosen(const char *path, const char *matrix)
+static scd_cells_choice chosen(const char *path, const char *matrix)
 {
-    scd_h5ad_choice choice;
+    scd_cells_choice choice;
     scd_error err;
     if (choose(path, matrix, NULL, NULL, &choice, &err))
         fail_msg("%s", err.message);
@@ -45,7 +46,7 @@ static scd_h5ad_choice chosen(const char *path, const char *matrix)
 
 static void assert_refused(const char *name, const char *matrix, const char *message)
 {
-    scd_h5ad_choice choice;
+    scd_cells_choice choice;
     scd_error err;
     assert_int_equal(choose(h5ad_path(name), matrix, NULL, NULL, &choice, &err), SCD_E_INVALID);
     if (!strstr(err.message, message))
@@ -55,7 +56,7 @@ static void assert_refused(const char *name, const char *matrix, const char *mes
 static void counts_are_found_in_the_order_layer_raw_x(void **state)
 {
     (void)state;
-    scd_h5ad_choice c = chosen(h5ad_path("choose_layer.h5ad"), NULL);
+    scd_cells_choice c = chosen(h5ad_path("choose_layer.h5ad"), NULL);
     assert_string_equal(c.matrix, "layers/counts");
     assert_int_equal(c.kind, SCD_INPUT_COUNTS);
     assert_string_equal(c.frame, "var");
@@ -70,7 +71,7 @@ static void counts_are_found_in_the_order_layer_raw_x(void **state)
 static void counts_in_x_go_before_log1p_in_raw(void **state)
 {
     (void)state;
-    scd_h5ad_choice c = chosen(h5ad_path("choose_x_after_log.h5ad"), NULL);
+    scd_cells_choice c = chosen(h5ad_path("choose_x_after_log.h5ad"), NULL);
     assert_string_equal(c.matrix, "X");
     assert_int_equal(c.kind, SCD_INPUT_COUNTS);
 }
@@ -78,7 +79,7 @@ static void counts_in_x_go_before_log1p_in_raw(void **state)
 static void log1p_in_raw_is_taken_where_x_is_scaled(void **state)
 {
     (void)state;
-    scd_h5ad_choice c = chosen(h5ad_path("choose_raw_log.h5ad"), NULL);
+    scd_cells_choice c = chosen(h5ad_path("choose_raw_log.h5ad"), NULL);
     assert_string_equal(c.matrix, "raw/X");
     assert_int_equal(c.kind, SCD_INPUT_LOG1P_CP10K);
     assert_non_null(strstr(c.why, "expm1 of every row sums to 10000;"));
@@ -89,7 +90,7 @@ static void log1p_in_raw_is_taken_where_x_is_scaled(void **state)
 static void another_total_than_10000_is_seen_and_told(void **state)
 {
     (void)state;
-    scd_h5ad_choice c = chosen(h5ad_path("choose_median.h5ad"), NULL);
+    scd_cells_choice c = chosen(h5ad_path("choose_median.h5ad"), NULL);
     assert_true(c.recoverable);
     assert_true(fabs(c.normalised_to - 2412) < 25);
     assert_non_null(strstr(c.why, "sums to 2412, not 10000"));
@@ -98,7 +99,7 @@ static void another_total_than_10000_is_seen_and_told(void **state)
 static void values_that_are_no_multiples_are_not_recoverable(void **state)
 {
     (void)state;
-    scd_h5ad_choice c = chosen(h5ad_path("choose_smooth.h5ad"), NULL);
+    scd_cells_choice c = chosen(h5ad_path("choose_smooth.h5ad"), NULL);
     assert_int_equal(c.kind, SCD_INPUT_LOG1P_CP10K);
     assert_false(c.recoverable);
     assert_true(c.normalised_to == 1e4);
@@ -134,7 +135,7 @@ static void what_the_user_names_is_taken_under_its_usual_names(void **state)
     assert_string_equal(chosen(h5ad_path("choose_layer.h5ad"), "raw/X").matrix, "raw/X");
     assert_string_equal(chosen(h5ad_path("choose_layer.h5ad"), "raw.X").matrix, "raw/X");
     assert_string_equal(chosen(h5ad_path("choose_layer.h5ad"), "other").matrix, "layers/other");
-    scd_h5ad_choice choice;
+    scd_cells_choice choice;
     scd_error err;
     assert_int_equal(choose(h5ad_path("choose_layer.h5ad"), "nope", NULL, NULL, &choice, &err),
                      SCD_E_NOT_FOUND);
@@ -144,7 +145,7 @@ static void what_the_user_names_is_taken_under_its_usual_names(void **state)
 static void a_broken_matrix_is_passed_over_unless_it_was_named(void **state)
 {
     (void)state;
-    scd_h5ad_choice choice;
+    scd_cells_choice choice;
     scd_error err;
     assert_refused("bad_indptr_short.h5ad", NULL, "X cannot be read");
     assert_int_equal(choose(h5ad_path("bad_indptr_short.h5ad"), "X", NULL, NULL, &choice, &err),
@@ -169,7 +170,7 @@ static scd_vocab *symbols(void)
 static void the_column_that_the_vocabulary_knows_best_names_the_genes(void **state)
 {
     (void)state;
-    scd_h5ad_choice c;
+    scd_cells_choice c;
     scd_error err;
     scd_vocab *vocab = symbols();
     assert_int_equal(choose(h5ad_path("choose_genes.h5ad"), NULL, NULL, vocab, &c, &err), SCD_OK);
@@ -183,7 +184,7 @@ static void the_column_that_the_vocabulary_knows_best_names_the_genes(void **sta
 static void numbers_are_names_only_where_there_is_nothing_else(void **state)
 {
     (void)state;
-    scd_h5ad_choice c;
+    scd_cells_choice c;
     scd_error err;
     const char *path = h5ad_path("choose_entrez.h5ad");
     assert_int_equal(choose(path, NULL, NULL, NULL, &c, &err), SCD_OK);
@@ -198,7 +199,7 @@ static void numbers_are_names_only_where_there_is_nothing_else(void **state)
 static void a_named_gene_column_is_taken_or_missed_by_name(void **state)
 {
     (void)state;
-    scd_h5ad_choice c;
+    scd_cells_choice c;
     scd_error err;
     const char *path = h5ad_path("choose_genes.h5ad");
     assert_int_equal(choose(path, NULL, "feature_name", NULL, &c, &err), SCD_OK);
@@ -212,18 +213,18 @@ static void a_named_gene_column_is_taken_or_missed_by_name(void **state)
 static void any_allocation_may_fail(void **state)
 {
     (void)state;
-    scd_h5ad *file = h5ad_open(h5ad_path("choose_raw_log.h5ad"));
-    scd_h5ad_choice c;
+    scd_cells *file = h5ad_open(h5ad_path("choose_raw_log.h5ad"));
+    scd_cells_choice c;
     scd_code code = SCD_E_NOMEM;
     for (long n = 0; code; n++) {
         scd_mem_fail_after(n);
-        code = scd_h5ad_choose(file, NULL, NULL, NULL, &arena, &c, NULL);
+        code = scd_cells_choose(file, NULL, NULL, NULL, &arena, &c, NULL);
         scd_mem_fail_after(-1);
         assert_true(code == SCD_OK || code == SCD_E_NOMEM);
         assert_true(n < 1000);
     }
     assert_string_equal(c.matrix, "raw/X");
-    scd_h5ad_close(file);
+    scd_cells_close(file);
 }
 
 /* ---- real files ---- */
@@ -245,7 +246,7 @@ static void the_real_files_are_what_their_description_says(void **state)
         {"formats/cellxgene_valid.h5ad", "raw/X", "raw/var", NULL, SCD_INPUT_COUNTS, false},
     };
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
-        scd_h5ad_choice c = chosen(h5ad_data(files[i].name), NULL);
+        scd_cells_choice c = chosen(h5ad_data(files[i].name), NULL);
         assert_string_equal(c.matrix, files[i].matrix);
         assert_string_equal(c.frame, files[i].frame);
         assert_int_equal(c.kind, files[i].kind);
