@@ -248,7 +248,10 @@ static void tell_unusable(const evidence *e, scd_buf *out)
                            e->max_total);
         break;
     case NOTHING:
-        scd_buf_printf(out, "%s is zero in the %zu rows looked at", e->name, e->rows);
+        if (e->facts.rows)
+            scd_buf_printf(out, "%s is zero in the %zu rows looked at", e->name, e->rows);
+        else
+            scd_buf_printf(out, "%s has no rows: no cells in it", e->name);
         break;
     default:
         scd_buf_printf(out, "%s cannot be read (%s)", e->name, e->fault.message);
@@ -372,6 +375,17 @@ static scd_code choose_named(scd_cells *file, const char *matrix, struct candida
     return refuse(file, text, err);
 }
 
+/* Where nothing can be read, that is what is wrong; OK: something can. */
+static scd_code all_broken(const struct candidates *c, scd_error *err)
+{
+    for (size_t i = 0; i < c->n; i++)
+        if (c->at[i].verdict != BROKEN)
+            return SCD_OK;
+    if (c->n && err)
+        *err = c->at[0].fault;
+    return c->n ? c->at[0].fault.code : SCD_OK;
+}
+
 static scd_code choose_by_evidence(scd_cells *file, struct candidates *c, const evidence **out,
                                    scd_buf *text, scd_error *err)
 {
@@ -384,6 +398,8 @@ static scd_code choose_by_evidence(scd_cells *file, struct candidates *c, const 
     if (*out)
         return SCD_OK;
     if ((code = look_at_others(file, c, NULL, err)))
+        return code;
+    if ((code = all_broken(c, err)))
         return code;
     for (size_t i = 0; i < c->n_usual; i++) {
         scd_buf_puts(text, i ? "; " : "");

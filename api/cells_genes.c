@@ -55,6 +55,41 @@ scd_gene_book scd_gene_book_of(const scd_vocab *vocab)
     return (scd_gene_book){resolve_here, (void *)(uintptr_t)vocab};
 }
 
+/* "GRCh38_CD3D" of the genome GRCh38 -> "CD3D"; "mm10___Cd3d" is written so, too. */
+static const char *without_genome(const char *name, const char *genome)
+{
+    size_t n = strlen(genome);
+    if (n == 0 || strncmp(name, genome, n) != 0 || name[n] != '_')
+        return name;
+    const char *at = name + n;
+    while (*at == '_')
+        at++;
+    return *at ? at : name;
+}
+
+scd_code scd_cells_gene_names(scd_cells *file, const char *frame, const char *column,
+                              scd_arena *arena, const char *const **out, size_t *n,
+                              size_t *n_prefixed, scd_error *err)
+{
+    const char *const *genomes;
+    size_t n_genomes;
+    *n_prefixed = 0;
+    scd_code code = scd_cells_column_text(file, frame, column, arena, out, n, err);
+    if (code || !find_column(file, frame, "genome") ||
+        scd_cells_column_text(file, frame, "genome", arena, &genomes, &n_genomes, NULL))
+        return code;
+    const char **names = scd_arena_alloc(arena, *n + 1, sizeof *names);
+    if (!names)
+        return scd_fail(err, SCD_E_NOMEM, "%s: %s: out of memory", scd_cells_path(file), frame);
+    for (size_t i = 0; i < *n; i++) {
+        const char *name = (*out)[i];
+        names[i] = name && i < n_genomes && genomes[i] ? without_genome(name, genomes[i]) : name;
+        *n_prefixed += names[i] != name;
+    }
+    *out = names;
+    return SCD_OK;
+}
+
 typedef struct column_names {
     size_t n_given; /* that are not empty */
     size_t n_good;  /* that the book knows; without one, that look like a name */
@@ -78,10 +113,10 @@ static scd_code count_names(scd_cells *file, const char *frame, const char *colu
 {
     scd_arena arena;
     const char *const *names = NULL;
-    size_t n = 0;
+    size_t n = 0, n_prefixed;
     *out = (column_names){0};
     scd_arena_init(&arena, NAMES_BYTES);
-    scd_code code = scd_cells_column_text(file, frame, column, &arena, &names, &n, err);
+    scd_code code = scd_cells_gene_names(file, frame, column, &arena, &names, &n, &n_prefixed, err);
     const char **given = code ? NULL : scd_arena_alloc(&arena, n, sizeof *given);
     if (!code && !given)
         code = scd_fail(err, SCD_E_NOMEM, "%s: %s: out of memory", scd_cells_path(file), frame);
@@ -169,6 +204,10 @@ scd_code scd_cells_genes_choose(scd_cells *file, const char *frame, const char *
         scd_code code = look_elsewhere(file, frame, book, &most, &best, err);
         if (code)
             return code;
+    }
+    if (book && !most.n_good) { /* what to show of the names, then, is the column that looks best */
+        scd_code code = scd_cells_genes_choose(file, frame, NULL, NULL, arena, out, err);
+        return code ? code : done(file, frame, out->column, 0, book, arena, out, err);
     }
     return done(file, frame, best, most.n_good, book, arena, out, err);
 }

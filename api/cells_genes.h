@@ -16,6 +16,13 @@ typedef struct scd_gene_book {
 } scd_gene_book;
 scd_gene_book scd_gene_book_of(const scd_vocab *vocab);
 
+/* A column of gene names as it is, but for the genome that 10x Genomics puts in front of each where
+ * there are several ("GRCh38_CD3D"; the column `genome` says which): *n_prefixed had one. column
+ * NULL: the index. */
+scd_code scd_cells_gene_names(scd_cells *cells, const char *frame, const char *column,
+                              scd_arena *arena, const char *const **out, size_t *n,
+                              size_t *n_prefixed, scd_error *err);
+
 typedef struct scd_cells_genes {
     const char *column; /* NULL: the index */
     size_t n_known;     /* of its names, by the book; without one, that look like names of genes */
