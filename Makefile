@@ -43,7 +43,7 @@ LDFLAGS := $(SAN) -pthread
 HDF5_CFLAGS = $(shell pkg-config --cflags hdf5 2>/dev/null)
 HDF5_LIBS = $(shell pkg-config --libs hdf5 2>/dev/null || echo -lhdf5)
 LIBS_engine := -ldnnl -lgomp -lcjson -lcrypto -lm -ldl
-LIBS_api = $(LIBS_engine) -lz -larchive $(HDF5_LIBS)
+LIBS_api = $(LIBS_engine) -lz -larchive -lcurl $(HDF5_LIBS)
 LIBS_server = $(LIBS_api) -lmicrohttpd -lsqlite3 -linih
 
 # CUDA: one fat binary, and PTX for what comes after. Kernels are compiled for the host as well, by
@@ -75,9 +75,10 @@ DIR_denoise := engine/denoise
 DIR_engine := engine
 DIR_config := config
 DIR_api := api
+DIR_cli := api/cli
 DIR_server := server
 DIR_train := engine/train
-LAYERS ?= train server api config engine denoise model cpu backend base
+LAYERS ?= train server cli api config engine denoise model cpu backend base
 MAINS := server/main.c engine/train/main.c api/cli/main.c
 
 layer_src = $(filter-out $(MAINS),$(wildcard $(DIR_$1)/*.c))
@@ -98,8 +99,9 @@ BENCH_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/bench/bench_%,$(w
 BENCHES := $(basename $(notdir $(wildcard tests/bench/bench_*.c)))
 
 ARCHIVES := $(foreach l,$(LAYERS),$(call archive,$l))
-DAEMON_ARCHIVES := $(foreach l,$(filter-out train,$(LAYERS)),$(call archive,$l))
-TRAIN_ARCHIVES := $(foreach l,$(filter-out server config,$(LAYERS)),$(call archive,$l))
+DAEMON_ARCHIVES := $(foreach l,$(filter-out train cli,$(LAYERS)),$(call archive,$l))
+CLI_ARCHIVES := $(foreach l,$(filter-out train server config,$(LAYERS)),$(call archive,$l))
+TRAIN_ARCHIVES := $(foreach l,$(filter-out server cli config,$(LAYERS)),$(call archive,$l))
 
 # ---- packages ------------------------------------------------------------------------------------
 # $(call install,PACKAGES): nothing when all are there; as root apt-get, else the line to type.
@@ -128,11 +130,15 @@ all: programs ## build everything into build/ (installs missing packages when ru
 
 # Built where nvcc is there; tests of sanitizers run the CPU's side alone.
 CUDA_SO := $(if $(CUDA),$(if $(SANITIZE)$(FUZZING),,$(B)/scdiva_cuda.so))
-programs: $(B)/scdivad $(B)/scdiva-train $(CUDA_SO)
+programs: $(B)/scdivad $(B)/scdiva $(B)/scdiva-train $(CUDA_SO)
 
 $(B)/scdivad: $(B)/obj/server/main.o $(DAEMON_ARCHIVES)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(DAEMON_ARCHIVES) -Wl,--end-group $(LIBS_server)
+
+$(B)/scdiva: $(B)/obj/api/cli/main.o $(CLI_ARCHIVES)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(CLI_ARCHIVES) -Wl,--end-group $(LIBS_api)
 
 $(B)/scdiva-train: $(B)/obj/engine/train/main.o $(TRAIN_ARCHIVES)
 	$(Q)mkdir -p $(@D)
@@ -163,7 +169,7 @@ $(shell mkdir -p $(B))
 $(file >$(STAMP),$(FLAGS_NOW))
 endif
 
-$(B)/obj/api/h5ad%.o: CPPFLAGS += $(HDF5_CFLAGS)
+$(B)/obj/api/h5%.o $(B)/obj/api/result%.o: CPPFLAGS += $(HDF5_CFLAGS)
 $(B)/obj/%.o: %.c $(STAMP) | $(DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call isa_flags,$(notdir $<)) -MMD -MP -c -o $@ $<
@@ -284,6 +290,11 @@ format: ## clang-format everything
 PREFIX ?= /usr/local
 install: programs ## install into PREFIX (default /usr/local)
 	$(Q)install -D -m 755 $(B)/scdivad $(DESTDIR)$(PREFIX)/bin/scdivad
+	$(Q)install -D -m 755 $(B)/scdiva $(DESTDIR)$(PREFIX)/bin/scdiva
+	$(Q)install -D -m 644 api/cli/scdiva.1 $(DESTDIR)$(PREFIX)/share/man/man1/scdiva.1
+	$(Q)$(B)/scdiva completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/scdiva
+	$(Q)$(B)/scdiva completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_scdiva
+	$(Q)$(B)/scdiva completion fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/scdiva.fish
 	$(Q)install -D -m 755 $(B)/scdiva-train $(DESTDIR)$(PREFIX)/bin/scdiva-train
 	$(Q)$(if $(CUDA_SO),install -D -m 755 $(CUDA_SO) $(DESTDIR)$(PREFIX)/bin/scdiva_cuda.so)
 	$(Q)install -D -m 644 config/scdivad.conf $(DESTDIR)$(PREFIX)/share/scdivad/scdivad.conf

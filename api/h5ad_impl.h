@@ -88,6 +88,8 @@ scd_code scd_h5_fail_library(const scd_h5ad *file, const char *object, const cha
                              scd_error *err);
 scd_code scd_h5_no_memory(const scd_h5ad *file, const char *object, scd_error *err);
 
+/* How links are followed: not out of the file. H5Pclose it. */
+hid_t scd_h5_links(void);
 /* Opens the file itself, or an image of one in memory that the caller keeps (image NULL: path). */
 scd_code scd_h5_file_open(scd_h5ad *file, const void *image, size_t n_bytes, scd_error *err);
 void scd_h5_file_close(scd_h5ad *file);

@@ -24,6 +24,8 @@ void scd_h5_enter(void)
 {
     static bool ready;
     pthread_mutex_lock(&library);
+    if (!ready)
+        H5dont_atexit(); /* it crashes at exit where a file could not be closed (a full disk) */
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     if (!ready)
         scd_h5_lzf_register();
@@ -105,6 +107,16 @@ static herr_t refuse_external(const char *parent, const char *group, const char 
     return -1;
 }
 
+hid_t scd_h5_links(void)
+{
+    hid_t links = H5Pcreate(H5P_LINK_ACCESS);
+    if (links >= 0 && H5Pset_elink_cb(links, refuse_external, NULL) < 0) {
+        H5Pclose(links);
+        links = H5I_INVALID_HID;
+    }
+    return links;
+}
+
 static scd_code open_checked(scd_h5ad *file, int *fd, scd_error *err)
 {
     struct stat facts;
@@ -132,8 +144,8 @@ scd_code scd_h5_file_open(scd_h5ad *file, const void *image, size_t n_bytes, scd
     if (image)
         file->file_bytes = n_bytes;
     access = H5Pcreate(H5P_FILE_ACCESS);
-    file->links = H5Pcreate(H5P_LINK_ACCESS);
-    if (access < 0 || file->links < 0 || H5Pset_elink_cb(file->links, refuse_external, NULL) < 0 ||
+    file->links = scd_h5_links();
+    if (access < 0 || file->links < 0 ||
         /* a file system without locks is no reason not to read */
         H5Pset_file_locking(access, true, true) < 0) {
         code = scd_h5_no_memory(file, NULL, err);

@@ -374,6 +374,12 @@ def choices(at):
     one("entrez", x=MATRIX, genes={
         "gene_ids": np.array([b"915", b"4069", b"4818", b"931", b"5473"]),
         "gene_name": np.array([b"CD3D", b"nan", b"None", b"", b"PPBP"])})
+    with h5py.File(at("choose_raw_genes.h5ad"), "w") as f:  # raw has genes that var has not
+        frame(f, "obs", CELLS)
+        frame(f, "var", GENES[:3])
+        f["X"] = scaled[:, :3]
+        frame(f, "raw/var", GENES)
+        sparse(f, "raw/X", MATRIX)
     with h5py.File(at("choose_late.h5ad"), "w") as f:  # the only negative is in the last row
         m = np.zeros((5000, 5), "f4")
         m[:, 1] = 2
