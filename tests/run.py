@@ -61,6 +61,7 @@ def main():
     env["LSAN_OPTIONS"] = "suppressions=%s:print_suppressions=0" % os.path.abspath(
         "tests/lsan.supp")
     env["SCDIVAD"] = os.path.abspath(os.path.join(args.build, "scdivad"))
+    env["SCDIVA"] = os.path.abspath(os.path.join(args.build, "scdiva"))
     env["SCDIVA_TRAIN"] = os.path.abspath(os.path.join(args.build, "scdiva-train"))
     if args.sanitizer or args.valgrind:
         env["SCDIVA_TEST_SLOW"] = "1"

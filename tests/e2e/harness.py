@@ -49,6 +49,10 @@ def scdivad():
     return program("SCDIVAD", "build/scdivad")
 
 
+def scdiva():
+    return program("SCDIVA", "build/scdiva")
+
+
 def scdiva_train():
     return program("SCDIVA_TRAIN", "build/scdiva-train")
 

@@ -1,0 +1,63 @@
+/* main.c - scdiva: what a daemon answers, on files and from a shell.
+ *
+ * Each verb is one line of the table and one file; main only finds it.
+ *
+ * Threads: main; those of the engine where a model runs in process. Owns: nothing. */
+#include "api/cli/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const cli_verb cli_verbs[] = {
+    {"embed", "write an embedding of every cell of a file", "INPUT", cli_run_task, cli_task_options,
+     false},
+    {"annotate", "write the type of every cell of a file", "INPUT", cli_run_task, cli_task_options,
+     false},
+    {"inspect", "what is in a file, what of it would be used, how much of it maps", "FILE",
+     cli_inspect, cli_inspect_options, false},
+    {"validate", "read a file from end to end and list what is wrong with it", "FILE", cli_inspect,
+     cli_inspect_options, false},
+    {"models", "what a model directory or a server holds", NULL, cli_models, cli_models_options,
+     false},
+    {"completion", "print the completion of a shell: bash, zsh or fish", "SHELL", cli_completion,
+     NULL, false},
+};
+const size_t cli_n_verbs = sizeof cli_verbs / sizeof cli_verbs[0];
+
+static void print_help(FILE *to)
+{
+    fputs("usage: scdiva VERB INPUT [-o OUTPUT] [OPTIONS]\n\n", to);
+    for (size_t i = 0; i < cli_n_verbs; i++)
+        fprintf(to, "  %-11s %s\n", cli_verbs[i].name, cli_verbs[i].summary);
+    fputs("\n  scdiva VERB --help   the options of a verb\n"
+          "  scdiva --version\n\n"
+          "INPUT is an .h5ad file, 10x Genomics' .h5, a MEX folder, .zip or .tar.gz, a .csv or "
+          ".tsv.\n"
+          "OUTPUT's suffix says how to write it: .h5ad, .csv, .tsv or .npy.\n\n"
+          "    scdiva annotate cells.h5ad -o annotated.h5ad --model models/pbmc\n"
+          "    scdiva embed cells.h5 -o embeddings.csv --server http://127.0.0.1:8080\n\n"
+          "Exit status: 0 done, 1 failed, 2 used wrongly; of inspect and validate: 0 the file can "
+          "be\nused, 1 it is readable but of no use to the model, 2 it cannot be read.\n",
+          to);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_help(stderr);
+        return CLI_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        print_help(stdout);
+        return CLI_OK;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        puts("scdiva " SCD_VERSION);
+        return CLI_OK;
+    }
+    for (size_t i = 0; i < cli_n_verbs; i++)
+        if (!strcmp(argv[1], cli_verbs[i].name))
+            return cli_verbs[i].run(&cli_verbs[i], argc - 1, argv + 1);
+    fprintf(stderr, "scdiva: no verb '%s'; scdiva --help lists them\n", argv[1]);
+    return CLI_USAGE;
+}
