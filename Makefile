@@ -14,7 +14,7 @@ MAKEFLAGS += -j$(shell nproc)
 
 # ---- what is installed ---------------------------------------------------------------------------
 PACKAGES := gcc libc6-dev pkg-config libmicrohttpd-dev libdnnl-dev libcjson-dev libsqlite3-dev \
-            libssl-dev zlib1g-dev libinih-dev libcurl4-openssl-dev libhdf5-dev libarchive-dev
+            libssl-dev zlib1g-dev libinih-dev libcurl4-openssl-dev libhdf5-dev libarchive-dev libseccomp-dev
 TEST_PACKAGES := $(PACKAGES) g++ libcmocka-dev curl python3 python3-numpy python3-h5py libopenblas0-pthread
 PYTHON ?= $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
 
@@ -43,7 +43,7 @@ LDFLAGS := $(SAN) -pthread
 HDF5_CFLAGS = $(shell pkg-config --cflags hdf5 2>/dev/null)
 HDF5_LIBS = $(shell pkg-config --libs hdf5 2>/dev/null || echo -lhdf5)
 LIBS_engine := -ldnnl -lgomp -lcjson -lcrypto -lm -ldl
-LIBS_api = $(LIBS_engine) -lz -larchive -lcurl $(HDF5_LIBS)
+LIBS_api = $(LIBS_engine) -lz -larchive -lcurl -lseccomp $(HDF5_LIBS)
 LIBS_server = $(LIBS_api) -lmicrohttpd -lsqlite3 -linih
 
 # CUDA: one fat binary, and PTX for what comes after. Kernels are compiled for the host as well, by

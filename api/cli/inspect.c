@@ -8,6 +8,7 @@
  * Threads: main. Owns: everything of the run. */
 #include "api/cli/cli.h"
 #include "api/cli/task.h"
+#include "api/confined.h"
 #include "api/json_write.h"
 #include "engine/base/mem.h"
 
@@ -384,7 +385,7 @@ static int status_of(scd_code code)
 static int look(inspection *in)
 {
     scd_file_plan_options options = {0};
-    scd_code code = scd_cells_open(in->o.input, &in->cells, &in->fault);
+    scd_code code = scd_cells_open_confined(in->o.input, NULL, &in->cells, &in->fault);
     if (code)
         return CLI_UNREADABLE;
     if ((code = open_worker(in, &in->fault)))

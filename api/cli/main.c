@@ -4,6 +4,7 @@
  *
  * Threads: main; those of the engine where a model runs in process. Owns: nothing. */
 #include "api/cli/cli.h"
+#include "api/confined.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -43,6 +44,9 @@ static void print_help(FILE *to)
 
 int main(int argc, char **argv)
 {
+    int status;
+    if (scd_confined_main(argc, argv, &status))
+        return status;
     if (argc < 2) {
         print_help(stderr);
         return CLI_USAGE;

@@ -7,6 +7,8 @@
  * Threads: main; the engine's own. Owns: everything of the run. */
 #include "api/cli/task.h"
 
+#include "api/confined.h"
+
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
@@ -336,7 +338,7 @@ int cli_run_task(const cli_verb *verb, int argc, char **argv)
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     signal(SIGPIPE, SIG_IGN);
-    scd_code code = scd_cells_open(o.input, &r.cells, &err);
+    scd_code code = scd_cells_open_confined(o.input, NULL, &r.cells, &err);
     if (!code)
         code = open_worker(&r, &err);
     if (!code)

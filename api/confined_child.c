@@ -1,0 +1,358 @@
+/* confined_child.c - the confined reader itself: bounds, and requests until its parent has gone;
+ * see confined.h.
+ *
+ * Threads: main, alone. Owns: the open file, until the process ends. */
+#include "api/confined.h"
+#include "api/confined_wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/landlock.h>
+#include <seccomp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { ARENA_SHARE = 2, MAX_FILES = 64 };
+
+static size_t memory_bytes; /* what the address space may hold */
+
+/* ---- bounds ---- */
+
+static void limit(int resource, rlim_t most)
+{
+    struct rlimit r = {most, most};
+    setrlimit((__rlimit_resource_t)resource, &r);
+}
+
+static void add_path(int ruleset, const char *path, uint64_t access)
+{
+    struct landlock_path_beneath_attr rule = {.allowed_access = access,
+                                              .parent_fd = open(path, O_PATH | O_CLOEXEC)};
+    struct stat facts;
+    if (rule.parent_fd < 0)
+        return;
+    if (!fstat(rule.parent_fd, &facts) && !S_ISDIR(facts.st_mode))
+        rule.allowed_access &= LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE;
+    syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
+    close(rule.parent_fd);
+}
+
+/* The file for reading, $TMPDIR for writing, nothing else. Kernels without Landlock do without. */
+static void confine_files(const char *path)
+{
+    const uint64_t reading = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+    const uint64_t writing = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
+                             LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE;
+    struct landlock_ruleset_attr all = {
+        .handled_access_fs = reading | writing | LANDLOCK_ACCESS_FS_EXECUTE |
+                             LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_MAKE_CHAR |
+                             LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_SOCK |
+                             LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |
+                             LANDLOCK_ACCESS_FS_MAKE_SYM};
+    const char *folder = getenv("TMPDIR");
+    int ruleset = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof all, 0);
+    if (ruleset < 0)
+        return;
+    add_path(ruleset, path, reading);
+    add_path(ruleset, folder && folder[0] ? folder : "/tmp", writing);
+    syscall(SYS_landlock_restrict_self, ruleset, 0);
+    close(ruleset);
+}
+
+/* What reading files, memory and one thread need; all else fails with EPERM. */
+static bool confine_calls(void)
+{
+    static const int needed[] = {
+        SCMP_SYS(read),
+        SCMP_SYS(write),
+        SCMP_SYS(readv),
+        SCMP_SYS(writev),
+        SCMP_SYS(pread64),
+        SCMP_SYS(pwrite64),
+        SCMP_SYS(lseek),
+        SCMP_SYS(open),
+        SCMP_SYS(openat),
+        SCMP_SYS(close),
+        SCMP_SYS(fstat),
+        SCMP_SYS(stat),
+        SCMP_SYS(lstat),
+        SCMP_SYS(newfstatat),
+        SCMP_SYS(statx),
+        SCMP_SYS(statfs),
+        SCMP_SYS(fstatfs),
+        SCMP_SYS(access),
+        SCMP_SYS(faccessat),
+        SCMP_SYS(faccessat2),
+        SCMP_SYS(getdents64),
+        SCMP_SYS(readlink),
+        SCMP_SYS(readlinkat),
+        SCMP_SYS(getcwd),
+        SCMP_SYS(unlink),
+        SCMP_SYS(unlinkat),
+        SCMP_SYS(ftruncate),
+        SCMP_SYS(fallocate),
+        SCMP_SYS(fsync),
+        SCMP_SYS(fdatasync),
+        SCMP_SYS(fadvise64),
+        SCMP_SYS(flock),
+        SCMP_SYS(fcntl),
+        SCMP_SYS(dup),
+        SCMP_SYS(poll),
+        SCMP_SYS(mmap),
+        SCMP_SYS(munmap),
+        SCMP_SYS(mremap),
+        SCMP_SYS(mprotect),
+        SCMP_SYS(madvise),
+        SCMP_SYS(brk),
+        SCMP_SYS(futex),
+        SCMP_SYS(sched_yield),
+        SCMP_SYS(rt_sigaction),
+        SCMP_SYS(rt_sigprocmask),
+        SCMP_SYS(rt_sigreturn),
+        SCMP_SYS(sigaltstack),
+        SCMP_SYS(getpid),
+        SCMP_SYS(gettid),
+        SCMP_SYS(tgkill),
+        SCMP_SYS(getuid),
+        SCMP_SYS(geteuid),
+        SCMP_SYS(getgid),
+        SCMP_SYS(getegid),
+        SCMP_SYS(uname),
+        SCMP_SYS(sysinfo),
+        SCMP_SYS(getrandom),
+        SCMP_SYS(getrusage),
+        SCMP_SYS(clock_gettime),
+        SCMP_SYS(gettimeofday),
+        SCMP_SYS(nanosleep),
+        SCMP_SYS(clock_nanosleep),
+        SCMP_SYS(restart_syscall),
+        SCMP_SYS(exit),
+        SCMP_SYS(exit_group),
+    };
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+    bool ok = filter != NULL;
+    for (size_t i = 0; i < sizeof needed / sizeof needed[0] && ok; i++)
+        seccomp_rule_add(filter, SCMP_ACT_ALLOW, needed[i], 0); /* not there on every machine */
+    ok = ok && seccomp_load(filter) == 0;
+    seccomp_release(filter);
+    return ok;
+}
+
+static bool confine(const char *path, uint64_t memory, uint64_t file_bytes)
+{
+    memory_bytes = memory;
+#ifndef __SANITIZE_ADDRESS__ /* whose shadow needs the address space, and its report more calls */
+    limit(RLIMIT_AS, memory);
+#endif
+    limit(RLIMIT_CORE, 0);
+    limit(RLIMIT_NOFILE, MAX_FILES);
+    if (file_bytes)
+        limit(RLIMIT_FSIZE, file_bytes);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    confine_files(path);
+#ifdef __SANITIZE_ADDRESS__
+    return true;
+#else
+    return confine_calls();
+#endif
+}
+
+/* ---- messages ---- */
+
+static bool read_all(void *out, size_t n)
+{
+    for (char *at = out; n;) {
+        ssize_t got = read(SCD_WIRE_FD, at, n);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return false;
+        at += got;
+        n -= (size_t)got;
+    }
+    return true;
+}
+
+static bool write_all(const void *bytes, size_t n)
+{
+    for (const char *at = bytes; n;) {
+        ssize_t put = write(SCD_WIRE_FD, at, n);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return false;
+        at += put;
+        n -= (size_t)put;
+    }
+    return true;
+}
+
+static bool answer(scd_code code, const scd_error *err, scd_buf *out)
+{
+    if (!code && out->failed)
+        code = SCD_E_TOO_LARGE;
+    const char *message = !code ? NULL
+                          : code == SCD_E_TOO_LARGE && out->failed
+                              ? "more at once than its memory allows"
+                              : err->message;
+    scd_wire_head head = {(uint32_t)code, SCD_WIRE_MAGIC, message ? strlen(message) : out->n_bytes};
+    return write_all(&head, sizeof head) && write_all(message ? message : out->data, head.n_bytes);
+}
+
+/* ---- requests ---- */
+
+static void put_frame(const scd_cells *cells, const char *frame, scd_buf *out)
+{
+    size_t n = scd_cells_n_columns(cells, frame);
+    scd_wire_put_text(out, frame);
+    scd_wire_put_u64(out, scd_cells_frame_rows(cells, frame));
+    scd_wire_put_u64(out, n);
+    for (size_t i = 0; i < n; i++)
+        scd_wire_put_text(out, scd_cells_column_name(cells, frame, i));
+}
+
+static void put_matrix(const scd_cells *cells, size_t index, const char *frames[], size_t *n_frames,
+                       scd_buf *out)
+{
+    scd_cells_matrix m = {0};
+    scd_error fault = {0};
+    const char *name = scd_cells_matrix_name(cells, index);
+    scd_code code = scd_cells_matrix_get(cells, name, &m, &fault);
+    scd_wire_put_text(out, name);
+    scd_wire_put_u64(out, code);
+    scd_wire_put_text(out, code ? fault.message : NULL);
+    scd_wire_put_u64(out, m.encoding);
+    scd_wire_put_u64(out, m.rows);
+    scd_wire_put_u64(out, m.cols);
+    scd_wire_put_u64(out, m.n_stored);
+    scd_wire_put_u64(out, m.is_raw);
+    scd_wire_put_text(out, m.obs_frame);
+    scd_wire_put_text(out, m.var_frame);
+    const char *both[] = {m.obs_frame, m.var_frame};
+    for (size_t k = 0; k < 2; k++) {
+        bool is_new = both[k] && *n_frames < SCD_WIRE_MAX_FRAMES;
+        for (size_t i = 0; i < *n_frames && is_new; i++)
+            is_new = strcmp(frames[i], both[k]) != 0;
+        if (is_new)
+            frames[(*n_frames)++] = both[k];
+    }
+}
+
+/* Everything about the file that is small. */
+static void put_snapshot(const scd_cells *cells, scd_buf *out)
+{
+    const char *frames[SCD_WIRE_MAX_FRAMES] = {"obs", "var", "raw/var"};
+    size_t n_frames = 3, n = scd_cells_n_matrices(cells);
+    scd_wire_put_text(out, scd_cells_format(cells));
+    scd_wire_put_u64(out, scd_cells_n_obs(cells));
+    scd_wire_put_u64(out, n);
+    for (size_t i = 0; i < n; i++)
+        put_matrix(cells, i, frames, &n_frames, out);
+    scd_wire_put_u64(out, n_frames);
+    for (size_t i = 0; i < n_frames; i++)
+        put_frame(cells, frames[i], out);
+}
+
+static scd_code open_file(scd_wire_in *in, scd_arena *arena, scd_cells **cells, scd_buf *out,
+                          scd_error *err)
+{
+    const char *path = scd_wire_get_text(in, arena);
+    uint64_t memory = scd_wire_get_u64(in), file_bytes = scd_wire_get_u64(in);
+    if (in->failed || !path || *cells)
+        return scd_fail(err, SCD_E_INTERNAL, "confined reader: a request that is none");
+    if (!confine(path, memory, file_bytes))
+        return scd_fail(err, SCD_E_INTERNAL, "%s: the reader could not be confined: %s", path,
+                        strerror(errno));
+    scd_code code = scd_cells_open(path, cells, err);
+    if (!code)
+        put_snapshot(*cells, out);
+    return code;
+}
+
+static scd_code read_rows(scd_wire_in *in, scd_arena *arena, scd_cells *cells, scd_buf *out,
+                          scd_error *err)
+{
+    scd_cells_rows rows;
+    const char *matrix = scd_wire_get_text(in, arena);
+    uint64_t first = scd_wire_get_u64(in), n = scd_wire_get_u64(in);
+    if (in->failed || !matrix || !cells)
+        return scd_fail(err, SCD_E_INTERNAL, "confined reader: a request that is none");
+    scd_code code = scd_cells_rows_read(cells, matrix, first, n, arena, &rows, err);
+    if (code)
+        return code;
+    uint64_t n_entries = rows.indptr[rows.n];
+    scd_wire_put_u64(out, rows.n);
+    scd_wire_put_u64(out, n_entries);
+    scd_buf_append(out, rows.indptr, (rows.n + 1) * sizeof *rows.indptr);
+    scd_buf_append(out, rows.indices, n_entries * sizeof *rows.indices);
+    scd_buf_append(out, rows.data, n_entries * sizeof *rows.data);
+    return SCD_OK;
+}
+
+static scd_code read_column(scd_wire_in *in, scd_arena *arena, scd_cells *cells, bool categories,
+                            scd_buf *out, scd_error *err)
+{
+    const char *frame = scd_wire_get_text(in, arena), *column = scd_wire_get_text(in, arena);
+    const char *const *text;
+    scd_cells_categories c;
+    size_t n;
+    if (in->failed || !frame || !cells)
+        return scd_fail(err, SCD_E_INTERNAL, "confined reader: a request that is none");
+    scd_code code = categories ? scd_cells_column_categories(cells, frame, column, arena, &c, err)
+                               : scd_cells_column_text(cells, frame, column, arena, &text, &n, err);
+    if (code)
+        return code;
+    scd_wire_put_u64(out, categories ? c.n : n);
+    if (categories) {
+        scd_wire_put_u64(out, c.n_categories);
+        scd_buf_append(out, c.codes, c.n * sizeof *c.codes);
+        text = c.categories;
+        n = c.n_categories;
+    }
+    for (size_t i = 0; i < n; i++)
+        scd_wire_put_text(out, text[i]);
+    return SCD_OK;
+}
+
+static bool serve_one(scd_cells **cells)
+{
+    static char request[SCD_WIRE_MAX_REQUEST];
+    scd_wire_head head;
+    scd_error err = {0};
+    scd_arena arena;
+    scd_buf out;
+    if (!read_all(&head, sizeof head) || head.magic != SCD_WIRE_MAGIC ||
+        head.n_bytes > sizeof request || !read_all(request, head.n_bytes))
+        return false;
+    scd_wire_in in = {request, request + head.n_bytes, false};
+    size_t most = memory_bytes ? memory_bytes / ARENA_SHARE : SCD_WIRE_MAX_REQUEST;
+    scd_arena_init(&arena, most);
+    scd_buf_init(&out, SCD_WIRE_MAX_ANSWER);
+    scd_code code =
+        head.what == SCD_WIRE_OPEN ? open_file(&in, &arena, cells, &out, &err)
+        : head.what == SCD_WIRE_ROWS
+            ? read_rows(&in, &arena, *cells, &out, &err)
+            : read_column(&in, &arena, *cells, head.what == SCD_WIRE_CATEGORIES, &out, &err);
+    bool ok = answer(code, &err, &out);
+    scd_buf_release(&out);
+    scd_arena_release(&arena);
+    return ok;
+}
+
+bool scd_confined_main(int argc, char **argv, int *status)
+{
+    scd_cells *cells = NULL;
+    if (argc != 2 || strcmp(argv[1], SCD_CONFINED_ARGUMENT) != 0)
+        return false;
+    prctl(PR_SET_PDEATHSIG, 9);
+    while (serve_one(&cells))
+        ;
+    *status = 0;
+    return true;
+}
