@@ -22,6 +22,19 @@
 
 enum { ARENA_SHARE = 2, MAX_FILES = 64 };
 
+/* The shadow of a sanitizer needs the address space, and its report more system calls. */
+#if defined(__has_feature)
+#define HAS_FEATURE(x) __has_feature(x)
+#else
+#define HAS_FEATURE(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
+enum { IS_SANITIZED = 1 };
+#else
+enum { IS_SANITIZED = 0 };
+#endif
+
 static size_t memory_bytes; /* what the address space may hold */
 
 /* ---- bounds ---- */
@@ -151,20 +164,15 @@ static bool confine_calls(void)
 static bool confine(const char *path, uint64_t memory, uint64_t file_bytes)
 {
     memory_bytes = memory;
-#ifndef __SANITIZE_ADDRESS__ /* whose shadow needs the address space, and its report more calls */
-    limit(RLIMIT_AS, memory);
-#endif
+    if (!IS_SANITIZED)
+        limit(RLIMIT_AS, memory);
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NOFILE, MAX_FILES);
     if (file_bytes)
         limit(RLIMIT_FSIZE, file_bytes);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     confine_files(path);
-#ifdef __SANITIZE_ADDRESS__
-    return true;
-#else
-    return confine_calls();
-#endif
+    return IS_SANITIZED || confine_calls();
 }
 
 /* ---- messages ---- */
