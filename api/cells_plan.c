@@ -289,8 +289,8 @@ static scd_code judge(planner *p, scd_error *err)
                         path, percent, model, plan->unknown_examples);
     if (plan->mapped_share < SCD_WARN_MAPPED)
         scd_file_plan_warn(plan, p->arena,
-                      "only %.1f %% of the counts are of genes that model \"%s\" knows", percent,
-                      model);
+                           "only %.1f %% of the counts are of genes that model \"%s\" knows",
+                           percent, model);
     return SCD_OK;
 }
 
@@ -302,10 +302,11 @@ static void tell_choice(planner *p)
     decide(p, "%s", c->matrix_why);
     decide(p, "genes from %s[%s]", c->frame, c->gene_column ? c->gene_column : "index");
     if (c->kind == SCD_INPUT_LOG1P_CP10K && fabs(c->normalised_to - 1e4) > 500)
-        scd_file_plan_warn(p->plan, p->arena,
-                      "%s was normalised to %.0f counts a cell, not to 10000 as the model expects: "
-                      "its values are taken as they are, counts would be better",
-                      c->matrix, c->normalised_to);
+        scd_file_plan_warn(
+            p->plan, p->arena,
+            "%s was normalised to %.0f counts a cell, not to 10000 as the model expects: "
+            "its values are taken as they are, counts would be better",
+            c->matrix, c->normalised_to);
 }
 
 scd_code scd_cells_plan(scd_cells *cells, const scd_file_plan_options *options, scd_arena *arena,

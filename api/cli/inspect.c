@@ -176,9 +176,9 @@ static scd_code check_rows(inspection *in, scd_error *err)
         problem(in, "%zu values more are of no use", p.n_bad - SHOWN);
     if (p.n_empty)
         scd_file_plan_warn(&in->plan, &in->arena,
-                      "%zu cells have no known gene with a value above 0 and would not be "
-                      "answered, the first is row %zu",
-                      p.n_empty, p.first_empty);
+                           "%zu cells have no known gene with a value above 0 and would not be "
+                           "answered, the first is row %zu",
+                           p.n_empty, p.first_empty);
     return code;
 }
 
@@ -192,7 +192,7 @@ static scd_code check_names(inspection *in, const char *frame, const char *colum
     scd_code code = scd_cells_column_categories(in->cells, frame, column, &arena, &c, err);
     if (!code && c.n_categories < c.n)
         scd_file_plan_warn(&in->plan, &in->arena, "%zu %s, %zu of them different", c.n, what,
-                      c.n_categories);
+                           c.n_categories);
     scd_arena_release(&arena);
     return code;
 }

@@ -154,9 +154,9 @@ static scd_code make_plan(run *r, scd_error *err)
     scd_code code = scd_cells_plan(r->cells, &options, &r->arena, &r->plan, err);
     if (!code && !r->model->is_trained)
         scd_file_plan_warn(&r->plan, &r->arena,
-                      "model \"%s\" has random weights: its answers mean "
-                      "nothing",
-                      r->model->name);
+                           "model \"%s\" has random weights: its answers mean "
+                           "nothing",
+                           r->model->name);
     if (!code && !r->o->quiet) {
         cli_print_notes("note", r->plan.decisions, r->plan.n_decisions);
         cli_print_notes("warning", r->plan.warnings, r->plan.n_warnings);
@@ -206,6 +206,7 @@ static scd_code add_up(run *r, size_t first, size_t n, scd_error *err)
         s->n_cells++;
         s->n_tokens += c->n_tokens;
         s->n_truncated += c->n_truncated;
+        s->n_unused += c->n_unused;
         s->n_truncated_cells += c->n_truncated > 0;
         s->mapped += c->mapped;
         s->given += c->given;
@@ -274,18 +275,28 @@ static scd_code judge(run *r, scd_error *err)
             "the gene names, or use --force",
             r->o->input, 100 * share, r->model->name);
     if (s->n_answered < s->n_cells)
-        scd_file_plan_warn(&r->plan, &r->arena,
-                      "%zu cells have no known gene with a value above 0 and are not answered, the "
-                      "first is row %zu",
-                      s->n_cells - s->n_answered, s->first_unanswered);
+        scd_file_plan_warn(
+            &r->plan, &r->arena,
+            "%zu cells have no known gene with a value above 0 and are not answered, the "
+            "first is row %zu",
+            s->n_cells - s->n_answered, s->first_unanswered);
     if (s->n_poor)
         scd_file_plan_warn(&r->plan, &r->arena,
-                      "%zu cells have less than half of their counts on known genes", s->n_poor);
+                           "%zu cells have less than half of their counts on known genes",
+                           s->n_poor);
+    double expressed = (double)(s->n_tokens + s->n_unused);
+    if ((double)s->n_unused > (1 - SCD_WARN_MAPPED) * expressed)
+        scd_file_plan_warn(
+            &r->plan, &r->arena,
+            "%.1f %% of the expressed genes were left out: the training data of head "
+            "\"%.80s\" did not measure them",
+            100 * (double)s->n_unused / expressed, r->model->head.name);
     if (s->n_truncated_cells)
-        scd_file_plan_warn(&r->plan, &r->arena,
-                      "%zu cells have more than %zu known genes: the last ones of their order were "
-                      "left out",
-                      s->n_truncated_cells, r->model->max_gene_len);
+        scd_file_plan_warn(
+            &r->plan, &r->arena,
+            "%zu cells have more than %zu known genes: the last ones of their order were "
+            "left out",
+            s->n_truncated_cells, r->model->max_gene_len);
     if (!r->o->quiet)
         cli_print_notes("warning", r->plan.warnings + before, r->plan.n_warnings - before);
     return SCD_OK;

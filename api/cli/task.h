@@ -24,7 +24,7 @@ void cli_task_plan(const cli_task *task, scd_file_plan_options *options);
 /* The sums over all cells. */
 typedef struct cli_sums {
     size_t n_cells, n_answered, n_poor, n_truncated_cells, first_unanswered;
-    uint64_t n_tokens, n_truncated;
+    uint64_t n_tokens, n_truncated, n_unused;
     double mapped, given;
     double seconds; /* of the whole run; told, not written */
 } cli_sums;

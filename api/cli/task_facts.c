@@ -73,6 +73,7 @@ size_t cli_task_facts(const cli_task *task, const cli_model *model, const scd_fi
     put_number(&w, "cells_under_half_mapped", (double)sums->n_poor);
     put_number(&w, "tokens", (double)sums->n_tokens);
     put_number(&w, "genes_truncated", (double)sums->n_truncated);
+    put_number(&w, "genes_unused", (double)sums->n_unused);
     put_number(&w, "counts_mapped", sums->given > 0 ? sums->mapped / sums->given : NAN);
     put_list(&w, "decisions", plan->decisions, plan->n_decisions);
     put_list(&w, "warnings", plan->warnings, plan->n_warnings);

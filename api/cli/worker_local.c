@@ -208,7 +208,8 @@ static bool gather(const block *b, size_t row, int32_t *tokens, double *values, 
     return true;
 }
 
-static scd_code serialize_row(const local *l, block *b, size_t row, cli_cell *out, scd_error *err)
+static scd_code serialize_row(const local *l, block *b, const scd_head_info *head, size_t row,
+                              cli_cell *out, scd_error *err)
 {
     size_t n = (size_t)(b->rows->indptr[row + 1] - b->rows->indptr[row]), bad = SIZE_MAX;
     scd_arena scratch;
@@ -220,7 +221,8 @@ static scd_code serialize_row(const local *l, block *b, size_t row, cli_cell *ou
     scd_error why = {0};
     scd_code code = SCD_E_NOMEM;
     if (tokens && values && genes && gather(b, row, tokens, values, genes, &n)) {
-        scd_cell_values in = {n, tokens, values, 0, NULL};
+        scd_cell_values in = {
+            .n = n, .tokens = tokens, .values = values, .wanted = head ? head->genes : NULL};
         code = scd_cell_serialize(l->served->config, l->served->vocab, b->plan->choice.kind, &in,
                                   &b->arena, cell, &bad, &why);
     }
@@ -228,6 +230,7 @@ static scd_code serialize_row(const local *l, block *b, size_t row, cli_cell *ou
     if (!code) {
         out->n_tokens = cell->n_tokens;
         out->n_truncated = cell->genes_truncated;
+        out->n_unused = cell->genes_unwanted;
         out->mapped = cell->mapped_counts;
         out->given = cell->given_counts;
         b->places[b->n_answered] = row;
@@ -271,11 +274,11 @@ static scd_code compute(local *l, const block *b, const scd_head_info *head, flo
     return code;
 }
 
-static scd_code run_here(cli_worker *worker, const scd_file_plan *plan, const scd_cells_rows *rows,
-                         size_t first, float *embeddings, float *probabilities, cli_cell *cells,
+/* A head may use fewer genes than the model: its cells are not the embedding's. */
+static scd_code run_pass(local *l, const scd_file_plan *plan, const scd_cells_rows *rows,
+                         size_t first, const scd_head_info *head, float *out, cli_cell *cells,
                          scd_error *err)
 {
-    local *l = worker->self;
     block b = {.plan = plan, .rows = rows, .first = first};
     scd_code code = SCD_OK;
     scd_arena_init(&b.arena, CELL_BYTES);
@@ -285,12 +288,23 @@ static scd_code run_here(cli_worker *worker, const scd_file_plan *plan, const sc
     if (!b.cells || !b.answered || !b.places)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", rows->n);
     for (size_t row = 0; row < rows->n && !code; row++)
-        code = serialize_row(l, &b, row, cells + row, err);
-    if (!code && embeddings)
-        code = compute(l, &b, NULL, embeddings, err);
-    if (!code && probabilities)
-        code = compute(l, &b, l->head, probabilities, err);
+        code = serialize_row(l, &b, head, row, cells + row, err);
+    if (!code)
+        code = compute(l, &b, head, out, err);
     scd_arena_release(&b.arena);
+    return code;
+}
+
+static scd_code run_here(cli_worker *worker, const scd_file_plan *plan, const scd_cells_rows *rows,
+                         size_t first, float *embeddings, float *probabilities, cli_cell *cells,
+                         scd_error *err)
+{
+    local *l = worker->self;
+    scd_code code = SCD_OK;
+    if (embeddings)
+        code = run_pass(l, plan, rows, first, NULL, embeddings, cells, err);
+    if (!code && probabilities)
+        code = run_pass(l, plan, rows, first, l->head, probabilities, cells, err);
     return code;
 }
 

@@ -397,6 +397,7 @@ static scd_code take_item(const cli_worker *worker, const chunk *c, size_t row, 
     }
     cell->n_tokens = size_of(item, "tokens", 0);
     cell->n_truncated = size_of(item, "genes_truncated", 0);
+    cell->n_unused = size_of(item, "genes_unused", 0);
     const char *text = annotate ? NULL : text_of(item, "embedding");
     bool ok = annotate ? read_top(&worker->model.head, item, out)
                        : text && read_base64(text, out, worker->model.width * sizeof *out);
