@@ -317,6 +317,22 @@ def test_a_client_that_leaves_stops_its_cells_within_a_step():
         assert d.metric("scdiva_engine_tokens_total") - tokens <= 1200 * 3
 
 
+def test_an_embedding_passes_by_a_long_denoising_and_neither_starves():
+    body = {"cells": harness.slow_cells(3, length=150), "mask": {"fraction": 0.9}, "steps": 30}
+    with Daemon(harness.slow_model()) as d:
+        done = []
+        long = threading.Thread(target=lambda: done.append(denoise(body, d)))
+        long.start()
+        d.wait_metric("scdiva_engine_tokens_total", lambda v: v > 900)
+        n = 0
+        while not done:
+            d.embed({"cells": harness.slow_cells(1, seed=100 + n, length=150)})
+            n += 1
+        long.join()
+        assert n >= 3, n
+        assert all(item["passes"] == 30 for item in done[0]["data"])
+
+
 def test_a_deadline_ends_a_long_course():
     body = {"cells": harness.slow_cells(1), "mask": {"fraction": 0.9}, "steps": 1000,
             "timeout_ms": 300}
