@@ -4,6 +4,7 @@
 #include "engine/base/mem.h"
 #include "engine/denoise/classifier.h"
 #include "engine/model/forward.h"
+#include "engine/model/lengths.h"
 #include "engine/model/model.h"
 
 #include <stdlib.h>
@@ -21,6 +22,7 @@ typedef struct slot {
     scd_head **heads;             /* (n_heads) */
     scd_classifier **classifiers; /* (n_heads) */
     const scd_head_info **infos;  /* (n_heads) */
+    size_t *lengths;
     scd_served_model served;
 } slot;
 
@@ -74,6 +76,11 @@ static scd_code open_models(scd_engine *e, const scd_engine_options *o, scd_erro
         size_t need = scd_model_get_config(e->slots[i].model)->max_gene_len + 1;
         if (e->max_rows < need)
             e->max_rows = need;
+        code = scd_lengths_read(o->model_dirs[i],
+                                scd_model_get_config(e->slots[i].model)->max_gene_len,
+                                &e->slots[i].lengths, &e->slots[i].served.n_lengths, err);
+        if (code)
+            return code;
         code = open_heads(&e->slots[i], o->model_dirs[i], err);
         if (code)
             return code;
@@ -116,6 +123,7 @@ static scd_code load_model(scd_engine *e, slot *s, scd_error *err)
     s->served.n_params = scd_model_n_params(s->model);
     s->served.heads = s->infos;
     s->served.n_heads = s->n_heads;
+    s->served.lengths = s->lengths;
     return check_heads(s, err);
 }
 
@@ -140,6 +148,7 @@ static void close_slot(slot *s)
     for (size_t i = 0; i < s->n_heads; i++)
         scd_head_close(s->heads[i]);
     scd_model_close(s->model);
+    free(s->lengths);
     free(s->infos);
     free(s->classifiers);
     free(s->heads);

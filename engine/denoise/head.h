@@ -43,8 +43,8 @@ typedef struct scd_head_info {
     const uint8_t *genes; /* (vocab) 1: measured by the training files; NULL: all are taken */
     size_t n_genes;       /* how many are 1; 0 without */
     bool has_gene_term;   /* genes.weight and genes.bias are there: gene_term.h */
-    bool has_backbone; /* it carries backbone tensors: embeddings are not the model's own */
-    scd_digest digest; /* SHA-256 over head.json and head.safetensors, in this order */
+    bool has_backbone;    /* it carries backbone tensors: embeddings are not the model's own */
+    scd_digest digest;    /* SHA-256 over head.json and head.safetensors, in this order */
     char digest_hex[SCD_DIGEST_HEX];
     char model_digest_hex[SCD_DIGEST_HEX];
 } scd_head_info;
