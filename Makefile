@@ -178,7 +178,7 @@ $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/*/*.c)): | $(TEST_DEPS)
 # The CUDA backend on the emulator: the same kernels, compiled for the host.
 CUDA_HOST := $(CUDA_SRC:%.cu=$(B)/obj/%.host.o) $(CUDA_SHARED) \
              $(patsubst %.cc,$(B)/obj/%.o,$(filter-out tests/cuda_host/test_%,$(wildcard tests/cuda_host/*.cc)))
-CUDA_TEST_LINK = $(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) \
+CUDA_TEST_LINK = $(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,-u,scd_backend_cuda \
                  -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lcmocka $(LIBS_server)
 $(B)/lib/libcuda_host.a: $(CUDA_HOST)
 	$(Q)mkdir -p $(@D)
@@ -190,14 +190,17 @@ $(B)/obj/%.host.o: %.cu $(STAMP) | $(TEST_DEPS)
 $(B)/obj/%.o: %.cc $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
-$(B)/tests/test_cuda_%: $(B)/obj/tests/ops/test_cuda_%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
-	$(CUDA_TEST_LINK)
 $(B)/tests/test_cuda_%: $(B)/obj/tests/cuda_host/test_cuda_%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
 	$(CUDA_TEST_LINK)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(ARCHIVES)
 	$(TEST_LINK)
+ifeq ($(SANITIZE),thread)
 $(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(ARCHIVES)
 	$(TEST_LINK)
+else
+$(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
+	$(CUDA_TEST_LINK)
+endif
 $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(ARCHIVES)
 	$(TEST_LINK)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(BENCH_SHARED) $(ARCHIVES)
@@ -213,7 +216,7 @@ test: test-programs ## run every test (SANITIZE=address or thread for those buil
 	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))
 
 # The tests that a real device can run too, linked with the object itself.
-GPU_TESTS := $(addprefix $(B)/gpu/,test_cuda_ops test_cuda_exact test_cuda_model)
+GPU_TESTS := $(addprefix $(B)/gpu/,test_ops test_cuda_exact test_cuda_model)
 $(B)/obj/gpu/%.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
@@ -221,7 +224,7 @@ $(B)/gpu/%: $(B)/obj/gpu/%.o $(OPS_SHARED) $(B)/scdiva_cuda.so $(ARCHIVES)
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/scdiva_cuda.so -Wl,-rpath,'$$ORIGIN/..' \
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
 test-gpu: $(if $(CUDA_SO),$(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
-	$(Q)for t in $(GPU_TESTS); do $$t || exit 1; done
+	$(Q)for t in $(GPU_TESTS); do SCDIVA_TEST_DEVICES=cuda $$t || exit 1; done
 .PHONY: no-nvcc
 no-nvcc:
 	$(Q)echo "test-gpu needs CUDA 12 or later with nvcc, on the PATH or in /usr/local/cuda, and no SANITIZE" >&2; exit 1
