@@ -85,7 +85,7 @@ layer_obj = $(patsubst %.c,$(B)/obj/%.o,$(call layer_src,$1))
 archive = $(B)/lib/lib$1.a
 CUDA_SRC := $(wildcard engine/cuda/*.cu)
 # The device's side of engine/cuda that has a twin in tests/cuda_host.
-CUDA_DEVICE := $(addprefix $(B)/obj/engine/cuda/,runtime.o cublaslt.o gemm_lt.o)
+CUDA_DEVICE := $(addprefix $(B)/obj/engine/cuda/,runtime.o cublaslt.o gemm_lt.o gemm_f32_lt.o)
 CUDA_SHARED := $(filter-out $(CUDA_DEVICE),$(patsubst %.c,$(B)/obj/%.o,$(wildcard engine/cuda/*.c)))
 UNIT := $(basename $(notdir $(wildcard tests/unit/test_*.c)))
 OPS := $(basename $(notdir $(wildcard tests/ops/test_*.c) $(wildcard tests/cuda_host/test_*.cc)))
@@ -216,7 +216,8 @@ test: test-programs ## run every test (SANITIZE=address or thread for those buil
 	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))
 
 # The tests that a real device can run too, linked with the object itself.
-GPU_TESTS := $(addprefix $(B)/gpu/,test_ops test_cuda_exact test_cuda_model)
+GPU_TESTS := $(addprefix $(B)/gpu/,test_ops $(basename $(notdir $(wildcard tests/ops/test_train_*.c))) test_net_gradient \
+             test_cuda_exact test_cuda_model)
 $(B)/obj/gpu/%.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
@@ -277,7 +278,7 @@ lint: | $(TEST_DEPS) ## layers, third-party homes, sizes, and that documents agr
 	$(Q)$(PYTHON) tests/lint/lint.py
 
 check-headers: ## every header compiles on its own
-	$(Q)for h in $$(git ls-files '*.h' | grep -v -e _body.h -e cublaslt.h); do \
+	$(Q)for h in $$(git ls-files '*.h' | grep -v -e _body.h -e cublaslt.h -e gemm_lt.h); do \
 	  $(CC) $(CPPFLAGS) $(HDF5_CFLAGS) $(CFLAGS) -x c -fsyntax-only $$h || exit 1; done
 
 format: ## clang-format everything

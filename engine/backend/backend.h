@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SCD_BACKEND_ABI 2u
+#define SCD_BACKEND_ABI 3u
 
 typedef enum scd_dtype { SCD_F32, SCD_F16, SCD_BF16 } scd_dtype;
 typedef enum scd_precision {
@@ -41,6 +41,7 @@ static inline size_t scd_dtype_bytes(scd_dtype t)
 
 typedef struct scd_device scd_device; /* each backend has its own */
 typedef struct scd_matrix scd_matrix; /* weights packed for the device's products */
+struct scd_train_ops;                 /* train_ops.h */
 
 typedef struct scd_device_options {
     scd_precision precision; /* auto: bf16 where the hardware multiplies it, else fp32 */
@@ -188,6 +189,8 @@ typedef struct scd_backend {
     scd_code (*rms_norm)(scd_device *device, const float *h, const float *weight, size_t rows,
                          size_t width, float *out, scd_error *err);
     scd_code (*synchronize)(scd_device *device, scd_error *err);
+
+    const struct scd_train_ops *train; /* the operations that training needs beside these */
 } scd_backend;
 
 extern const scd_backend scd_backend_cpu;

@@ -16,6 +16,7 @@ extern "C" {
 
 #include "engine/backend/backend.h"
 #include "engine/cuda/gemm.h"
+#include "engine/cuda/gene_order.h"
 #include "engine/cuda/runtime.h"
 
 #include <stdbool.h>
@@ -55,6 +56,8 @@ struct scd_device {
     float *rope; /* device (max_rows, rope_dim): cosines, then sines, of each position */
     size_t rope_floats, rope_dim;
     double rope_theta;
+
+    scd_gene_order order; /* of training's embed_back, on the host */
 };
 
 struct scd_matrix {

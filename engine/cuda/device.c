@@ -3,7 +3,7 @@
  * Copies go through pinned memory in two halves: while the device takes one, the host fills the
  * other. A half is filled again only when the mark set behind its last copy is past. */
 #include "engine/base/mem.h"
-#include "engine/cuda/cuda.h"
+#include "engine/cuda/train.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +24,7 @@ static void cuda_close(scd_device *device)
     for (size_t i = 0; i < device->n_plans; i++)
         scd_gemm_plan_free(device->plans[i].plan);
     free(device->plans);
+    scd_gene_order_release(&device->order);
     scd_gemm_close(device->gemm);
     scd_gpu_close(device->gpu);
     free(device);
@@ -268,4 +269,5 @@ const scd_backend scd_backend_cuda = {
     .gather_rows = scd_cuda_gather_rows,
     .rms_norm = scd_cuda_rms_norm,
     .synchronize = cuda_synchronize,
+    .train = &scd_train_ops_cuda,
 };

@@ -116,3 +116,31 @@ scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const vo
     free(wide_x);
     return SCD_OK;
 }
+
+/* Element (r, c) of a (rows, cols) view, transposed where the matrix lies the other way. */
+static float at(const float *x, size_t ld, bool turned, size_t r, size_t c)
+{
+    return turned ? x[c * ld + r] : x[r * ld + c];
+}
+
+scd_code scd_gemm_f32_run(scd_gemm_lib *lib, const scd_gemm_f32 *p, scd_error *err)
+{
+    (void)lib;
+    scd_code code = scd_emu_call("gemm_f32", err);
+    if (code)
+        return code;
+    if (!p->m || !p->n || !p->k || !p->batch || p->ldc < p->n || p->lda < (p->ta ? p->m : p->k) ||
+        p->ldb < (p->tb ? p->k : p->n))
+        return scd_fail(err, SCD_E_INTERNAL, "no such product");
+    scd_emu_flush();
+    for (size_t i = 0; i < p->batch; i++)
+        for (size_t r = 0; r < p->m; r++)
+            for (size_t j = 0; j < p->n; j++) {
+                const float *a = p->a + i * p->step_a, *b = p->b + i * p->step_b;
+                float sum = 0.0f, *c = p->c + i * p->step_c + r * p->ldc + j;
+                for (size_t k = 0; k < p->k; k++)
+                    sum += at(a, p->lda, p->ta, r, k) * at(b, p->ldb, p->tb, k, j);
+                *c = p->alpha * sum + (p->beta != 0.0f ? p->beta * *c : 0.0f);
+            }
+    return SCD_OK;
+}
