@@ -222,7 +222,8 @@ $(B)/obj/gpu/%.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(B)/gpu/%: $(B)/obj/gpu/%.o $(OPS_SHARED) $(B)/scdiva_cuda.so $(ARCHIVES)
-	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/scdiva_cuda.so -Wl,-rpath,'$$ORIGIN/..' \
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -Wl,--no-as-needed -l:scdiva_cuda.so -Wl,--as-needed \
+	  -Wl,-rpath,'$$ORIGIN/..' \
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
 test-gpu: $(if $(CUDA_SO),$(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
 	$(Q)for t in $(GPU_TESTS); do SCDIVA_TEST_DEVICES=cuda $$t || exit 1; done
