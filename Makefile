@@ -59,7 +59,7 @@ CUDA_ARCHS := 80 86 89 90a
 NVCC_FLAGS = -std=c++20 -O3 $(CPPFLAGS) -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-fno-exceptions,-fvisibility=hidden \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_90,code=compute_90
 CXXFLAGS := -std=c++20 $(OPT) -fno-math-errno -ffp-contract=off -fno-exceptions -fno-rtti \
-            -Wall -Wextra -Wshadow -Wconversion -Werror $(SAN) -pthread -DSCD_CUDA_HOST
+            -Wall -Wextra -Wshadow -Wconversion -Werror $(SAN) -pthread -fPIC -DSCD_CUDA_HOST
 
 # Files whose name ends in an instruction set are compiled for it and chosen at run time.
 isa_flags = $(if $(findstring _avx512bf16,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c, \
@@ -183,6 +183,14 @@ CUDA_TEST_LINK = $(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) 
 $(B)/lib/libcuda_host.a: $(CUDA_HOST)
 	$(Q)mkdir -p $(@D)
 	$(Q)rm -f $@ && ar rcs $@ $^
+# The programs with the emulator as their GPU, for the end-to-end tests.
+EMULATED := $(if $(SANITIZE)$(FUZZING),,$(addprefix $(B)/emulated/,scdiva_cuda.so scdivad scdiva-train))
+$(B)/emulated/scdiva_cuda.so: $(CUDA_HOST) $(call archive,base) engine/cuda/exports.map
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CXX) -shared -pthread -o $@ $(CUDA_HOST) $(call archive,base) -Wl,--no-undefined -Wl,--gc-sections \
+	  -Wl,--version-script=engine/cuda/exports.map -lm -ldl
+$(B)/emulated/%: $(B)/%
+	$(Q)mkdir -p $(@D) && ln -f $< $@
 $(B)/obj/tests/ops/test_cuda_%.o: CPPFLAGS += -DSCD_CUDA_HOST
 $(B)/obj/%.host.o: %.cu $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
@@ -210,7 +218,7 @@ $(B)/bench/%: $(B)/obj/tests/bench/%.o $(BENCH_SHARED) $(ARCHIVES)
 run-test: $(B)/tests/$(T) ## build and run one test: make run-test T=test_vocab
 	$(Q)$(B)/tests/$(T)
 
-test-programs: programs $(TESTS:%=$(B)/tests/%) $(FUZZERS:%=$(B)/fuzz/%)
+test-programs: programs $(EMULATED) $(TESTS:%=$(B)/tests/%) $(FUZZERS:%=$(B)/fuzz/%)
 
 test: test-programs ## run every test (SANITIZE=address or thread for those builds)
 	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))

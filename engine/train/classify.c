@@ -1,30 +1,28 @@
 /* classify.c - see classify.h. */
 #include "engine/train/classify.h"
 
-#include "engine/backend/registry.h"
 #include "engine/base/mem.h"
+#include "engine/train/device.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 scd_code scd_classifier_open(const scd_model *model, size_t classes, size_t mlp_dim,
-                             size_t micro_rows, int threads, scd_classifier *out, scd_error *err)
+                             size_t micro_rows, const char *device, size_t threads,
+                             scd_classifier *out, scd_error *err)
 {
     const scd_model_config *config = scd_model_get_config(model);
     if (micro_rows < config->max_gene_len + 1)
         micro_rows = config->max_gene_len + 1;
-    *out = (scd_classifier){.be = &scd_backend_cpu,
-                            .ops = &scd_train_ops_cpu,
-                            .model = model,
-                            .config = config,
-                            .vocab = scd_model_vocab(model),
-                            .classes = classes};
-    scd_device_options device = {.precision = SCD_PRECISION_FP32, .threads = threads};
+    *out = (scd_classifier){
+        .model = model, .config = config, .vocab = scd_model_vocab(model), .classes = classes};
     scd_net_options net = {.max_rows = micro_rows};
     scd_class_head_shape shape = {config->hidden_dim, mlp_dim, classes, micro_rows / 2 + 1};
-    scd_code code = out->be->open(&device, &out->device, err);
-    if (!code)
+    scd_code code = scd_train_device_open(device, threads, &out->be, &out->device, err);
+    if (!code) {
+        out->ops = out->be->train;
         code = scd_net_new(out->be, out->ops, out->device, config, &net, &out->net, err);
+    }
     if (!code)
         code = scd_net_load(out->net, scd_model_tensors(model), err);
     if (!code && classes)
@@ -38,8 +36,10 @@ scd_code scd_classifier_open(const scd_model *model, size_t classes, size_t mlp_
 
 void scd_classifier_close(scd_classifier *c)
 {
-    if (!c->be)
+    if (!c->device) {
+        *c = (scd_classifier){0};
         return;
+    }
     scd_pack_free(c->pack);
     scd_class_head_free(c->head);
     scd_net_free(c->net);

@@ -23,9 +23,11 @@ typedef struct scd_classifier {
     const uint8_t *genes; /* (vocab) 0: left out of every cell; NULL: all are taken. Borrowed */
 } scd_classifier;
 
-/* classes 0: no head. micro_rows: rows of a micro-batch; at least one longest cell fits. */
+/* classes 0: no head. micro_rows: rows of a micro-batch; at least one longest cell fits. device and
+ * threads as in device.h. */
 scd_code scd_classifier_open(const scd_model *model, size_t classes, size_t mlp_dim,
-                             size_t micro_rows, int threads, scd_classifier *out, scd_error *err);
+                             size_t micro_rows, const char *device, size_t threads,
+                             scd_classifier *out, scd_error *err);
 void scd_classifier_close(scd_classifier *classifier);
 
 /* Head and backbone tensors of a trained head over those of the model. */

@@ -9,6 +9,7 @@
 #include "engine/base/mem.h"
 #include "engine/denoise/head.h"
 #include "engine/model/file.h"
+#include "engine/train/device.h"
 #include "engine/train/eval.h"
 #include "engine/train/labels.h"
 #include "engine/train/options.h"
@@ -24,7 +25,7 @@
 
 typedef struct options {
     const char *model, *head, *exclude, *matrix, *gene_column, *labels, *label_column;
-    const char *predictions, *embeddings;
+    const char *predictions, *embeddings, *device;
     scd_option_list data;
     size_t threads, micro_rows;
     double min_mapped;
@@ -201,8 +202,8 @@ static scd_code open_all(evaluation *e, scd_error *err)
         code = open_labels(e, err);
     if (!code)
         code = scd_classifier_open(e->model, e->info ? e->info->n_labels : 0,
-                                   e->info ? e->info->mlp_dim : 0, o->micro_rows, (int)o->threads,
-                                   &e->c, err);
+                                   e->info ? e->info->mlp_dim : 0, o->micro_rows, o->device,
+                                   o->threads, &e->c, err);
     for (size_t i = 0; o->losses && i < SCD_EVAL_RATES && !code; i++) /* of the model alone */
         code = scd_eval_losses(&e->c, e->corpus, scd_eval_rates[i], &e->losses[i], err);
     if (!code && e->head)
@@ -455,6 +456,7 @@ int scd_train_eval(int argc, char **argv)
          0},
         {"losses", SCD_OPTION_FLAG, &o.losses, NULL,
          "the objective's losses of the model, 15, 50 and 90 % hidden", 0, 0, 0, 0},
+        {"device", SCD_OPTION_TEXT, &o.device, "DEVICE", SCD_TRAIN_DEVICE_HELP, 0, 0, 0, 0},
         {"threads", SCD_OPTION_COUNT, &o.threads, "N", "0: one per core", 0, 512, 0, 0},
         {"micro-rows", SCD_OPTION_COUNT, &o.micro_rows, "N", "rows of a batch", 64, 1 << 24, 0, 0},
     };

@@ -5,6 +5,7 @@
  * threshold use cells that training never saw.
  *
  * Threads: main and the device's. Owns: everything of the run. */
+#include "engine/train/device.h"
 #include "engine/train/finetune.h"
 
 #include "engine/base/mem.h"
@@ -141,6 +142,7 @@ static size_t option_table(scd_finetune_options *o, scd_option table[MAX_OPTIONS
               0, 64),
         NUMBER("precision", precision, "of labels above the threshold", 0, 1),
         HEADING("running:"),
+        {"device", SCD_OPTION_TEXT, &o->device, "DEVICE", SCD_TRAIN_DEVICE_HELP, 0, 0, true, false},
         {"threads", SCD_OPTION_COUNT, &o->threads, "N", "0: one per core", 0, 512, true, false},
         COUNT("micro-rows", micro_rows, "rows of a micro-batch: memory", 64, 1u << 24),
         TEXT("dtype", dtype, "T", "of backbone tensors in the head: f32 or bf16"),
@@ -322,7 +324,7 @@ static scd_code run_all(scd_finetune *run, const scd_option *table, size_t n, sc
     run->frozen = !o->train_layers;
     run->first_layer = o->train_layers >= layers ? 0 : layers - o->train_layers;
     code = scd_classifier_open(run->model, run->labels.n_classes, o->mlp_dim, o->micro_rows,
-                               (int)o->threads, &run->c, err);
+                               o->device, o->threads, &run->c, err);
     run->c.genes = run->measured; /* held-out cells are read as the head's users will be */
     if (!code)
         code = fingerprint(run, table, n, err);

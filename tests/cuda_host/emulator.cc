@@ -317,6 +317,7 @@ void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, s
     if (block == 0 || block > MAX_THREADS || block % WARP || shared > MAX_SHARED ||
         grid.y > 65535 || grid.z != 1)
         fault("no such launch is possible", none, none);
+    scd_emu_unlock();
     for (unsigned y = 0; y < grid.y; y++)
         for (unsigned x = 0; x < grid.x; x++) {
             blockIdx = dim3(x, y, 0);
@@ -324,6 +325,7 @@ void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, s
             run_block();
             shared_close(shared);
         }
+    scd_emu_lock();
 }
 
 void *scd_emu_shared(void)

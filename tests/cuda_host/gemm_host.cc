@@ -102,6 +102,7 @@ scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const vo
     if ((add && scd_gemm_gives_act(s)) || parts > s->n_parts)
         return scd_fail(err, SCD_E_INTERNAL, "no such product");
     scd_emu_flush();
+    scd_emu_unlock();
     float *wide_w = widen(w, n * s->cols, s->bf16), *wide_x = widen(x, m * s->cols, s->bf16);
     bool bad = plan->algorithm < scd_emu_bad_algorithms;
     for (size_t r = 0; r < m; r++)
@@ -114,6 +115,7 @@ scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const vo
         }
     free(wide_w);
     free(wide_x);
+    scd_emu_lock();
     return SCD_OK;
 }
 
@@ -133,6 +135,7 @@ scd_code scd_gemm_f32_run(scd_gemm_lib *lib, const scd_gemm_f32 *p, scd_error *e
         p->ldb < (p->tb ? p->k : p->n))
         return scd_fail(err, SCD_E_INTERNAL, "no such product");
     scd_emu_flush();
+    scd_emu_unlock();
     for (size_t i = 0; i < p->batch; i++)
         for (size_t r = 0; r < p->m; r++)
             for (size_t j = 0; j < p->n; j++) {
@@ -142,5 +145,6 @@ scd_code scd_gemm_f32_run(scd_gemm_lib *lib, const scd_gemm_f32 *p, scd_error *e
                     sum += at(a, p->lda, p->ta, r, k) * at(b, p->ldb, p->tb, k, j);
                 *c = p->alpha * sum + (p->beta != 0.0f ? p->beta * *c : 0.0f);
             }
+    scd_emu_lock();
     return SCD_OK;
 }

@@ -10,4 +10,9 @@ scd_code scd_emu_call(const char *name, scd_error *err);
 /* Copies are put on the stream; work that comes after them carries them out first. */
 void scd_emu_flush(void);
 
+/* Between these device memory may be touched. They nest. Where CUDA_EMULATOR_GUARD is set at any
+ * other time touching it ends the program, as code that takes it for host memory deserves. */
+void scd_emu_unlock(void);
+void scd_emu_lock(void);
+
 #endif

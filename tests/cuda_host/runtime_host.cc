@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 struct scd_gpu {
     bool entered;
@@ -35,11 +36,81 @@ scd_code scd_emu_call(const char *name, scd_error *err)
     return scd_fail(err, SCD_E_DEVICE, "%s: told to fail", name);
 }
 
+/* ---- device memory that only the device may touch ------------------------------------------- */
+
+enum { PAGE = 4096, MAX_REGIONS = 4096 };
+struct region {
+    void *at;
+    size_t bytes;
+};
+static struct region regions[MAX_REGIONS];
+static size_t n_regions;
+static int unlocked;
+
+static bool guarded(void)
+{
+    static int wanted = -1;
+    if (wanted < 0)
+        wanted = getenv("CUDA_EMULATOR_GUARD") != NULL;
+    return wanted > 0;
+}
+
+static void protect(int how)
+{
+    for (size_t i = 0; i < n_regions; i++)
+        if (mprotect(regions[i].at, regions[i].bytes, how))
+            abort();
+}
+
+void scd_emu_unlock(void)
+{
+    if (unlocked++ == 0 && guarded())
+        protect(PROT_READ | PROT_WRITE);
+}
+
+void scd_emu_lock(void)
+{
+    if (--unlocked == 0 && guarded())
+        protect(PROT_NONE);
+}
+
+static void *region_new(size_t bytes)
+{
+    size_t whole = (bytes + PAGE) / PAGE * PAGE;
+    void *at = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED || n_regions == MAX_REGIONS)
+        abort();
+    memset(at, 0xff, whole);
+    regions[n_regions].at = at;
+    regions[n_regions++].bytes = whole;
+    if (!unlocked && mprotect(at, whole, PROT_NONE))
+        abort();
+    return at;
+}
+
+/* False: it is no region. */
+static bool region_free(void *at)
+{
+    for (size_t i = 0; i < n_regions; i++)
+        if (regions[i].at == at) {
+            munmap(at, regions[i].bytes);
+            regions[i] = regions[--n_regions];
+            return true;
+        }
+    return false;
+}
+
+/* ---- copies ---------------------------------------------------------------------------------- */
+
 /* The first n of those that wait. */
 static void flush_some(size_t n)
 {
+    if (!n)
+        return;
+    scd_emu_unlock();
     for (size_t i = 0; i < n; i++)
         memcpy(copies[i].to, copies[i].from, copies[i].bytes);
+    scd_emu_lock();
     memmove(copies, copies + n, (n_copies - n) * sizeof *copies);
     n_copies -= n;
     for (int i = 0; i < SCD_GPU_MARKS; i++)
@@ -93,7 +164,8 @@ static void take(void *memory)
 {
     scd_emu_flush();
     scd_emu_blocks -= memory != NULL;
-    free(memory);
+    if (!region_free(memory))
+        free(memory);
 }
 
 scd_code scd_gpu_alloc(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
@@ -101,7 +173,11 @@ scd_code scd_gpu_alloc(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
     (void)gpu;
     *out = NULL;
     scd_code code = scd_emu_call("alloc", err);
-    return code ? code : give(bytes, out, err);
+    if (code || !guarded())
+        return code ? code : give(bytes, out, err);
+    *out = region_new(bytes);
+    scd_emu_blocks++;
+    return SCD_OK;
 }
 
 void scd_gpu_free(scd_gpu *gpu, void *memory)
