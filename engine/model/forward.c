@@ -19,7 +19,9 @@ typedef struct layer {
 /* The integers and floats that describe a batch, in one block on the host and one on the device. */
 typedef struct staging {
     uint32_t *cu_rows; /* (max_rows + 1) */
-    uint32_t *cu_lat;  /* (max_rows + 1) 0, 1, 2, ...: one query a cell */
+    uint32_t *cu_want; /* (max_rows + 1) the same of the rows that are wanted */
+    uint32_t *want;    /* (max_rows) which rows those are */
+    uint32_t *wpos;    /* (max_rows) and their positions */
     uint32_t *pos;     /* (max_rows) */
     int32_t *ids;      /* (max_rows) */
     float *values;     /* (max_rows) */
@@ -48,8 +50,11 @@ struct scd_forward {
     size_t staging_bytes;
     staging host, dev;
 
+    scd_forward_cell *cells; /* (max_rows / 2 + 1) of a batch of plain cells */
+
     void *activations; /* device */
-    float *clean, *h, *h_lat, *embeddings;
+    float *clean, *h;
+    float *h_want, *states; /* wanted rows: in the last layer, and after the final norm */
     void *q, *k, *v, *att;
 };
 
@@ -233,7 +238,9 @@ static size_t carve_staging(char *base, size_t rows, staging *s)
 {
     knife k = {base, 0};
     s->cu_rows = carve(&k, (rows + 1) * sizeof *s->cu_rows);
-    s->cu_lat = carve(&k, (rows + 1) * sizeof *s->cu_lat);
+    s->cu_want = carve(&k, (rows + 1) * sizeof *s->cu_want);
+    s->want = carve(&k, rows * sizeof *s->want);
+    s->wpos = carve(&k, rows * sizeof *s->wpos);
     s->pos = carve(&k, rows * sizeof *s->pos);
     s->ids = carve(&k, rows * sizeof *s->ids);
     s->values = carve(&k, rows * sizeof *s->values);
@@ -245,12 +252,11 @@ static size_t carve_staging(char *base, size_t rows, staging *s)
 static size_t carve_activations(scd_forward *f, char *base, size_t act_bytes)
 {
     size_t rows = f->max_rows, d = f->c.d, h = f->c.hidden_dim;
-    size_t cells = rows / 2 + 1; /* a cell has at least two rows */
     knife k = {base, 0};
     f->clean = carve(&k, rows * d * sizeof(float));
     f->h = carve(&k, rows * h * sizeof(float));
-    f->h_lat = carve(&k, cells * h * sizeof(float));
-    f->embeddings = carve(&k, cells * h * sizeof(float));
+    f->h_want = carve(&k, rows * h * sizeof(float));
+    f->states = carve(&k, rows * h * sizeof(float));
     f->q = carve(&k, rows * h * act_bytes);
     f->k = carve(&k, rows * h * act_bytes);
     f->v = carve(&k, rows * h * act_bytes);
@@ -262,11 +268,10 @@ static scd_code allocate(scd_forward *f, scd_error *err)
 {
     f->staging_bytes = carve_staging(NULL, f->max_rows, &f->host);
     f->host_block = scd_calloc(f->staging_bytes, 1);
-    if (!f->host_block)
+    f->cells = scd_calloc(f->max_rows / 2 + 1, sizeof *f->cells); /* a cell has at least two rows */
+    if (!f->host_block || !f->cells)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", f->max_rows);
     carve_staging(f->host_block, f->max_rows, &f->host);
-    for (size_t i = 0; i <= f->max_rows; i++)
-        f->host.cu_lat[i] = (uint32_t)i;
     scd_code code = f->be->alloc(f->device, f->staging_bytes, &f->device_block, err);
     if (code)
         return code;
@@ -347,6 +352,7 @@ void scd_forward_close(scd_forward *f)
         f->be->free(f->device, f->activations);
         f->be->free(f->device, f->device_block);
         free(f->host_block);
+        free(f->cells);
     }
     for (size_t i = 0; f->layers && i < f->c.n_layers; i++) {
         drop_matrix(f, f->layers[i].qkv, b->layers[i].qkv);
@@ -367,31 +373,48 @@ void scd_forward_close(scd_forward *f)
 
 /* ---- the pass ------------------------------------------------------------------------------ */
 
+/* Row `row` of the cell's tokens and [LAT] on the host; which of them are wanted, from *n_want on.
+ */
+static void stage_cell(scd_forward *f, const scd_forward_cell *cell, size_t row, size_t *n_want)
+{
+    staging *s = &f->host;
+    size_t n = cell->n_tokens;
+    s->ids[row] = -1;
+    s->values[row] = 0;
+    s->hidden[row] = 0;
+    memcpy(s->ids + row + 1, cell->ids, n * sizeof *s->ids);
+    memcpy(s->values + row + 1, cell->values, n * sizeof *s->values);
+    if (cell->hidden)
+        memcpy(s->hidden + row + 1, cell->hidden, n);
+    else
+        memset(s->hidden + row + 1, 0, n);
+    for (size_t i = 0; i <= n; i++) {
+        s->pos[row + i] = (uint32_t)i;
+        if (i ? cell->wanted && cell->wanted[i - 1] : !cell->wanted) {
+            s->want[*n_want] = (uint32_t)(row + i);
+            s->wpos[(*n_want)++] = (uint32_t)i;
+        }
+    }
+}
+
 /* Lay the cells out as rows on the host and copy the description to the device. */
-static scd_code stage(scd_forward *f, const scd_cell *const *cells, size_t n_cells,
+static scd_code stage(scd_forward *f, const scd_forward_cell *cells, size_t n_cells,
                       scd_batch_rows *batch, scd_error *err)
 {
     staging *s = &f->host;
-    size_t row = 0;
+    size_t row = 0, n_want = 0;
     for (size_t c = 0; c < n_cells; c++) {
-        const scd_cell *cell = cells[c];
-        if (!cell->n_tokens) /* carve_activations counts on two rows a cell */
+        if (!cells[c].n_tokens)
             return scd_fail(err, SCD_E_INVALID, "cell %zu of the batch has no tokens", c);
-        if (cell->n_tokens + 1 > f->max_rows - row)
+        if (cells[c].n_tokens + 1 > f->max_rows - row)
             return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", f->max_rows);
         s->cu_rows[c] = (uint32_t)row;
-        s->ids[row] = -1;
-        s->values[row] = 0;
-        s->hidden[row] = 0;
-        s->pos[row] = 0;
-        memcpy(s->ids + row + 1, cell->ids, cell->n_tokens * sizeof *s->ids);
-        memcpy(s->values + row + 1, cell->values, cell->n_tokens * sizeof *s->values);
-        memset(s->hidden + row + 1, 0, cell->n_tokens);
-        for (size_t i = 1; i <= cell->n_tokens; i++)
-            s->pos[row + i] = (uint32_t)i;
-        row += cell->n_tokens + 1;
+        s->cu_want[c] = (uint32_t)n_want;
+        stage_cell(f, &cells[c], row, &n_want);
+        row += cells[c].n_tokens + 1;
     }
     s->cu_rows[n_cells] = (uint32_t)row;
+    s->cu_want[n_cells] = (uint32_t)n_want;
     *batch = (scd_batch_rows){.n_cells = n_cells,
                               .n_tokens = row - n_cells,
                               .n_rows = row,
@@ -404,7 +427,8 @@ static scd_code stage(scd_forward *f, const scd_cell *const *cells, size_t n_cel
     return f->be->upload(f->device, f->device_block, f->host_block, f->staging_bytes, err);
 }
 
-static scd_code embed_rows(scd_forward *f, const scd_batch_rows *batch, scd_error *err)
+static scd_code embed_rows(scd_forward *f, const scd_batch_rows *batch, scd_pooling pooling,
+                           scd_error *err)
 {
     scd_embed_args args = {
         .gene_embedding = f->gene_embedding,
@@ -425,17 +449,32 @@ static scd_code embed_rows(scd_forward *f, const scd_batch_rows *batch, scd_erro
         .latent_norm_b = f->latent_norm_b,
         .latent_w3 = f->latent_w3,
         .latent_b3 = f->latent_b3,
-        .visible_pooling = f->c.latent_visible,
+        .visible_pooling = pooling == SCD_POOL_VISIBLE,
         .clean = f->clean,
         .h = f->h,
     };
     return f->be->embed(f->device, batch, &args, err);
 }
 
-/* One block. `lat_only`: the last layer when embeddings are all that is asked; its [LAT] rows move
- * to f->h_lat, (C, H), where the result stays. */
-static scd_code run_layer(scd_forward *f, const layer *l, const scd_batch_rows *batch,
-                          bool lat_only, scd_error *err)
+/* Queries of the last layer, whose wanted rows move to f->h_want, where the result stays. */
+static scd_code wanted_queries(scd_forward *f, const scd_qkv_args *all, size_t n_want,
+                               scd_error *err)
+{
+    scd_qkv_args q = *all;
+    q.rows = n_want;
+    q.h = f->h_want;
+    q.pos = f->dev.wpos;
+    q.parts = SCD_PART_Q;
+    q.q = f->q;
+    q.k = q.v = NULL;
+    scd_code code =
+        f->be->gather_rows(f->device, f->h, f->dev.want, n_want, f->c.hidden_dim, f->h_want, err);
+    return code ? code : f->be->qkv(f->device, &q, err);
+}
+
+/* One block; the last one computes n_want rows alone. */
+static scd_code run_layer(scd_forward *f, const layer *l, const scd_batch_rows *batch, bool last,
+                          size_t n_want, scd_error *err)
 {
     size_t h = f->c.hidden_dim;
     scd_qkv_args qkv = {.rows = batch->n_rows,
@@ -446,33 +485,22 @@ static scd_code run_layer(scd_forward *f, const layer *l, const scd_batch_rows *
                         .norm = l->norm1,
                         .wqkv = l->qkv,
                         .pos = batch->pos,
-                        .parts = lat_only ? SCD_PART_K | SCD_PART_V
-                                          : SCD_PART_Q | SCD_PART_K | SCD_PART_V,
-                        .q = lat_only ? NULL : f->q,
+                        .parts =
+                            last ? SCD_PART_K | SCD_PART_V : SCD_PART_Q | SCD_PART_K | SCD_PART_V,
+                        .q = last ? NULL : f->q,
                         .k = f->k,
                         .v = f->v};
     scd_code code = f->be->qkv(f->device, &qkv, err);
-    if (!code && lat_only)
-        code =
-            f->be->gather_rows(f->device, f->h, batch->cu_rows, batch->n_cells, h, f->h_lat, err);
-    if (!code && lat_only) {
-        scd_qkv_args q = qkv;
-        q.rows = batch->n_cells;
-        q.h = f->h_lat;
-        q.pos = NULL; /* [LAT] stands at position 0 */
-        q.parts = SCD_PART_Q;
-        q.q = f->q;
-        q.k = q.v = NULL;
-        code = f->be->qkv(f->device, &q, err);
-    }
+    if (!code && last)
+        code = wanted_queries(f, &qkv, n_want, err);
     if (code)
         return code;
     scd_attention_args att = {.n_cells = batch->n_cells,
                               .hidden_dim = h,
                               .n_heads = f->c.n_heads,
-                              .cu_q = lat_only ? f->dev.cu_lat : batch->cu_rows,
+                              .cu_q = last ? f->dev.cu_want : batch->cu_rows,
                               .cu_k = batch->cu_rows,
-                              .host_cu_q = lat_only ? f->host.cu_lat : batch->host_cu_rows,
+                              .host_cu_q = last ? f->host.cu_want : batch->host_cu_rows,
                               .host_cu_k = batch->host_cu_rows,
                               .q = f->q,
                               .k = f->k,
@@ -481,10 +509,10 @@ static scd_code run_layer(scd_forward *f, const layer *l, const scd_batch_rows *
     code = f->be->attention(f->device, &att, err);
     if (code)
         return code;
-    scd_block_out_args out = {.rows = lat_only ? batch->n_cells : batch->n_rows,
+    scd_block_out_args out = {.rows = last ? n_want : batch->n_rows,
                               .hidden_dim = h,
                               .ffn_dim = f->c.ffn_dim,
-                              .h = lat_only ? f->h_lat : f->h,
+                              .h = last ? f->h_want : f->h,
                               .att = f->att,
                               .wo = l->o,
                               .norm2 = l->norm2,
@@ -493,20 +521,33 @@ static scd_code run_layer(scd_forward *f, const layer *l, const scd_batch_rows *
     return f->be->block_out(f->device, &out, err);
 }
 
-scd_code scd_forward_run(scd_forward *f, const scd_cell *const *cells, size_t n_cells,
-                         const float **out, scd_error *err)
+scd_code scd_forward_pass(scd_forward *f, const scd_forward_cell *cells, size_t n_cells,
+                          scd_pooling pooling, const float **out, scd_error *err)
 {
     scd_batch_rows batch;
     scd_code code = stage(f, cells, n_cells, &batch, err);
     if (!code)
-        code = embed_rows(f, &batch, err);
+        code = embed_rows(f, &batch, pooling, err);
+    size_t n_want = f->host.cu_want[n_cells];
     for (size_t i = 0; i < f->c.n_layers && !code; i++)
-        code = run_layer(f, &f->layers[i], &batch, i + 1 == f->c.n_layers, err);
+        code = run_layer(f, &f->layers[i], &batch, i + 1 == f->c.n_layers, n_want, err);
     if (!code)
-        code = f->be->rms_norm(f->device, f->h_lat, f->final_norm, n_cells, f->c.hidden_dim,
-                               f->embeddings, err);
-    *out = f->embeddings;
+        code = f->be->rms_norm(f->device, f->h_want, f->final_norm, n_want, f->c.hidden_dim,
+                               f->states, err);
+    *out = f->states;
     return code;
+}
+
+scd_code scd_forward_run(scd_forward *f, const scd_cell *const *cells, size_t n_cells,
+                         const float **out, scd_error *err)
+{
+    if (n_cells > f->max_rows / 2 + 1)
+        return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", f->max_rows);
+    for (size_t c = 0; c < n_cells; c++)
+        f->cells[c] = (scd_forward_cell){
+            .n_tokens = cells[c]->n_tokens, .ids = cells[c]->ids, .values = cells[c]->values};
+    return scd_forward_pass(f, f->cells, n_cells,
+                            f->c.latent_visible ? SCD_POOL_VISIBLE : SCD_POOL_CLEAN, out, err);
 }
 
 scd_code scd_forward_embed(scd_forward *f, const scd_cell *const *cells, size_t n_cells, float *out,

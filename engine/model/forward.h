@@ -1,8 +1,9 @@
 /* forward.h - the 12-layer denoiser: one forward pass in C, whatever the backend (SPEC section 1).
  *
  * A batch is a list of cells of any lengths, packed without padding: rows [LAT], token 1, ...,
- * token L of each cell, one cell after the other. Where only embeddings are asked for, the last
- * layer computes keys and values of every row but queries, o_proj and MLP of the [LAT] rows alone.
+ * token L of each cell, one cell after the other. The last layer computes keys and values of every
+ * row, but queries, o_proj and MLP of those rows alone whose states are wanted: [LAT]'s for an
+ * embedding, the hidden tokens' for denoising.
  *
  * Threads: the device's owner. Owns: packed weights and activations on the device, one allocation
  *          for vectors and one for activations, until close. The model must outlive it. */
@@ -24,6 +25,23 @@ scd_code scd_forward_open(const scd_backend *backend, scd_device *device, const 
 scd_code scd_forward_open_over(const scd_forward *base, const scd_safetensors *overlay,
                                scd_forward **out, scd_error *err);
 void scd_forward_close(scd_forward *forward);
+
+/* One cell of a batch, borrowed for the call. */
+typedef struct scd_forward_cell {
+    size_t n_tokens;
+    const int32_t *ids;    /* (n_tokens) any real id where the gene is hidden */
+    const float *values;   /* (n_tokens) */
+    const uint8_t *hidden; /* (n_tokens) SCD_HIDE_* bits; NULL: everything is seen */
+    const uint8_t *wanted; /* (n_tokens) not 0: this token's state; NULL: [LAT]'s alone */
+} scd_forward_cell;
+
+typedef enum scd_pooling { SCD_POOL_VISIBLE, SCD_POOL_CLEAN } scd_pooling;
+
+/* The wanted states of all cells, one after the other, after the final norm: *out (rows wanted,
+ * HIDDEN_DIM) on the device, valid until the next call for this forward or one that shares with it.
+ * Not synchronized. Pooling matters for what is hidden alone. Errors as scd_forward_embed. */
+scd_code scd_forward_pass(scd_forward *forward, const scd_forward_cell *cells, size_t n_cells,
+                          scd_pooling pooling, const float **out, scd_error *err);
 
 /* out: (n_cells, HIDDEN_DIM) host floats, the cell embeddings. Cells have at least one token each
  * (SCD_E_INVALID) and together at most max_rows rows (SCD_E_TOO_LARGE). */
