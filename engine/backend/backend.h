@@ -145,6 +145,36 @@ typedef struct scd_linear_args {
     float *y; /* device (rows, out) */
 } scd_linear_args;
 
+/* Genes that rows may be, over the whole vocabulary in tiles: a row of logits is never held.
+ *   l_j = x . w_j for every gene j that the row's set allows;  lse = ln sum_j exp(l_j)
+ *   key_j = l_j + temperature * gumbel_j: the SCD_PICK_TOP largest, of equals the lower id first.
+ * gumbel_j = -ln(-ln((r + 0.5) / 2^32)), r word j % 4 of scd_rng_block(seed, stream, block + j /
+ * 4). Its bits are a function of (seed, stream, block, j); temperature 0 draws nothing. */
+enum { SCD_PICK_TOP = 16 };
+
+typedef struct scd_pick_row {
+    uint64_t seed, stream, block;
+    float temperature; /* 0 or more */
+    uint32_t set;      /* which of the sets */
+} scd_pick_row;
+
+typedef struct scd_gene_pick_args {
+    size_t rows, hidden_dim, vocab;
+    const float *x;         /* device (rows, H) */
+    const scd_matrix *w;    /* V x H, one part */
+    const scd_pick_row *of; /* device (rows) */
+    const uint32_t *sets;   /* device (n_sets, scd_pick_words(V)): bit j % 32 of word j / 32 */
+    size_t n_sets;
+    float *lse;     /* device (rows) */
+    int32_t *genes; /* device (rows, SCD_PICK_TOP) best first; -1: the set has no more */
+    float *logits;  /* device (rows, SCD_PICK_TOP) of these, without noise */
+} scd_gene_pick_args;
+
+static inline size_t scd_pick_words(size_t vocab)
+{
+    return (vocab + 31) / 32;
+}
+
 typedef struct scd_backend {
     uint32_t abi;     /* SCD_BACKEND_ABI */
     uint32_t size;    /* sizeof(scd_backend): both are checked at load */
@@ -181,6 +211,8 @@ typedef struct scd_backend {
     scd_code (*attention)(scd_device *device, const scd_attention_args *args, scd_error *err);
     scd_code (*block_out)(scd_device *device, const scd_block_out_args *args, scd_error *err);
     scd_code (*linear)(scd_device *device, const scd_linear_args *args, scd_error *err);
+    /* NULL: this device does not denoise. */
+    scd_code (*gene_pick)(scd_device *device, const scd_gene_pick_args *args, scd_error *err);
 
     /* dst[i] = src[index[i]]; rows of `width` floats; index on the device. */
     scd_code (*gather_rows)(scd_device *device, const float *src, const uint32_t *index, size_t n,

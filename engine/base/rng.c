@@ -46,3 +46,8 @@ float scd_rng_normal(uint64_t seed, uint64_t stream, uint64_t counter)
     float radius = sqrtf(-2.0f * logf(1.0f - unit(pair[0])));
     return radius * cosf(6.283185307179586f * unit(pair[1]));
 }
+
+double scd_rng_gumbel(uint32_t word)
+{
+    return -log(-log(((double)word + 0.5) * 0x1p-32));
+}

@@ -16,4 +16,7 @@ void scd_rng_block(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t ou
 float scd_rng_uniform(uint64_t seed, uint64_t stream, uint64_t counter);
 float scd_rng_normal(uint64_t seed, uint64_t stream, uint64_t counter);
 
+/* Standard Gumbel from a word of a block: -ln(-ln((word + 0.5) / 2^32)), -3.14 to 22.9. */
+double scd_rng_gumbel(uint32_t word);
+
 #endif

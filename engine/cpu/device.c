@@ -248,6 +248,7 @@ const scd_backend scd_backend_cpu = {
     .attention = scd_cpu_attention,
     .block_out = scd_cpu_block_out,
     .linear = scd_cpu_linear,
+    .gene_pick = scd_cpu_gene_pick,
     .gather_rows = scd_cpu_gather_rows,
     .rms_norm = scd_cpu_rms_norm,
     .synchronize = cpu_synchronize,

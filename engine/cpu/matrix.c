@@ -113,6 +113,8 @@ static scd_code allocate(scd_device *device, scd_matrix *m, scd_error *err)
 static scd_code want_scratch(scd_device *device, const scd_matrix *m, scd_error *err)
 {
     scd_code code = scd_scratch_want(device->scratch, device->threads, scd_linear_scratch(m), err);
+    if (!code)
+        code = scd_scratch_want(device->scratch, device->threads, scd_gene_pick_scratch(m), err);
     if (!code && device->dnnl)
         code = scd_scratch_want(device->library, device->threads,
                                 BOUNCE_BYTES + scd_dnnl_scratch(device->dnnl), err);

@@ -4,6 +4,7 @@
 #include "engine/backend/backend.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 void ref_linear(size_t rows, size_t in, size_t out, const double *x, const double *w,
@@ -171,4 +172,31 @@ void ref_embed(const ref_embed_args *a, double *h)
 {
     for (size_t c = 0; c < a->n_cells; c++)
         ref_embed_cell(a, a->cu_rows[c], a->cu_rows[c + 1], h);
+}
+
+double ref_gene_pick(size_t vocab, const double *l, const uint8_t *allowed, double temperature,
+                     const double *noise, size_t top, int32_t *genes)
+{
+    double largest = -INFINITY, sum = 0;
+    for (size_t j = 0; j < vocab; j++)
+        if (allowed[j] && l[j] > largest)
+            largest = l[j];
+    for (size_t j = 0; j < vocab; j++)
+        if (allowed[j])
+            sum += exp(l[j] - largest);
+    for (size_t k = 0; k < top; k++) {
+        double best = -INFINITY;
+        genes[k] = -1;
+        for (size_t j = 0; j < vocab; j++) {
+            double key = l[j] + (temperature > 0 ? temperature * noise[j] : 0);
+            bool taken = !allowed[j];
+            for (size_t i = 0; i < k; i++)
+                taken = taken || genes[i] == (int32_t)j;
+            if (!taken && key > best) {
+                best = key;
+                genes[k] = (int32_t)j;
+            }
+        }
+    }
+    return largest + log(sum);
 }

@@ -34,6 +34,12 @@ void ref_block_out(size_t rows, size_t width, size_t ffn, double *h, const doubl
                    const double *wo, const double *norm2, const double *wgate, const double *wup,
                    const double *wdown);
 
+/* Logits l (vocab) of one row; allowed (vocab) 0 or 1. lse over the allowed ones; the `top` largest
+ * keys l + temperature * noise in order, lower gene first among equals, -1 where there are no more.
+ */
+double ref_gene_pick(size_t vocab, const double *l, const uint8_t *allowed, double temperature,
+                     const double *noise, size_t top, int32_t *genes);
+
 typedef struct ref_embed_args {
     size_t n_cells, d, width;
     const uint32_t *cu_rows;
