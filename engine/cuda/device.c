@@ -170,6 +170,8 @@ static scd_code take_fault(scd_device *device, scd_error *err)
     *device->fault = 0;
     if (fault == SCD_FAULT_ID)
         return scd_fail(err, SCD_E_INVALID, "a gene id of the batch is outside the vocabulary");
+    if (fault == SCD_FAULT_SET)
+        return scd_fail(err, SCD_E_INVALID, "a row asks for a set of genes that is not there");
     if (fault)
         return scd_fail(err, SCD_E_INVALID, "a position of the batch is beyond what was reserved");
     return SCD_OK;
@@ -266,6 +268,7 @@ const scd_backend scd_backend_cuda = {
     .attention = scd_cuda_attention,
     .block_out = scd_cuda_block_out,
     .linear = scd_cuda_linear,
+    .gene_pick = scd_cuda_gene_pick,
     .gather_rows = scd_cuda_gather_rows,
     .rms_norm = scd_cuda_rms_norm,
     .synchronize = cuda_synchronize,

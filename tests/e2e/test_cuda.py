@@ -1,8 +1,8 @@
 """test_cuda.py - the programs with CUDA as their device, on the emulator of tests/cuda_host.
 
-build/emulated has the same binaries beside a scdiva_cuda.so whose GPU is the emulator: the whole way
-from `--device cuda` to the answer is that of a real one. CUDA_EMULATOR_GUARD ends the program where
-code takes device memory for host memory.
+build/emulated has the same binaries beside a scdiva_cuda.so whose GPU is the emulator: the whole
+way from `--device cuda` to the answer is that of a real one. CUDA_EMULATOR_GUARD ends the program
+where code takes device memory for host memory.
 """
 import functools
 import os
@@ -115,8 +115,9 @@ def test_losses_and_a_head_are_the_same_but_for_rounding():
 
 def test_a_device_that_is_none_or_not_there_is_refused():
     out = scratch()
-    for name, words in (("gpu", "must be auto, cpu or cuda"), ("cuda:", "must be auto, cpu or cuda"),
-                        ("cuda:1x", "must be auto, cpu or cuda"), ("cuda:7", "there is no GPU 7")):
+    must = "must be auto, cpu or cuda"
+    for name, words in (("gpu", must), ("cuda:", must), ("cuda:1x", must),
+                        ("cuda:7", "there is no GPU 7")):
         said = run("pretrain", "--data", train.data(), "--out", out, *train.SIZES, "--device", name,
                    exit=1)
         assert words in said and "--device" in said, said

@@ -4,6 +4,7 @@
 #include "engine/base/rng.h"
 #include "engine/cuda/gene_order.h"
 #include "engine/cuda/index.h"
+#include "engine/cuda/philox.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -114,6 +115,21 @@ static void pieces_of_a_sum_are_few_and_not_short(void **state)
         }
 }
 
+static void random_words_are_those_of_the_library(void **state)
+{
+    (void)state;
+    for (uint64_t i = 0; i < 500; i++) {
+        uint32_t want[4], got[4];
+        uint64_t seed = i * 0x9E3779B97F4A7C15u, stream = i << (i % 60), block = ~i * 77;
+        scd_rng_block(seed, stream, block, want);
+        scd_philox(seed, stream, block, got);
+        for (size_t k = 0; k < 4; k++) {
+            assert_int_equal(got[k], want[k]);
+            assert_true(scd_gumbel(got[k]) == (float)scd_rng_gumbel(want[k]));
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -122,6 +138,7 @@ int main(void)
         cmocka_unit_test(a_sort_without_memory_says_so_and_may_be_tried_again),
         cmocka_unit_test(a_row_is_found_in_its_cell),
         cmocka_unit_test(pieces_of_a_sum_are_few_and_not_short),
+        cmocka_unit_test(random_words_are_those_of_the_library),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
