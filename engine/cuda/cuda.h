@@ -49,7 +49,8 @@ struct scd_device {
     scd_shape_plan *plans; /* one a shape */
     size_t n_plans;
 
-    char *scratch; /* device */
+    uint64_t epoch; /* counts up when memory that operations use moves or means something else */
+    char *scratch;  /* device */
     size_t scratch_bytes;
     size_t max_rows; /* from reserve */
 
@@ -58,6 +59,11 @@ struct scd_device {
     double rope_theta;
 
     scd_gene_order order; /* of training's embed_back, on the host */
+};
+
+struct scd_graph {
+    void *work; /* runtime.h's */
+    uint64_t epoch;
 };
 
 struct scd_matrix {

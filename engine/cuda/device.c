@@ -90,6 +90,7 @@ scd_code scd_cuda_scratch_want(scd_device *device, size_t bytes, scd_error *err)
     scd_gpu_free(device->gpu, device->scratch);
     device->scratch = memory;
     device->scratch_bytes = bytes;
+    device->epoch++;
     return SCD_OK;
 }
 
@@ -104,6 +105,7 @@ static scd_code rope_want(scd_device *device, size_t floats, scd_error *err)
     scd_gpu_free(device->gpu, device->rope);
     device->rope = memory;
     device->rope_floats = floats;
+    device->epoch++;
     device->rope_dim = 0; /* empty */
     return SCD_OK;
 }
@@ -229,6 +231,46 @@ scd_code scd_cuda_download(scd_device *device, void *dst, const void *src, size_
     return code ? code : take_fault(device, err);
 }
 
+/* ---- graphs -------------------------------------------------------------------------------- */
+
+static scd_code cuda_record(scd_device *device, scd_error *err)
+{
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    return code ? code : scd_gpu_record(device->gpu, err);
+}
+
+static scd_code cuda_record_end(scd_device *device, scd_graph **out, scd_error *err)
+{
+    void *work = NULL;
+    *out = NULL;
+    scd_code code = scd_gpu_record_end(device->gpu, &work, err);
+    scd_graph *graph = code ? NULL : scd_calloc(1, sizeof *graph);
+    if (!code && !graph)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (code) {
+        scd_gpu_graph_free(device->gpu, work);
+        return code;
+    }
+    *graph = (scd_graph){work, device->epoch};
+    *out = graph;
+    return SCD_OK;
+}
+
+static scd_code cuda_replay(scd_device *device, const scd_graph *graph, scd_error *err)
+{
+    if (graph->epoch != device->epoch)
+        return scd_fail(err, SCD_E_NOT_FOUND, "the device's memory has moved");
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    return code ? code : scd_gpu_replay(device->gpu, graph->work, err);
+}
+
+static void cuda_graph_free(scd_device *device, scd_graph *graph)
+{
+    if (graph && scd_gpu_enter(device->gpu, NULL) == SCD_OK)
+        scd_gpu_graph_free(device->gpu, graph->work);
+    free(graph);
+}
+
 static scd_code cuda_table_load(scd_device *device, const scd_tensor *tensor, void **out,
                                 scd_error *err)
 {
@@ -272,5 +314,9 @@ const scd_backend scd_backend_cuda = {
     .gather_rows = scd_cuda_gather_rows,
     .rms_norm = scd_cuda_rms_norm,
     .synchronize = cuda_synchronize,
+    .record = cuda_record,
+    .record_end = cuda_record_end,
+    .replay = cuda_replay,
+    .graph_free = cuda_graph_free,
     .train = &scd_train_ops_cuda,
 };

@@ -89,11 +89,41 @@ static float dot(const float *a, const float *b, size_t n, bool backwards)
     return sum;
 }
 
+/* What scd_gemm_run was given. */
+struct product {
+    scd_gemm_shape shape;
+    bool bad;
+    size_t parts, m;
+    const void *w, *x;
+    bool add;
+    void *y;
+};
+
+static void multiply(const struct product *p)
+{
+    const scd_gemm_shape *s = &p->shape;
+    size_t n = p->parts * s->part_rows;
+    scd_emu_flush();
+    scd_emu_unlock();
+    float *wide_w = widen(p->w, n * s->cols, s->bf16),
+          *wide_x = widen(p->x, p->m * s->cols, s->bf16);
+    for (size_t r = 0; r < p->m; r++)
+        for (size_t j = 0; j < n; j++) {
+            float sum = dot(wide_x + r * s->cols, wide_w + j * s->cols, s->cols, p->bad && r % 2);
+            if (scd_gemm_gives_act(s) && s->bf16)
+                ((uint16_t *)p->y)[r * n + j] = scd_f32_to_bf16(sum);
+            else
+                ((float *)p->y)[r * n + j] = sum + (p->add ? ((float *)p->y)[r * n + j] : 0.0f);
+        }
+    free(wide_w);
+    free(wide_x);
+    scd_emu_lock();
+}
+
 scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
                       bool add, void *y, scd_error *err)
 {
     const scd_gemm_shape *s = &plan->shape;
-    size_t n = parts * s->part_rows;
     scd_code code = scd_emu_call("gemm", err);
     if (code)
         return code;
@@ -101,21 +131,9 @@ scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const vo
         return scd_fail(err, SCD_E_INVALID, "a product's rows lie at no multiple of 16 bytes");
     if ((add && scd_gemm_gives_act(s)) || parts > s->n_parts)
         return scd_fail(err, SCD_E_INTERNAL, "no such product");
-    scd_emu_flush();
-    scd_emu_unlock();
-    float *wide_w = widen(w, n * s->cols, s->bf16), *wide_x = widen(x, m * s->cols, s->bf16);
-    bool bad = plan->algorithm < scd_emu_bad_algorithms;
-    for (size_t r = 0; r < m; r++)
-        for (size_t j = 0; j < n; j++) {
-            float sum = dot(wide_x + r * s->cols, wide_w + j * s->cols, s->cols, bad && r % 2);
-            if (scd_gemm_gives_act(s) && s->bf16)
-                ((uint16_t *)y)[r * n + j] = scd_f32_to_bf16(sum);
-            else
-                ((float *)y)[r * n + j] = sum + (add ? ((float *)y)[r * n + j] : 0.0f);
-        }
-    free(wide_w);
-    free(wide_x);
-    scd_emu_lock();
+    const struct product p = {*s, plan->algorithm < scd_emu_bad_algorithms, parts, m, w, x, add, y};
+    if (!scd_emu_keep([=] { multiply(&p); }))
+        multiply(&p);
     return SCD_OK;
 }
 

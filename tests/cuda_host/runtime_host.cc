@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <vector>
 
 struct scd_gpu {
     bool entered;
@@ -100,6 +101,65 @@ static bool region_free(void *at)
     return false;
 }
 
+/* ---- recording ------------------------------------------------------------------------------- */
+
+typedef std::vector<std::function<void()>> recording;
+static recording *recorded; /* NULL: what is called is done */
+
+bool scd_emu_keep(std::function<void()> work)
+{
+    if (recorded)
+        recorded->push_back(work);
+    return recorded != NULL;
+}
+
+/* What CUDA refuses while it records. */
+static scd_code not_recorded(const char *name, scd_error *err)
+{
+    return recorded ? scd_fail(err, SCD_E_INTERNAL, "%s: not while launches are recorded", name)
+                    : SCD_OK;
+}
+
+scd_code scd_gpu_record(scd_gpu *gpu, scd_error *err)
+{
+    (void)gpu;
+    scd_code code = scd_emu_call("record", err);
+    if (!code)
+        code = not_recorded("record", err);
+    if (!code)
+        recorded = new recording;
+    return code;
+}
+
+scd_code scd_gpu_record_end(scd_gpu *gpu, void **out, scd_error *err)
+{
+    (void)gpu;
+    recording *done = recorded;
+    recorded = NULL;
+    scd_code code = scd_emu_call("record_end", err);
+    if (code)
+        delete done;
+    *out = code ? NULL : done;
+    scd_emu_blocks += !code;
+    return code;
+}
+
+scd_code scd_gpu_replay(scd_gpu *gpu, void *graph, scd_error *err)
+{
+    (void)gpu;
+    scd_code code = scd_emu_call("replay", err);
+    for (size_t i = 0; !code && i < ((recording *)graph)->size(); i++)
+        (*(recording *)graph)[i]();
+    return code;
+}
+
+void scd_gpu_graph_free(scd_gpu *gpu, void *graph)
+{
+    (void)gpu;
+    scd_emu_blocks -= graph != NULL;
+    delete (recording *)graph;
+}
+
 /* ---- copies ---------------------------------------------------------------------------------- */
 
 /* The first n of those that wait. */
@@ -173,6 +233,8 @@ scd_code scd_gpu_alloc(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
     (void)gpu;
     *out = NULL;
     scd_code code = scd_emu_call("alloc", err);
+    if (!code)
+        code = not_recorded("alloc", err);
     if (code || !guarded())
         return code ? code : give(bytes, out, err);
     *out = region_new(bytes);
@@ -214,6 +276,8 @@ scd_code scd_gpu_copy_in(scd_gpu *gpu, void *device, const void *host, size_t by
 {
     (void)gpu;
     scd_code code = scd_emu_call("copy_in", err);
+    if (!code)
+        code = not_recorded("copy_in", err);
     return code ? code : put(device, host, bytes);
 }
 
@@ -222,6 +286,8 @@ scd_code scd_gpu_copy_out(scd_gpu *gpu, void *host, const void *device, size_t b
 {
     (void)gpu;
     scd_code code = scd_emu_call("copy_out", err);
+    if (!code)
+        code = not_recorded("copy_out", err);
     return code ? code : put(host, device, bytes);
 }
 
@@ -243,7 +309,8 @@ scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
 {
     (void)gpu;
     scd_emu_flush();
-    return scd_emu_call("synchronize", err);
+    scd_code code = scd_emu_call("synchronize", err);
+    return code ? code : not_recorded("synchronize", err);
 }
 
 scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err)
