@@ -125,6 +125,19 @@ typedef struct scd_attention_args {
     void *out;                             /* device, act, (q rows, H) */
 } scd_attention_args;
 
+/* How much every row of a cell looks at some keys of it, before the values are weighed:
+ *   out[row, j] += 1 / n sum over heads a of softmax_k(q_a[row] . k_a[k] / sqrt(D))[key j]
+ * over the rows of the cell, [LAT] among them. n: heads that are used. */
+typedef struct scd_attention_weights_args {
+    size_t n_cells, hidden_dim, n_heads;
+    const uint32_t *host_cu_rows; /* (C + 1) rows of q and k */
+    const void *q, *k;            /* device, act, (rows, H) */
+    const uint8_t *use_heads;     /* host (n_heads); not 0: this one */
+    const uint32_t *cu_keys;      /* host (C + 1) */
+    const uint32_t *keys;         /* host (cu_keys[C]) rows, counted from the cell's first */
+    float *out; /* host: of each cell (its rows, its keys), one cell after the other */
+} scd_attention_weights_args;
+
 /* h += o_proj(att); n = RMSNorm(h, norm2); h += down(silu(gate n) * up n). */
 typedef struct scd_block_out_args {
     size_t rows, hidden_dim, ffn_dim;
@@ -212,6 +225,9 @@ typedef struct scd_backend {
     scd_code (*attention)(scd_device *device, const scd_attention_args *args, scd_error *err);
     scd_code (*block_out)(scd_device *device, const scd_block_out_args *args, scd_error *err);
     scd_code (*linear)(scd_device *device, const scd_linear_args *args, scd_error *err);
+    /* NULL: this device does not tell. Synchronized. */
+    scd_code (*attention_weights)(scd_device *device, const scd_attention_weights_args *args,
+                                  scd_error *err);
     /* NULL: this device does not denoise. */
     scd_code (*gene_pick)(scd_device *device, const scd_gene_pick_args *args, scd_error *err);
 

@@ -139,6 +139,8 @@ scd_code scd_cpu_qkv(scd_device *device, const scd_qkv_args *args, scd_error *er
 scd_code scd_cpu_attention(scd_device *device, const scd_attention_args *args, scd_error *err);
 scd_code scd_cpu_block_out(scd_device *device, const scd_block_out_args *args, scd_error *err);
 scd_code scd_cpu_linear(scd_device *device, const scd_linear_args *args, scd_error *err);
+scd_code scd_cpu_attention_weights(scd_device *device, const scd_attention_weights_args *args,
+                                   scd_error *err);
 scd_code scd_cpu_gene_pick(scd_device *device, const scd_gene_pick_args *args, scd_error *err);
 scd_code scd_cpu_gather_rows(scd_device *device, const float *src, const uint32_t *index, size_t n,
                              size_t width, float *dst, scd_error *err);
@@ -150,6 +152,7 @@ size_t scd_embed_scratch(size_t d, size_t hidden_dim);
 size_t scd_qkv_scratch(size_t hidden_dim);
 size_t scd_block_out_scratch(size_t hidden_dim, size_t ffn_dim);
 size_t scd_linear_scratch(const scd_matrix *matrix);
+size_t scd_attention_weights_scratch(size_t rows, size_t head_dim);
 size_t scd_gene_pick_scratch(const scd_matrix *matrix);
 
 #endif

@@ -167,6 +167,7 @@ static scd_code cpu_reserve(scd_device *device, size_t rows, size_t hidden_dim, 
         scd_qkv_scratch(hidden_dim),
         scd_block_out_scratch(hidden_dim, ffn_dim),
         device->kernels->attention_scratch(rows, head),
+        scd_attention_weights_scratch(rows, head),
     };
     for (size_t i = 0; i < sizeof wants / sizeof wants[0]; i++) {
         scd_code code = scd_scratch_want(device->scratch, device->threads, wants[i], err);
@@ -248,6 +249,7 @@ const scd_backend scd_backend_cpu = {
     .attention = scd_cpu_attention,
     .block_out = scd_cpu_block_out,
     .linear = scd_cpu_linear,
+    .attention_weights = scd_cpu_attention_weights,
     .gene_pick = scd_cpu_gene_pick,
     .gather_rows = scd_cpu_gather_rows,
     .rms_norm = scd_cpu_rms_norm,

@@ -43,6 +43,18 @@ typedef enum scd_pooling { SCD_POOL_VISIBLE, SCD_POOL_CLEAN } scd_pooling;
 scd_code scd_forward_pass(scd_forward *forward, const scd_forward_cell *cells, size_t n_cells,
                           scd_pooling pooling, const float **out, scd_error *err);
 
+/* How much all rows of one cell look at some of its tokens. */
+typedef struct scd_watch_keys {
+    const uint8_t *layers, *heads; /* (n_layers), (n_heads): not 0: this one */
+    const uint32_t *keys;          /* (n_keys) rows: token i is row i + 1 */
+    size_t n_keys;
+    float *out; /* host (n_tokens + 1, n_keys): each layer's mean over heads is added */
+} scd_watch_keys;
+
+/* SCD_E_DEVICE: this device does not tell; others as scd_forward_embed. */
+scd_code scd_forward_watch(scd_forward *forward, const scd_forward_cell *cell,
+                           const scd_watch_keys *watch, scd_error *err);
+
 /* out: (n_cells, HIDDEN_DIM) host floats, the cell embeddings. Cells have at least one token each
  * (SCD_E_INVALID) and together at most max_rows rows (SCD_E_TOO_LARGE). */
 scd_code scd_forward_embed(scd_forward *forward, const scd_cell *const *cells, size_t n_cells,

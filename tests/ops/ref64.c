@@ -200,3 +200,20 @@ double ref_gene_pick(size_t vocab, const double *l, const uint8_t *allowed, doub
     }
     return largest + log(sum);
 }
+
+void ref_attention_row(size_t rows, size_t width, size_t n_heads, size_t head, size_t r,
+                       const double *q, const double *k, double *weights)
+{
+    size_t dim = width / n_heads;
+    double largest = -INFINITY, sum = 0;
+    for (size_t i = 0; i < rows; i++) {
+        weights[i] = 0;
+        for (size_t d = head * dim; d < (head + 1) * dim; d++)
+            weights[i] += q[r * width + d] * k[i * width + d] / sqrt((double)dim);
+        largest = fmax(largest, weights[i]);
+    }
+    for (size_t i = 0; i < rows; i++)
+        sum += weights[i] = exp(weights[i] - largest);
+    for (size_t i = 0; i < rows; i++)
+        weights[i] /= sum;
+}

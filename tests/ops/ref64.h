@@ -29,6 +29,10 @@ void ref_attention(size_t n_cells, size_t width, size_t n_heads, const uint32_t 
                    const uint32_t *cu_k, const double *q, const double *k, const double *v,
                    double *out);
 
+/* weights (rows) that row r pays to every row of one cell in one head */
+void ref_attention_row(size_t rows, size_t width, size_t n_heads, size_t head, size_t r,
+                       const double *q, const double *k, double *weights);
+
 /* h in and out */
 void ref_block_out(size_t rows, size_t width, size_t ffn, double *h, const double *att,
                    const double *wo, const double *norm2, const double *wgate, const double *wup,

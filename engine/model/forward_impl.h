@@ -1,0 +1,57 @@
+/* forward_impl.h - what forward.c (weights, memory) and forward_pass.c share; nothing else includes
+ * it.
+ *
+ * Threads: as forward.h. */
+#ifndef SCD_MODEL_FORWARD_IMPL_H
+#define SCD_MODEL_FORWARD_IMPL_H
+
+#include "engine/model/forward.h"
+
+typedef struct layer {
+    scd_matrix *qkv, *o, *gate_up, *down;
+    float *norm1, *norm2; /* device (H) */
+} layer;
+
+/* The integers and floats that describe a batch, in one block on the host and one on the device. */
+typedef struct staging {
+    uint32_t *cu_rows; /* (max_rows + 1) */
+    uint32_t *cu_want; /* (max_rows + 1) the same of the rows that are wanted */
+    uint32_t *want;    /* (max_rows) which rows those are */
+    uint32_t *wpos;    /* (max_rows) and their positions */
+    uint32_t *pos;     /* (max_rows) */
+    int32_t *ids;      /* (max_rows) */
+    float *values;     /* (max_rows) */
+    uint8_t *hidden;   /* (max_rows) */
+} staging;
+
+struct scd_forward {
+    const scd_backend *be;
+    scd_device *device;
+    const scd_model *model;
+    const scd_forward *base;        /* NULL: everything here is our own */
+    const scd_safetensors *overlay; /* looked at before the model's; NULL without base */
+    scd_model_config c;
+    size_t max_rows;
+
+    layer *layers;
+    scd_matrix *value_w2, *input_proj, *latent_w0, *latent_w3;
+    void *gene_embedding; /* device table (V, d) in its file type */
+    scd_dtype gene_embedding_dtype;
+    float *vectors;                   /* device: every vector tensor, one after the other */
+    size_t vectors_used, vectors_cap; /* floats */
+    float *value_w0, *value_b0, *value_b2, *value_mask, *gene_mask;
+    float *latent_b0, *latent_norm_w, *latent_norm_b, *latent_b3, *final_norm;
+
+    void *host_block, *device_block;
+    size_t staging_bytes;
+    staging host, dev;
+
+    scd_forward_cell *cells; /* (max_rows / 2 + 1) of a batch of plain cells */
+
+    void *activations; /* device */
+    float *clean, *h;
+    float *h_want, *states; /* wanted rows: in the last layer, and after the final norm */
+    void *q, *k, *v, *att;
+};
+
+#endif
