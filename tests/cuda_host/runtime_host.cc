@@ -27,6 +27,7 @@ static size_t marks[SCD_GPU_MARKS]; /* copies that were put before */
 
 long scd_emu_fail_after = -1;
 long scd_emu_blocks;
+long scd_emu_replays;
 
 scd_code scd_emu_call(const char *name, scd_error *err)
 {
@@ -148,6 +149,7 @@ scd_code scd_gpu_replay(scd_gpu *gpu, void *graph, scd_error *err)
 {
     (void)gpu;
     scd_code code = scd_emu_call("replay", err);
+    scd_emu_replays += !code;
     for (size_t i = 0; !code && i < ((recording *)graph)->size(); i++)
         (*(recording *)graph)[i]();
     return code;
