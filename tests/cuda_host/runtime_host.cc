@@ -29,8 +29,22 @@ long scd_emu_fail_after = -1;
 long scd_emu_blocks;
 long scd_emu_replays;
 
+/* CUDA_EMULATOR_DIES_AFTER=N: the device fails for good after N calls. */
+static bool died(void)
+{
+    static long left = -2;
+    if (left == -2) {
+        const char *text = getenv("CUDA_EMULATOR_DIES_AFTER");
+        left = text ? atol(text) : -1;
+    }
+    left -= left > 0;
+    return left == 0;
+}
+
 scd_code scd_emu_call(const char *name, scd_error *err)
 {
+    if (died())
+        return scd_fail(err, SCD_E_DEVICE, "%s: the device is lost", name);
     if (scd_emu_fail_after < 0)
         return SCD_OK;
     if (scd_emu_fail_after-- > 0)
@@ -230,6 +244,13 @@ static void take(void *memory)
         free(memory);
 }
 
+/* CUDA_EMULATOR_LARGEST=N: no block of device memory larger than N bytes. */
+static bool too_much(size_t bytes)
+{
+    const char *text = getenv("CUDA_EMULATOR_LARGEST");
+    return text && bytes > (size_t)atoll(text);
+}
+
 scd_code scd_gpu_alloc(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
 {
     (void)gpu;
@@ -237,6 +258,8 @@ scd_code scd_gpu_alloc(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
     scd_code code = scd_emu_call("alloc", err);
     if (!code)
         code = not_recorded("alloc", err);
+    if (!code && too_much(bytes))
+        code = scd_fail(err, SCD_E_NOMEM, "the GPU has no room for %zu bytes", bytes);
     if (code || !guarded())
         return code ? code : give(bytes, out, err);
     *out = region_new(bytes);

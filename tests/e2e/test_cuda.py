@@ -63,6 +63,38 @@ def test_left_to_itself_the_daemon_takes_the_gpu_and_bf16_and_says_why():
         assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.999
 
 
+def test_without_room_for_its_batches_the_device_gets_smaller_ones():
+    env = {**GUARD, "CUDA_EMULATOR_LARGEST": str(8 << 20)}
+    with Daemon(harness.small_model(), command=emulated(harness.scdivad()), env=env) as d:
+        d.embed(harness.demo_request(1))
+        line = next(line for line in d.log().splitlines() if " device " in line)
+        found = re.search(r"batches of (\d+) tokens, since it has no room for 65536", line)
+        assert found and 2048 <= int(found[1]) < 65536, line
+    env["CUDA_EMULATOR_LARGEST"] = "1000"  # there even a weight does not fit
+    said = harness.refused(("--model", harness.small_model(), "--listen", "127.0.0.1:0", "--data",
+                            scratch(), "--device", "cuda"), env=env,
+                           command=emulated(harness.scdivad()))
+    assert "the GPU has no room for" in said, said
+
+
+def test_a_device_that_dies_ends_readiness_and_not_the_server():
+    env = {"CUDA_EMULATOR_DIES_AFTER": "1000"}
+    genes = harness.demo_body()["genes"][:4]
+    with Daemon(harness.small_model(), command=emulated(harness.scdivad()), env=env) as d:
+        kept = {"cells": [{"genes": genes, "values": [1, 2, 3, 4]}]}
+        first = d.embed(kept).embeddings()
+        for i in range(400):
+            body = {"cells": [{"genes": genes, "values": [i + 5, 2, 3, 4]}]}
+            answer = d.post("/v1/embeddings", body)
+            if answer.status != 200:
+                break
+        assert answer.status == 500, answer
+        harness.check_problem(d.get("/readyz"), 503, "unavailable", detail="device")
+        assert d.get("/livez").status == 200
+        assert d.embed(kept).embeddings().tobytes() == first.tobytes()  # from the cache
+        assert len(re.findall("device_lost", d.log())) == 1
+
+
 # ---- training ------------------------------------------------------------------------------------
 
 @functools.cache
