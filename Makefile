@@ -224,7 +224,7 @@ test: test-programs ## run every test (SANITIZE=address or thread for those buil
 	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))
 
 # The tests that a real device can run too, linked with the object itself.
-GPU_TESTS := $(addprefix $(B)/gpu/,test_ops $(basename $(notdir $(wildcard tests/ops/test_train_*.c))) test_net_gradient \
+GPU_TESTS := $(addprefix $(B)/gpu/,test_ops test_pick $(basename $(notdir $(wildcard tests/ops/test_train_*.c))) test_net_gradient \
              test_cuda_exact test_cuda_model)
 $(B)/obj/gpu/%.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
@@ -233,11 +233,13 @@ $(B)/gpu/%: $(B)/obj/gpu/%.o $(OPS_SHARED) $(B)/scdiva_cuda.so $(ARCHIVES)
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -Wl,--no-as-needed -l:scdiva_cuda.so -Wl,--as-needed \
 	  -Wl,-rpath,'$$ORIGIN/..' \
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
-test-gpu: $(if $(CUDA_SO),$(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
+test-gpu: $(if $(CUDA_SO),programs $(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
 	$(Q)for t in $(GPU_TESTS); do SCDIVA_TEST_DEVICES=cuda $$t || exit 1; done
+	$(Q)SCDIVAD=$(B)/scdivad SCDIVA_TRAIN=$(B)/scdiva-train $(PYTHON) tests/e2e/run.py parity
+	$(Q)tests/ops/sanitize.sh $(CUDA_HOME)/bin/compute-sanitizer $(B)/gpu
 .PHONY: no-nvcc
 no-nvcc:
-	$(Q)echo "test-gpu needs CUDA 12 or later with nvcc, on the PATH or in /usr/local/cuda, and no SANITIZE" >&2; exit 1
+	$(Q)echo "test-gpu and bench-gpu need CUDA 12 or later with nvcc, on the PATH or in /usr/local/cuda, and no SANITIZE" >&2; exit 1
 
 test-valgrind: test-programs ## the unit tests under valgrind
 	$(Q)$(PYTHON) tests/run.py --build $(B) --valgrind
@@ -248,10 +250,20 @@ demo: programs | $(TEST_DEPS) ## serve real blood cells and look at the answer
 	$(Q)$(PYTHON) tests/e2e/demo.py --build $(B)
 
 # ---- benchmarks: they print, they never fail -------------------------------------------------------
-.PHONY: bench bench-gpu
+.PHONY: bench bench-gpu bench-gpu-dry
 bench: programs $(BENCHES:%=$(B)/bench/%) | $(TEST_DEPS) ## engine, HTTP, cache, start-up and PyTorch, beside their ceilings
 	$(Q)$(call install,wrk)
 	$(Q)$(PYTHON) tests/bench/run.py --build $(B)
+
+# The backend lies beside the program that loads it.
+$(B)/bench/scdiva_cuda.so: $(B)/scdiva_cuda.so
+	$(Q)mkdir -p $(@D) && ln -f $< $@
+$(B)/emulated/bench_gpu: $(B)/bench/bench_gpu
+	$(Q)mkdir -p $(@D) && ln -f $< $@
+bench-gpu: $(if $(CUDA_SO),programs $(B)/bench/bench_gpu $(B)/bench/scdiva_cuda.so,no-nvcc) | $(TEST_DEPS) ## one table of a GPU's figures beside its ceilings and PyTorch (TORCH_PYTHON), in eight minutes
+	$(Q)$(PYTHON) tests/bench/gpu.py --build $(B)
+bench-gpu-dry: programs $(EMULATED) $(B)/emulated/bench_gpu | $(TEST_DEPS) ## the same on the emulator and a tiny model: does all of it work? Its figures mean nothing
+	$(Q)$(PYTHON) tests/bench/gpu.py --build $(B) --dry-run --out $(B)/bench-gpu-dry.md
 
 # ---- the bundled model: made again from its data, and judged ------------------------------------
 DATA ?= ../shared/data
