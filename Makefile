@@ -294,7 +294,7 @@ build/fuzz/libfuzzer/%: $(B)/obj/tests/fuzz/%.o $(ARCHIVES)
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group $(LIBS_server)
 
 # ---- keeping house -------------------------------------------------------------------------------
-.PHONY: lint format check-headers install docker clean help
+.PHONY: lint format check-headers install docker docker-cuda clean help
 lint: | $(TEST_DEPS) ## layers, third-party homes, sizes, and that documents agree with the code
 	$(Q)$(PYTHON) tests/lint/lint.py
 
@@ -317,6 +317,9 @@ install: programs ## install into PREFIX (default /usr/local)
 
 docker: ## build the CPU image with the container engine that is there
 	$(Q)docker build -f docker/Dockerfile -t scdivad:cpu .
+
+docker-cuda: ## build the image for NVIDIA GPUs
+	$(Q)docker build -f docker/Dockerfile.cuda -t scdivad:cuda .
 
 clean: ## remove everything that was built
 	$(Q)rm -rf build
