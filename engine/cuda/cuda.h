@@ -117,6 +117,8 @@ scd_code scd_cuda_attention(scd_device *device, const scd_attention_args *args, 
 scd_code scd_cuda_block_out(scd_device *device, const scd_block_out_args *args, scd_error *err);
 scd_code scd_cuda_linear(scd_device *device, const scd_linear_args *args, scd_error *err);
 scd_code scd_cuda_gene_pick(scd_device *device, const scd_gene_pick_args *args, scd_error *err);
+scd_code scd_cuda_attention_weights(scd_device *device, const scd_attention_weights_args *args,
+                                    scd_error *err);
 scd_code scd_cuda_gather_rows(scd_device *device, const float *src, const uint32_t *index, size_t n,
                               size_t width, float *dst, scd_error *err);
 scd_code scd_cuda_rms_norm(scd_device *device, const float *h, const float *weight, size_t rows,

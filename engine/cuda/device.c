@@ -310,6 +310,7 @@ const scd_backend scd_backend_cuda = {
     .attention = scd_cuda_attention,
     .block_out = scd_cuda_block_out,
     .linear = scd_cuda_linear,
+    .attention_weights = scd_cuda_attention_weights,
     .gene_pick = scd_cuda_gene_pick,
     .gather_rows = scd_cuda_gather_rows,
     .rms_norm = scd_cuda_rms_norm,
