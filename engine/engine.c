@@ -7,12 +7,13 @@
 #include "engine/model/lengths.h"
 #include "engine/model/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* On a CPU a batch gains nothing beyond a few hundred rows, and a short one lets a waiting single
  * cell in sooner; a GPU wants to be filled. */
-enum { CPU_BATCH_ROWS = 2048, CUDA_BATCH_ROWS = 65536 };
+enum { CPU_BATCH_ROWS = 2048, CUDA_BATCH_ROWS = 65536, LEAST_BATCH_ROWS = 2048 };
 
 typedef struct slot {
     scd_model *model;
@@ -176,9 +177,12 @@ static scd_code allocate(scd_engine *e, scd_error *err)
                : scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", e->max_rows);
 }
 
-scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_error *err)
+/* *rows: those of a batch, once they are known. */
+static scd_code open_once(const scd_engine_options *o, scd_engine **out, size_t *rows,
+                          scd_error *err)
 {
     *out = NULL;
+    *rows = 0;
     scd_engine *e = scd_calloc(1, sizeof *e);
     if (e)
         e->slots = scd_calloc(o->n_models, sizeof *e->slots);
@@ -194,8 +198,10 @@ scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_erro
         e->max_rows = e->be == &scd_backend_cpu ? CPU_BATCH_ROWS : CUDA_BATCH_ROWS;
     if (!code)
         code = open_models(e, o, err);
-    if (!code)
+    if (!code) {
+        *rows = e->be == &scd_backend_cpu ? 0 : e->max_rows;
         code = load_models(e, err);
+    }
     if (!code)
         code = allocate(e, err);
     if (code) {
@@ -204,6 +210,26 @@ scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_erro
     }
     *out = e;
     return SCD_OK;
+}
+
+/* A GPU without room for its batches is asked for half of them, down to one that is not worth it.
+ */
+scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_error *err)
+{
+    scd_engine_options less = *o;
+    size_t rows, first = 0;
+    scd_code code = open_once(&less, out, &rows, err);
+    while (code == SCD_E_NOMEM && rows / 2 >= LEAST_BATCH_ROWS) {
+        first = first ? first : rows;
+        less.max_batch_tokens = rows / 2;
+        code = open_once(&less, out, &rows, err);
+    }
+    if (!code && first) {
+        size_t n = strlen((*out)->why);
+        snprintf((*out)->why + n, sizeof(*out)->why - n,
+                 "; batches of %zu tokens, since it has no room for %zu", (*out)->max_rows, first);
+    }
+    return code;
 }
 
 void scd_engine_close(scd_engine *e)

@@ -241,9 +241,10 @@ static scd_code write_card(const scd_pretrain *run, const scd_pretrain_score *sc
                    run->n_train, run->n_held_out);
     scd_options_recipe(run->table, run->n_table, &out);
     scd_buf_printf(&out,
-                   "\n\n%llu steps of %zu cells; the same bytes on any number of threads. Made "
-                   "with scdiva-train %s.\n\n## Quality\n\n",
-                   (unsigned long long)run->n_steps, run->o.batch, SCD_VERSION);
+                   "\n\n%llu steps of %zu cells on %s; the same bytes on any number of threads. "
+                   "Made with scdiva-train %s.\n\n## Quality\n\n",
+                   (unsigned long long)run->n_steps, run->o.batch,
+                   run->be->info(run->device)->identity, SCD_VERSION);
     write_table(run, scores, &out);
     write_limits(run, &out);
     path_of(run, "card.md", path);
