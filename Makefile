@@ -284,7 +284,7 @@ $(QUALITY)/done: tests/bench/quality/requirements.txt
 	$(Q)$(call install,python3-venv)
 	$(Q)/usr/bin/python3 -m venv $(QUALITY) && $(QUALITY)/bin/pip -q install -r $< && touch $@
 bench-quality: programs $(QUALITY)/done ## the environment of tests/bench/quality, and its unit checks
-	$(Q)cd tests/bench/quality && $(abspath $(QUALITY))/bin/python test_metrics.py
+	$(Q)cd tests/bench/quality && $(abspath $(QUALITY))/bin/python test_metrics.py && $(abspath $(QUALITY))/bin/python test_perturb_metrics.py
 
 # ---- fuzzing: make fuzz T=fuzz_request SECONDS=60 --------------------------------------------------
 SECONDS ?= 60

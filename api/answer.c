@@ -3,6 +3,7 @@
 
 #include "api/json_write.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,8 +53,10 @@ void scd_answer_begin(scd_answer *answer, scd_buf *out, const scd_answer_begin_a
         scd_json_text(out, args->head->name);
         scd_buf_puts(out, ",\"digest\":");
         scd_json_text(out, args->head->digest_hex);
-        scd_buf_puts(out, ",\"threshold\":");
-        scd_json_double(out, args->head->threshold);
+        if (!isnan(args->head->threshold)) {
+            scd_buf_puts(out, ",\"threshold\":");
+            scd_json_double(out, args->head->threshold);
+        }
         scd_buf_putc(out, '}');
     }
     scd_buf_puts(out, ",\"data\":[");

@@ -31,7 +31,7 @@ typedef struct scd_answer {
 
 typedef struct scd_answer_head { /* which one was used, and how */
     const char *name, *digest_hex;
-    double threshold;
+    double threshold; /* NAN: left out */
 } scd_answer_head;
 
 typedef struct scd_answer_begin_args {
@@ -52,9 +52,9 @@ typedef struct scd_annotation {
     const float *probabilities;   /* (n_labels) */
     size_t n_labels;
     size_t genes_unused; /* expressed genes that the head's training data did not measure */
-    size_t top_k;     /* how many are listed, 1 to n_labels */
-    double threshold; /* below it the best label is called unknown */
-    uint64_t *order;  /* (n_labels) scratch */
+    size_t top_k;        /* how many are listed, 1 to n_labels */
+    double threshold;    /* below it the best label is called unknown */
+    uint64_t *order;     /* (n_labels) scratch */
 } scd_annotation;
 
 /* In place of a bad cell, with "on_error": "skip". */

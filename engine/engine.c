@@ -21,7 +21,9 @@ typedef struct slot {
     scd_denoiser *denoiser; /* NULL: the device has no gene_pick */
     size_t n_heads;
     scd_head **heads;             /* (n_heads) */
-    scd_classifier **classifiers; /* (n_heads) */
+    scd_classifier **classifiers; /* (n_heads) NULL where the head is of another task */
+    scd_predictor **predictors;   /* (n_heads) likewise */
+    scd_forward **overs;          /* (n_heads) of a predictor with backbone tensors */
     const scd_head_info **infos;  /* (n_heads) */
     size_t *lengths;
     scd_served_model served;
@@ -48,8 +50,10 @@ static scd_code open_heads(slot *s, const char *model_dir, scd_error *err)
         return code;
     s->heads = scd_calloc(n, sizeof *s->heads);
     s->classifiers = scd_calloc(n, sizeof *s->classifiers);
+    s->predictors = scd_calloc(n, sizeof *s->predictors);
+    s->overs = scd_calloc(n, sizeof *s->overs);
     s->infos = scd_calloc(n, sizeof *s->infos);
-    if (!s->heads || !s->classifiers || !s->infos)
+    if (!s->heads || !s->classifiers || !s->predictors || !s->overs || !s->infos)
         code = scd_fail(err, SCD_E_NOMEM, "%s: out of memory for %zu heads", model_dir, n);
     for (size_t i = 0; i < n && !code; i++) {
         code = scd_head_open(dirs[i], scd_model_get_config(s->model), &s->heads[i], err);
@@ -102,6 +106,27 @@ static scd_code check_heads(const slot *s, scd_error *err)
     return SCD_OK;
 }
 
+static scd_code load_head(scd_engine *e, slot *s, size_t i, scd_error *err)
+{
+    const scd_model_config *config = scd_model_get_config(s->model);
+    if (!s->infos[i]->perturb)
+        return scd_classifier_open(e->be, e->device, s->heads[i], config, s->forward, e->max_rows,
+                                   &s->classifiers[i], err);
+    return s->infos[i]->has_backbone
+               ? scd_forward_open_over(s->forward, scd_head_tensors(s->heads[i]), &s->overs[i], err)
+               : SCD_OK;
+}
+
+/* Once it is known that the heads are this model's. */
+static scd_code bind_heads(slot *s, scd_error *err)
+{
+    scd_code code = check_heads(s, err);
+    for (size_t i = 0; i < s->n_heads && !code; i++)
+        if (s->infos[i]->perturb)
+            code = scd_predictor_open(s->heads[i], s->model, &s->predictors[i], err);
+    return code;
+}
+
 /* The digest comes last: it is computed while the weights are packed. */
 static scd_code load_model(scd_engine *e, slot *s, scd_error *err)
 {
@@ -111,8 +136,7 @@ static scd_code load_model(scd_engine *e, slot *s, scd_error *err)
         code = scd_denoiser_open(e->be, e->device, s->model, s->forward, e->max_rows, &s->denoiser,
                                  err);
     for (size_t i = 0; i < s->n_heads && !code; i++)
-        code = scd_classifier_open(e->be, e->device, s->heads[i], config, s->forward, e->max_rows,
-                                   &s->classifiers[i], err);
+        code = load_head(e, s, i, err);
     if (!code)
         code = scd_model_digest(s->model, &s->served.digest, err);
     if (code)
@@ -125,7 +149,7 @@ static scd_code load_model(scd_engine *e, slot *s, scd_error *err)
     s->served.heads = s->infos;
     s->served.n_heads = s->n_heads;
     s->served.lengths = s->lengths;
-    return check_heads(s, err);
+    return bind_heads(s, err);
 }
 
 static scd_code load_models(scd_engine *e, scd_error *err)
@@ -142,8 +166,11 @@ static scd_code load_models(scd_engine *e, scd_error *err)
 
 static void close_slot(slot *s)
 {
-    for (size_t i = 0; i < s->n_heads; i++)
+    for (size_t i = 0; i < s->n_heads; i++) {
         scd_classifier_close(s->classifiers[i]);
+        scd_predictor_close(s->predictors[i]);
+        scd_forward_close(s->overs[i]);
+    }
     scd_denoiser_close(s->denoiser);
     scd_forward_close(s->forward);
     for (size_t i = 0; i < s->n_heads; i++)
@@ -151,6 +178,8 @@ static void close_slot(slot *s)
     scd_model_close(s->model);
     free(s->lengths);
     free(s->infos);
+    free(s->overs);
+    free(s->predictors);
     free(s->classifiers);
     free(s->heads);
 }
@@ -276,9 +305,27 @@ const scd_served_model *scd_engine_model(const scd_engine *e, size_t index)
     return &e->slots[index].served;
 }
 
+/* Which of the model's heads it is; n_heads: none. */
+static size_t place_of(const slot *s, const scd_head_info *head)
+{
+    size_t i = 0;
+    while (i < s->n_heads && s->infos[i] != head)
+        i++;
+    return i;
+}
+
+const scd_predictor *scd_engine_predictor(const scd_engine *e, size_t model,
+                                          const scd_head_info *head)
+{
+    const slot *s = &e->slots[model];
+    size_t i = place_of(s, head);
+    return i < s->n_heads ? s->predictors[i] : NULL;
+}
+
 size_t scd_engine_width(const scd_engine *e, scd_work work)
 {
-    return work.head ? work.head->n_labels : e->slots[work.model].served.config->hidden_dim;
+    bool is_label = work.head && !work.head->perturb;
+    return is_label ? work.head->n_labels : e->slots[work.model].served.config->hidden_dim;
 }
 
 scd_code scd_engine_compute(scd_engine *e, scd_work work, const scd_cell *const *cells,
@@ -287,11 +334,13 @@ scd_code scd_engine_compute(scd_engine *e, scd_work work, const scd_cell *const 
     slot *s = &e->slots[work.model];
     if (!work.head)
         return scd_forward_embed(s->forward, cells, n_cells, out, err);
-    for (size_t i = 0; i < s->n_heads; i++)
-        if (s->infos[i] == work.head)
-            return scd_classifier_run(s->classifiers[i], cells, n_cells, out, err);
-    return scd_fail(err, SCD_E_INTERNAL, "head \"%s\" is not of model %zu", work.head->name,
-                    work.model);
+    size_t i = place_of(s, work.head);
+    if (i == s->n_heads)
+        return scd_fail(err, SCD_E_INTERNAL, "head \"%s\" is not of model %zu", work.head->name,
+                        work.model);
+    if (s->predictors[i])
+        return scd_forward_embed(s->overs[i] ? s->overs[i] : s->forward, cells, n_cells, out, err);
+    return scd_classifier_run(s->classifiers[i], cells, n_cells, out, err);
 }
 
 bool scd_engine_denoises(const scd_engine *e)

@@ -11,6 +11,7 @@
 #include "engine/base/hash.h"
 #include "engine/denoise/denoiser.h"
 #include "engine/denoise/head.h"
+#include "engine/denoise/predictor.h"
 #include "engine/model/serialize.h"
 
 typedef struct scd_engine scd_engine;
@@ -44,7 +45,8 @@ typedef struct scd_served_model {
  * passes of the model, whether they want one or many. */
 typedef struct scd_work {
     size_t model;              /* index */
-    const scd_head_info *head; /* of this model: probabilities of its labels. NULL: the embedding,
+    const scd_head_info *head; /* of this model: probabilities of its labels; of a perturbation head
+                                  the embedding by the head's own backbone. NULL: the embedding,
                                   or what the cell's course is about */
     scd_pooling pooling;       /* of courses; where nothing is hidden it changes nothing */
 } scd_work;
@@ -65,6 +67,10 @@ size_t scd_engine_max_rows(const scd_engine *engine); /* rows (tokens + cells) o
 
 size_t scd_engine_n_models(const scd_engine *engine);
 const scd_served_model *scd_engine_model(const scd_engine *engine, size_t index);
+
+/* A perturbation head of this model, ready to predict; NULL for any other. Borrowed. */
+const scd_predictor *scd_engine_predictor(const scd_engine *engine, size_t model,
+                                          const scd_head_info *head);
 
 /* Floats of one cell's result: HIDDEN_DIM, or the labels of the head. */
 size_t scd_engine_width(const scd_engine *engine, scd_work work);

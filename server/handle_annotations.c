@@ -30,7 +30,7 @@ static bool read_fields(scd_infer_call *call, const char **unknown)
         return false;
     const scd_head_info *head =
         scd_models_choose_head(call->model, "annotation", fields.head, &call->problem);
-    call->work.head = head;
+    call->head = call->work.head = head;
     if (!head || !choose_top_k(call, fields.top_k))
         return false;
     call->fields.annotate.threshold = fields.has_threshold ? fields.threshold : head->threshold;

@@ -1,5 +1,6 @@
 /* handle_models.c - GET /v1/models and /v1/models/{name}: what is served, within which limits. */
 #include "api/json_write.h"
+#include "api/perturb_fields.h"
 #include "server/models.h"
 #include "server/reply.h"
 #include "server/router.h"
@@ -24,6 +25,8 @@ static void write_limits(const scd_daemon *d, scd_buf *out)
     put_number(out, "max_cells", d->limits.max_cells);
     put_number(out, "max_genes_per_cell", d->limits.max_genes_per_cell);
     put_number(out, "max_json_depth", d->limits.max_depth);
+    put_number(out, "max_perturbations", SCD_MAX_PERTURBATIONS);
+    put_number(out, "max_genes_per_perturbation", SCD_MAX_TARGETS);
     put_number(out, "max_name_bytes", d->limits.max_name_bytes);
     put_number(out, "max_queue_tokens", (size_t)d->config->max_queue_tokens);
     put_number(out, "max_batch_tokens", scd_engine_max_rows(d->engine));
@@ -31,21 +34,12 @@ static void write_limits(const scd_daemon *d, scd_buf *out)
     scd_buf_putc(out, '}');
 }
 
-static void write_head(const scd_head_info *h, scd_buf *out)
+static void write_labels(const scd_head_info *h, scd_buf *out)
 {
-    scd_buf_puts(out, "{\"name\":");
-    scd_json_text(out, h->name);
-    scd_buf_puts(out, ",\"task\":");
-    scd_json_text(out, h->task);
-    scd_buf_printf(out, ",\"digest\":\"%s\",\"temperature\":", h->digest_hex);
+    scd_buf_puts(out, ",\"temperature\":");
     scd_json_double(out, h->temperature);
     scd_buf_puts(out, ",\"threshold\":");
     scd_json_double(out, h->threshold);
-    put_bool(out, "backbone", h->has_backbone);
-    if (h->genes)
-        put_number(out, "genes", h->n_genes);
-    else
-        scd_buf_puts(out, ",\"genes\":null");
     scd_buf_puts(out, ",\"labels\":[");
     for (size_t i = 0; i < h->n_labels; i++) {
         scd_buf_puts(out, i ? ",{\"label\":" : "{\"label\":");
@@ -57,7 +51,71 @@ static void write_head(const scd_head_info *h, scd_buf *out)
             scd_buf_puts(out, "null");
         scd_buf_putc(out, '}');
     }
-    scd_buf_puts(out, "]}");
+    scd_buf_putc(out, ']');
+}
+
+/* The combinations that were studied in a context, each as an array of genes. */
+static void write_conditions(const scd_perturb_info *p, size_t context, scd_buf *out)
+{
+    bool any = false;
+    scd_buf_puts(out, ",\"perturbations\":[");
+    for (size_t i = 0; i < p->n_conditions; i++) {
+        if (p->conditions[i].context != context)
+            continue;
+        scd_buf_puts(out, any ? ",[" : "[");
+        for (size_t k = 0; k < p->conditions[i].n_targets; k++) {
+            if (k)
+                scd_buf_putc(out, ',');
+            scd_json_text(out, p->targets[p->conditions[i].targets[k]]);
+        }
+        scd_buf_putc(out, ']');
+        any = true;
+    }
+    scd_buf_putc(out, ']');
+}
+
+static void write_contexts(const scd_perturb_info *p, scd_buf *out)
+{
+    put_number(out, "readout_genes", p->n_genes);
+    scd_buf_puts(out, ",\"contexts\":[");
+    for (size_t c = 0; c < p->n_contexts; c++) {
+        scd_buf_puts(out, c ? ",{\"name\":" : "{\"name\":");
+        scd_json_text(out, p->contexts[c].name);
+        scd_buf_printf(
+            out, ",\"direction\":\"%s\",\"gate\":", scd_direction_name(p->contexts[c].direction));
+        scd_json_double(out, p->contexts[c].gate);
+        put_number(out, "stored_controls", p->contexts[c].n_cells);
+        write_conditions(p, c, out);
+        scd_buf_putc(out, '}');
+    }
+    scd_buf_putc(out, ']');
+}
+
+static void write_head(const scd_head_info *h, scd_buf *out)
+{
+    scd_buf_puts(out, "{\"name\":");
+    scd_json_text(out, h->name);
+    scd_buf_puts(out, ",\"task\":");
+    scd_json_text(out, h->task);
+    scd_buf_printf(out, ",\"digest\":\"%s\"", h->digest_hex);
+    put_bool(out, "backbone", h->has_backbone);
+    if (h->genes)
+        put_number(out, "genes", h->n_genes);
+    else
+        scd_buf_puts(out, ",\"genes\":null");
+    if (h->perturb)
+        write_contexts(h->perturb, out);
+    else
+        write_labels(h, out);
+    scd_buf_putc(out, '}');
+}
+
+static bool has_head(const scd_served_model *m, const char *task)
+{
+    for (size_t i = 0; i < m->n_heads; i++)
+        if (!strcmp(m->heads[i]->task, task))
+            return true;
+    return false;
 }
 
 static void write_heads(const scd_daemon *d, const scd_served_model *m, scd_buf *out)
@@ -67,8 +125,10 @@ static void write_heads(const scd_daemon *d, const scd_served_model *m, scd_buf 
         scd_buf_puts(out, ",\"denoise\",\"impute\",\"generate\"");
     if (scd_engine_associates(d->engine))
         scd_buf_puts(out, ",\"grn\"");
-    if (m->n_heads)
+    if (has_head(m, "annotation"))
         scd_buf_puts(out, ",\"annotate\"");
+    if (has_head(m, "perturbation"))
+        scd_buf_puts(out, ",\"perturb\"");
     scd_buf_puts(out, "],\"heads\":[");
     for (size_t i = 0; i < m->n_heads; i++) {
         if (i)

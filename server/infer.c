@@ -187,7 +187,8 @@ void scd_infer(const scd_infer_task *task, scd_daemon *d, scd_exchange *x)
     } else if (n > LARGE_BODY_BYTES) {
         hand_over(call);
     } else if (scd_infer_decode(call) &&
-               call->request.n_cells > (task->heavy ? FEW_HEAVY_CELLS : MANY_CELLS)) {
+               (call->large ||
+                call->request.n_cells > (task->heavy ? FEW_HEAVY_CELLS : MANY_CELLS))) {
         hand_over(call);
     } else if (call->problem.kind || !scd_infer_prepare(call) || !call->n_orders) {
         scd_infer_answer(call);

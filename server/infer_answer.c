@@ -6,14 +6,14 @@
 #include <math.h>
 #include <stdio.h>
 
-/* An answer's bound: beside the result, 8 KiB a cell are its id and, where it is bad, what is said
+/* An answer's bound: beside the result, 8 KiB an item are its id and, where it is bad, what is said
  * about it, with every byte escaped as six. A row of a .npy file has four bytes a number. */
 static size_t max_answer_bytes(const scd_infer_call *call)
 {
     size_t about, most;
     call->task->size_result(call, &about, &most);
-    size_t per_cell = (8 << 10) + most + call->width * sizeof(float);
-    return (64 << 10) + call->request.n_cells * per_cell + call->request.external_ids.n +
+    size_t per_item = (8 << 10) + most + call->width * sizeof(float);
+    return (64 << 10) + call->n_items * per_item + call->request.external_ids.n +
            call->request.sample_id.n;
 }
 
@@ -24,7 +24,7 @@ size_t scd_infer_answer_bytes(const scd_infer_call *call)
     call->task->size_result(call, &about, &most);
     if (call->as_npy)
         about = call->width * sizeof(float);
-    return call->request.n_cells * (AROUND + about);
+    return call->n_items * (AROUND + about);
 }
 
 /* Orders stand in the order of their cells. */
@@ -53,50 +53,81 @@ static void write_more(scd_buf *out, void *arg)
     call->task->write_end(call, out);
 }
 
-static void write_list(scd_infer_call *call, scd_buf *out)
+static const char *const source_names[] = {
+    [SCD_SOURCE_MISS] = "miss", [SCD_SOURCE_HIT] = "hit", [SCD_SOURCE_COALESCED] = "coalesced"};
+
+static void write_cell(scd_infer_call *call, size_t c, scd_answer *answer)
 {
-    static const char *const names[] = {
-        [SCD_SOURCE_MISS] = "miss", [SCD_SOURCE_HIT] = "hit", [SCD_SOURCE_COALESCED] = "coalesced"};
+    const scd_infer_cell *cell = &call->cells[c];
+    if (cell->bad) {
+        scd_answer_error error = {c, cell->id, cell->kind, cell->detail, cell->pointer};
+        scd_answer_error_write(answer, &error);
+        return;
+    }
+    scd_answer_item item = {.index = c,
+                            .id = cell->id,
+                            .tokens = cell->cell.n_tokens,
+                            .genes_known = cell->cell.genes_known,
+                            .genes_unknown = cell->cell.genes_unknown,
+                            .genes_truncated = cell->cell.genes_truncated,
+                            .cache = source_names[cell->source]};
+    scd_answer_item_begin(answer, &item);
+    call->task->write_result(call, cell, answer);
+    scd_answer_item_end(answer);
+}
+
+scd_answer_item scd_infer_sum(const scd_infer_call *call)
+{
+    scd_answer_item sum = {0};
+    scd_source source = SCD_SOURCE_HIT;
+    for (size_t c = 0; c < call->request.n_cells; c++) {
+        const scd_infer_cell *cell = &call->cells[c];
+        if (cell->bad)
+            continue;
+        sum.tokens += cell->cell.n_tokens;
+        sum.genes_known += cell->cell.genes_known;
+        sum.genes_unknown += cell->cell.genes_unknown;
+        sum.genes_truncated += cell->cell.genes_truncated;
+        if (source != SCD_SOURCE_MISS && cell->source != SCD_SOURCE_HIT)
+            source = cell->source;
+    }
+    sum.cache = source_names[source];
+    return sum;
+}
+
+/* False: call->problem is set. */
+static bool write_list(scd_infer_call *call, scd_buf *out)
+{
     const scd_request *r = &call->request;
     scd_answer answer;
-    scd_answer_end_args end = {.warnings = call->warnings,
-                               .n_warnings = call->n_warnings,
-                               .sample_id = r->sample_id,
-                               .external_ids = r->external_ids};
+    scd_answer_end_args end = {.sample_id = r->sample_id, .external_ids = r->external_ids};
     scd_answer_head head;
     scd_answer_begin_args begin = {call->model->name, call->model->digest_hex, NULL};
-    if (call->work.head) {
-        head = (scd_answer_head){call->work.head->name, call->work.head->digest_hex,
-                                 call->fields.annotate.threshold};
+    if (call->head) {
+        head = (scd_answer_head){call->head->name, call->head->digest_hex,
+                                 call->head->perturb ? NAN : call->fields.annotate.threshold};
         begin.head = &head;
     }
     scd_answer_begin(&answer, out, &begin);
+    if (call->task->write_items && !call->task->write_items(call, &answer))
+        return false;
     for (size_t c = 0; c < r->n_cells; c++) {
-        const scd_infer_cell *cell = &call->cells[c];
-        if (cell->bad) {
-            scd_answer_error error = {c, cell->id, cell->kind, cell->detail, cell->pointer};
-            scd_answer_error_write(&answer, &error);
+        if (!call->task->write_items)
+            write_cell(call, c, &answer);
+        if (call->cells[c].bad)
             continue;
-        }
-        scd_answer_item item = {.index = c,
-                                .id = cell->id,
-                                .tokens = cell->cell.n_tokens,
-                                .genes_known = cell->cell.genes_known,
-                                .genes_unknown = cell->cell.genes_unknown,
-                                .genes_truncated = cell->cell.genes_truncated,
-                                .cache = names[cell->source]};
-        scd_answer_item_begin(&answer, &item);
-        call->task->write_result(call, cell, &answer);
-        scd_answer_item_end(&answer);
         end.cells++;
-        end.tokens += cell->cell.n_tokens;
-        end.cached += cell->source == SCD_SOURCE_HIT;
+        end.tokens += call->cells[c].cell.n_tokens;
+        end.cached += call->cells[c].source == SCD_SOURCE_HIT;
     }
+    end.warnings = call->warnings;
+    end.n_warnings = call->n_warnings;
     if (call->task->write_end) {
         end.write_more = write_more;
         end.more_arg = call;
     }
     scd_answer_end(&answer, &end);
+    return true;
 }
 
 /* Rows in the order of the request; a bad cell's row is NaN. */
@@ -140,12 +171,15 @@ void scd_infer_answer(scd_infer_call *call)
     scd_buf body;
     scd_buf_init(&body, max_answer_bytes(call));
     const char *type = call->as_npy ? "application/x-npy" : "application/json";
-    if (call->as_npy)
+    if (call->as_npy) {
         write_npy(call, &body);
-    else if (call->task->write_answer)
+    } else if (call->task->write_answer) {
         call->task->write_answer(call, &body);
-    else
-        write_list(call, &body);
+    } else if (!write_list(call, &body)) {
+        scd_buf_release(&body);
+        scd_reply_with(call->x, &call->problem);
+        return;
+    }
     if (call->want_memo && !body.failed && call->n_hits == call->request.n_cells)
         scd_memo_put(call->d->memo, &call->memo_key,
                      &(scd_memo_info){type, call->n_hits, call->request.timeout_ms}, body.data,

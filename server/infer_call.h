@@ -30,14 +30,16 @@ typedef struct scd_measured {
 
 /* What distinguishes the tasks: one constant of this for each route. */
 typedef struct scd_infer_task {
-    const char *name; /* in keys: "embed" */
-    bool has_npy;     /* the matrix of results may be asked for as a .npy file */
+    const char *name;       /* in keys: "embed" */
+    const char *plain_name; /* in keys of cells that no head computed; NULL: name */
+    bool has_npy;           /* the matrix of results may be asked for as a .npy file */
     bool needs_no_cells;
     bool heavy; /* much is made of a cell when the answer is written */
 
-    /* The task's own fields; call->model is chosen. Fills call->work.head, call->fields and
-     * *unknown, the first member that nobody knows (borrowed from the request). False:
-     * call->problem is set. */
+    /* The task's own fields; call->model is chosen. Fills call->head, call->work.head where the
+     * head computes cells, call->n_items where they are not the cells, call->fields and *unknown,
+     * the first member that nobody knows (borrowed from the request). False: call->problem is set.
+     */
     bool (*read_fields)(scd_infer_call *call, const char **unknown);
     /* For tasks of many passes: cell c is serialized - or has no tokens, where its input has none -
      * and becomes the tokens of its course and the plan: fills cell->plan, or cell->idle where
@@ -54,6 +56,15 @@ typedef struct scd_infer_task {
                          scd_answer *answer);
     /* How long those are: about, and at most. */
     void (*size_result)(const scd_infer_call *call, size_t *about, size_t *most);
+
+    /* For a task whose items are not the request's cells (call->n_items says how many there are);
+     * NULL otherwise. */
+    /* A cell that can be used, with all its tokens. False: out of memory. */
+    bool (*take_cell)(scd_infer_call *call, const scd_cell *cell);
+    /* After the last cell. False: call->problem is set. */
+    bool (*after_cells)(scd_infer_call *call);
+    /* All items, instead of write_result for each cell; false: call->problem is set. */
+    bool (*write_items)(scd_infer_call *call, scd_answer *answer);
 } scd_infer_task;
 
 typedef union scd_infer_fields {
@@ -66,6 +77,7 @@ typedef union scd_infer_fields {
     struct scd_denoise_call *denoise; /* in the call's arena */
     struct scd_generate_call *generate;
     struct scd_grn_call *grn;
+    struct scd_perturb_call *perturb; /* handle_perturbations.c */
 } scd_infer_fields;
 
 struct scd_infer_cell {
@@ -103,7 +115,9 @@ struct scd_infer_call {
     int64_t deadline_ns; /* from the arrival of the headers; SCD_NEVER: none was asked for */
     scd_infer_fields fields;
     scd_work work;
-    size_t width; /* floats of one result of one pass */
+    const scd_head_info *head; /* that the answer is from; NULL: none */
+    size_t n_items;            /* of the answer: cells, unless the task says otherwise */
+    size_t width;              /* floats of one result of one pass */
     const scd_served_model *model;
     scd_infer_cell *cells; /* (request.n_cells) */
     float *results;        /* of all cells, one after the other */
@@ -144,6 +158,9 @@ void scd_infer_drop_input(scd_infer_call *call);
 
 /* About what the answer will have. */
 size_t scd_infer_answer_bytes(const scd_infer_call *call);
+
+/* What an item says of all cells that could be used: sums, and the least of their sources. */
+scd_answer_item scd_infer_sum(const scd_infer_call *call);
 
 /* Answer the exchange: the list, the matrix, or the problem. */
 void scd_infer_answer(scd_infer_call *call);

@@ -111,6 +111,20 @@ static bool plan_cell(scd_infer_call *call, size_t c, const int32_t *shared, con
     return !call->task->plan_cell || call->task->plan_cell(call, c, shared ? &all : &own);
 }
 
+/* The task sees all of a cell, though the model sees MAX_GENE_LEN tokens of it. */
+static bool take_whole(scd_infer_call *call, const scd_cell_values *values, const scd_cell *cell,
+                       scd_arena *scratch)
+{
+    scd_cell whole;
+    scd_model_config config = *call->model->config;
+    if (!cell->genes_truncated)
+        return call->task->take_cell(call, cell);
+    config.max_gene_len = config.vocab;
+    return !scd_cell_serialize(&config, call->model->vocab, call->request.input, values, scratch,
+                               &whole, NULL, NULL) &&
+           call->task->take_cell(call, &whole);
+}
+
 /* False only when memory is out. */
 static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared,
                            name_counts *counts)
@@ -132,7 +146,7 @@ static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared
         tokens[i] = shared[in->columns[i]];
     scd_code code = SCD_OK;
     if (ok) {
-        const uint8_t *wanted = call->work.head ? call->work.head->genes : NULL;
+        const uint8_t *wanted = call->head ? call->head->genes : NULL;
         scd_cell_values values = {in->n, tokens, in->values, in->total, wanted};
         size_t bad_index = SIZE_MAX;
         scd_error err = {0};
@@ -145,6 +159,8 @@ static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared
         }
         if (!code)
             ok = plan_cell(call, c, shared, tokens, in->n);
+        if (!code && ok && call->task->take_cell)
+            ok = take_whole(call, &values, &cell->cell, &scratch);
     }
     scd_arena_release(&scratch);
     return ok && (code == SCD_OK || code == SCD_E_INVALID);
@@ -192,7 +208,7 @@ static bool judge_mapping(scd_infer_call *call)
 /* A head answers for the genes that its training data measured. */
 static void judge_use(scd_infer_call *call)
 {
-    const scd_head_info *head = call->work.head;
+    const scd_head_info *head = call->head;
     size_t used = 0, unused = 0;
     for (size_t c = 0; head && head->genes && c < call->request.n_cells; c++) {
         used += call->cells[c].bad ? 0 : call->cells[c].cell.n_tokens;
@@ -226,7 +242,9 @@ static bool serialize_all(scd_infer_call *call)
     if (call->problem.kind || !judge_mapping(call))
         return false;
     judge_use(call);
-    return !call->task->plan_end || call->task->plan_end(call) || scd_infer_out_of_memory(call);
+    if (call->task->plan_end && !call->task->plan_end(call))
+        return scd_infer_out_of_memory(call);
+    return !call->task->after_cells || call->task->after_cells(call);
 }
 
 /* ---- cache ---------------------------------------------------------------------------------- */
@@ -327,6 +345,8 @@ static bool look_up(scd_infer_call *call)
                              .identity = scd_engine_device(call->d->engine)->identity};
     if (call->work.head)
         scope.head = call->work.head->digest;
+    else if (call->task->plain_name)
+        scope.task = call->task->plain_name;
     scd_buf value;
     scd_buf_init(&value, widest_bytes(call));
     int64_t start = scd_now_ns();
@@ -366,6 +386,8 @@ bool scd_infer_decode(scd_infer_call *call)
         scd_models_choose(call->d->engine, call->request.model, &call->work.model, &call->problem);
     if (!call->model || !call->task->read_fields(call, &unknown))
         return false;
+    if (!call->n_items)
+        call->n_items = call->request.n_cells;
     call->width = scd_engine_width(call->d->engine, call->work);
     scd_exchange_get_note(call->x)->cells = call->request.n_cells;
     if (!call->model->config->trained)

@@ -22,15 +22,6 @@
 
 enum { FORMAT = 1, JSON_MAX_BYTES = 1 << 24, MAX_LABELS = 1 << 16, CHUNK = 1024 };
 
-struct scd_head {
-    scd_head_info info;
-    char *name;
-    cJSON *json; /* owns the labels' text */
-    scd_head_label *labels;
-    uint8_t *genes; /* (vocab), or NULL */
-    scd_safetensors *tensors;
-};
-
 /* ---- head.json ------------------------------------------------------------------------------- */
 
 /* A key given twice has no one meaning. */
@@ -57,8 +48,9 @@ static scd_code read_task(scd_head *head, const char *path, scd_error *err)
         scd_head_find(path, head->json, "format", &format, err))
         return SCD_E_INVALID;
     const char *text = cJSON_GetStringValue(task);
-    if (!text || strcmp(text, "annotation"))
-        return scd_fail(err, SCD_E_INVALID, "%s: task is %.48s, must be \"annotation\"", path,
+    if (!text || (strcmp(text, "annotation") && strcmp(text, "perturbation")))
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s: task is %.48s, must be \"annotation\" or \"perturbation\"", path,
                         text ? text : "no string");
     if (!cJSON_IsNumber(format) || format->valuedouble != FORMAT)
         return scd_fail(err, SCD_E_INVALID, "%s: format must be %d", path, FORMAT);
@@ -174,13 +166,16 @@ static scd_code read_json(scd_head *head, const char *path, const char *json, si
     if (!cJSON_IsObject(head->json))
         return scd_fail(err, SCD_E_INVALID, "%s: must be a JSON object", path);
     scd_code code = read_task(head, path, err);
-    if (!code)
+    bool is_perturb = !code && !strcmp(head->info.task, "perturbation");
+    if (!code && !is_perturb)
         code = read_number(head, path, "temperature", 1e-3, 1e3, &head->info.temperature, err);
-    if (!code)
+    if (!code && !is_perturb)
         code = read_number(head, path, "threshold", 0, 1, &head->info.threshold, err);
     if (!code)
         code = read_model_digest(head, path, err);
-    return code ? code : read_labels(head, path, err);
+    if (code)
+        return code;
+    return is_perturb ? scd_head_read_perturb(head, path, err) : read_labels(head, path, err);
 }
 
 scd_code scd_head_parse(const char *json, size_t n, const char *path, scd_head **out,
@@ -220,33 +215,63 @@ static scd_code check_finite(const scd_head *head, const char *path, const char 
     return code;
 }
 
-static scd_code check_mlp(scd_head *head, const char *path, size_t hidden_dim, scd_error *err)
+size_t scd_head_own_tensors(const scd_head_info *info, const scd_model_config *config,
+                            scd_tensor_entry out[SCD_HEAD_MAX_TENSORS])
 {
-    size_t k = 0, c = head->info.n_labels;
-    if (!scd_safetensors_has(head->tensors, "mlp.0.weight", &k))
-        return scd_fail(err, SCD_E_CORRUPT, "%s: tensor mlp.0.weight of shape [K, %zu] is missing",
-                        path, hidden_dim);
-    if (!k)
-        return scd_fail(err, SCD_E_CORRUPT, "%s: tensor mlp.0.weight has no rows", path);
-    head->info.mlp_dim = k;
-    scd_code code = check_finite(head, path, "mlp.0.weight", k, hidden_dim, err);
-    if (!code)
-        code = check_finite(head, path, "mlp.0.bias", k, 0, err);
-    if (!code)
-        code = check_finite(head, path, "mlp.2.weight", c, k, err);
-    return code ? code : check_finite(head, path, "mlp.2.bias", c, 0, err);
+    const scd_perturb_info *p = info->perturb;
+    size_t k = info->mlp_dim, h = config->hidden_dim, d = config->d;
+    size_t width = p ? h + d : h, answers = p ? p->n_genes : info->n_labels;
+    const size_t c = p ? p->n_contexts : 0;
+    const scd_tensor_entry all[SCD_HEAD_MAX_TENSORS] = {
+        [SCD_HEAD_W0] = {"mlp.0.weight", SCD_F32, k, width},
+        [SCD_HEAD_B0] = {"mlp.0.bias", SCD_F32, k, 0},
+        [SCD_HEAD_W2] = {"mlp.2.weight", SCD_F32, answers, k},
+        [SCD_HEAD_B2] = {"mlp.2.bias", SCD_F32, answers, 0},
+        [SCD_HEAD_TOKEN] = {"pert.token", SCD_F32, d, 0},
+        [SCD_HEAD_DIRECTION] = {"pert.direction", SCD_F32, SCD_N_DIRECTIONS, d},
+        [SCD_HEAD_CONTROL_MEAN] = {"control.mean", SCD_F32, c, answers},
+        [SCD_HEAD_CONTROL_SD] = {"control.sd", SCD_F32, c, answers},
+        [SCD_HEAD_CONTROL_EMBEDDINGS] = {"control.embeddings", SCD_F32, p ? p->n_cells : 0, h},
+        [SCD_HEAD_DELTAS] = {"deltas", SCD_F32, p ? p->n_conditions : 0, answers},
+        [SCD_HEAD_EFFECTS_MEAN] = {"effects.mean", SCD_F32, c, answers},
+        [SCD_HEAD_EFFECTS_TARGETS] = {"effects.targets", SCD_F32, p ? c * p->n_targets : 0,
+                                      answers},
+        [SCD_HEAD_RIDGE] = {"ridge.weight", SCD_F32, p ? p->n_conditions : 0, answers},
+    };
+    memcpy(out, all, sizeof all);
+    return p ? SCD_HEAD_MAX_TENSORS : SCD_HEAD_B2 + 1;
 }
 
-static scd_code check_gene_term(scd_head *head, const char *path, size_t vocab, scd_error *err)
+/* The linear half of an annotation head, where it has one: two more tensors of its own. */
+static void add_gene_term(scd_head *head, size_t vocab, scd_tensor_entry *own, size_t *n)
 {
+    size_t c = head->info.n_labels;
     bool weight = scd_safetensors_has(head->tensors, SCD_GENE_TERM_WEIGHT, NULL);
     bool bias = scd_safetensors_has(head->tensors, SCD_GENE_TERM_BIAS, NULL);
-    head->info.has_gene_term = weight || bias;
+    head->info.has_gene_term = !head->info.perturb && (weight || bias);
     if (!head->info.has_gene_term)
-        return SCD_OK;
-    size_t c = head->info.n_labels;
-    scd_code code = check_finite(head, path, SCD_GENE_TERM_WEIGHT, vocab, c, err);
-    return code ? code : check_finite(head, path, SCD_GENE_TERM_BIAS, c, 0, err);
+        return;
+    own[(*n)++] = (scd_tensor_entry){SCD_GENE_TERM_WEIGHT, SCD_F32, vocab, c};
+    own[(*n)++] = (scd_tensor_entry){SCD_GENE_TERM_BIAS, SCD_F32, c, 0};
+}
+
+static scd_code check_own(scd_head *head, const char *path, const scd_model_config *config,
+                          scd_tensor_entry own[SCD_HEAD_MAX_TENSORS], size_t *n, scd_error *err)
+{
+    size_t k = 0;
+    bool there = scd_safetensors_has(head->tensors, "mlp.0.weight", &k);
+    head->info.mlp_dim = k;
+    *n = scd_head_own_tensors(&head->info, config, own);
+    if (!there)
+        return scd_fail(err, SCD_E_CORRUPT, "%s: tensor mlp.0.weight of shape [K, %zu] is missing",
+                        path, own[0].cols);
+    if (!k)
+        return scd_fail(err, SCD_E_CORRUPT, "%s: tensor mlp.0.weight has no rows", path);
+    add_gene_term(head, config->vocab, own, n);
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < *n && !code; i++)
+        code = check_finite(head, path, own[i].name, own[i].rows, own[i].cols, err);
+    return code;
 }
 
 typedef struct backbone {
@@ -270,12 +295,10 @@ static scd_code check_backbone(void *arg, const scd_tensor_entry *entry, scd_err
     return scd_safetensors_get(b->tensors, entry->name, entry->rows, entry->cols, &t, err);
 }
 
-static bool is_heads_own(const char *name)
+static bool is_own(const char *name, const scd_tensor_entry *own, size_t n)
 {
-    static const char *const names[] = {"mlp.0.weight", "mlp.0.bias",         "mlp.2.weight",
-                                        "mlp.2.bias",   SCD_GENE_TERM_WEIGHT, SCD_GENE_TERM_BIAS};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (!strcmp(names[i], name))
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(own[i].name, name))
             return true;
     return false;
 }
@@ -283,22 +306,22 @@ static bool is_heads_own(const char *name)
 static scd_code check_tensors(scd_head *head, const char *path, const scd_model_config *config,
                               scd_error *err)
 {
-    scd_code code = check_mlp(head, path, config->hidden_dim, err);
-    if (!code)
-        code = check_gene_term(head, path, config->vocab, err);
+    scd_tensor_entry own[SCD_HEAD_MAX_TENSORS];
+    size_t n_own = 0;
+    scd_code code = check_own(head, path, config, own, &n_own, err);
     backbone all = {.tensors = head->tensors};
     if (!code)
         code = scd_model_each_tensor(config, check_backbone, &all, err);
     if (code)
         return code;
     head->info.has_backbone = all.n_found > 0;
-    if (scd_safetensors_count(head->tensors) == all.n_found + (head->info.has_gene_term ? 6 : 4))
+    if (scd_safetensors_count(head->tensors) == all.n_found + n_own)
         return SCD_OK;
     for (size_t i = 0; i < scd_safetensors_count(head->tensors); i++) {
         const char *name = scd_safetensors_name(head->tensors, i);
         backbone one = {.looked_up = name};
         scd_model_each_tensor(config, check_backbone, &one, NULL);
-        if (!one.known && !is_heads_own(name))
+        if (!one.known && !is_own(name, own, n_own))
             return scd_fail(err, SCD_E_CORRUPT,
                             "%s: tensor %.80s is neither the head's nor one of the model's", path,
                             name);
@@ -391,6 +414,9 @@ void scd_head_close(scd_head *head)
     if (!head)
         return;
     scd_safetensors_close(head->tensors);
+    free(head->conditions);
+    free(head->contexts);
+    free(head->names);
     free(head->labels);
     free(head->genes);
     cJSON_Delete(head->json);

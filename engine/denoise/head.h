@@ -1,4 +1,6 @@
-/* head.h - a trained annotation head: heads/NAME/head.json and head.safetensors (SPEC section 3).
+/* head.h - a trained task head: heads/NAME/head.json and head.safetensors (SPEC section 3).
+ *
+ * Of an annotation head:
  *
  *   head.json {"task": "annotation", "format": 1,
  *              "labels": [{"label": "B", "ontology_id": "CL:0000236"}, ...],   ontology_id optional
@@ -18,11 +20,28 @@
  * What a head makes of any other gene is chance, so cells come to it without them; the key may be
  * absent: all genes.
  *
+ * Of a perturbation head (G genes, T targets, C contexts, N conditions; response.h says what they
+ * are):
+ *
+ *   head.json {"task": "perturbation", "format": 1, "readout": [G symbols], "targets": [T symbols],
+ *              "contexts": [{"name": "k562", "direction": "activation", "cells": 100,
+ *                            "power": 0.5, "gate": 0.25}, ...],
+ *              "conditions": [{"context": 0, "targets": [3, 7], "cells": 100}, ...],
+ *              "evaluation": {"contexts": [{"model": SCORE, "no_change": SCORE, ...}, ...], ...},
+ *              "model_digest": "..."}
+ *              SCORE {"perturbations", "pearson_delta", "mse", "overlap_at_20", "direction_match"}
+ *   head.safetensors   control.mean, control.sd (C, G); control.embeddings (cells of all contexts,
+ *              H); deltas (N, G); effects.mean (C, G); effects.targets (C T, G); ridge.weight
+ *              (N, G); pert.token (d); pert.direction (2, d): knock-down, activation; mlp.0.weight
+ *              (K, H + d), mlp.0.bias (K), mlp.2.weight (G, K), mlp.2.bias (G); and backbone
+ *              tensors as above.
+ *
  * Threads: any after open. Owns: mapping and strings, until close. */
 #ifndef SCD_DENOISE_HEAD_H
 #define SCD_DENOISE_HEAD_H
 
 #include "engine/base/hash.h"
+#include "engine/denoise/response.h"
 #include "engine/model/model.h"
 
 typedef struct scd_head scd_head;
@@ -34,9 +53,31 @@ typedef struct scd_head_label {
     const char *ontology_id; /* NULL: none given */
 } scd_head_label;
 
+enum { SCD_SCORE_MODEL = SCD_N_BASELINES, SCD_N_SCORES };
+
+typedef struct scd_perturb_context {
+    const char *name;
+    scd_direction direction;
+    size_t n_cells, first_cell; /* stored controls: their place among those of all contexts */
+    double power;               /* see scd_response */
+    double gate;                /* how much of the network's residual is added; 0: none */
+    scd_response_score scores[SCD_N_SCORES]; /* each baseline's, then the model's, on perturbations
+                                                that were left out */
+} scd_perturb_context;
+
+/* What a perturbation head is about. */
+typedef struct scd_perturb_info {
+    size_t n_genes, n_targets, n_contexts, n_conditions, n_cells;
+    const char *const *genes;                 /* (G) symbols */
+    const char *const *targets;               /* (T) symbols of perturbed genes */
+    const scd_perturb_context *contexts;      /* (C) */
+    const scd_response_condition *conditions; /* (N) */
+} scd_perturb_info;
+
 typedef struct scd_head_info {
-    const char *name; /* the directory's last component */
-    const char *task; /* "annotation" */
+    const char *name;                /* the directory's last component */
+    const char *task;                /* "annotation" or "perturbation" */
+    const scd_perturb_info *perturb; /* NULL for annotation; else there are no labels */
     size_t n_labels, mlp_dim;
     const scd_head_label *labels; /* (n_labels) in the order of the logits */
     double temperature, threshold;
@@ -48,6 +89,28 @@ typedef struct scd_head_info {
     char digest_hex[SCD_DIGEST_HEX];
     char model_digest_hex[SCD_DIGEST_HEX];
 } scd_head_info;
+
+/* The tensors that belong to a head itself, in this order, with the shapes they must have: the
+ * first four of any head, all of a perturbation head. Needs n_labels or perturb, and mlp_dim.
+ * Returns how many. */
+enum {
+    SCD_HEAD_W0,
+    SCD_HEAD_B0,
+    SCD_HEAD_W2,
+    SCD_HEAD_B2,
+    SCD_HEAD_TOKEN,
+    SCD_HEAD_DIRECTION,
+    SCD_HEAD_CONTROL_MEAN,
+    SCD_HEAD_CONTROL_SD,
+    SCD_HEAD_CONTROL_EMBEDDINGS,
+    SCD_HEAD_DELTAS,
+    SCD_HEAD_EFFECTS_MEAN,
+    SCD_HEAD_EFFECTS_TARGETS,
+    SCD_HEAD_RIDGE,
+    SCD_HEAD_MAX_TENSORS
+};
+size_t scd_head_own_tensors(const scd_head_info *info, const scd_model_config *config,
+                            scd_tensor_entry out[SCD_HEAD_MAX_TENSORS]);
 
 /* SCD_E_IO, SCD_E_CORRUPT or SCD_E_INVALID name the file, and tensor and shapes or the key. Shapes
  * of backbone tensors are checked against the model's config; unknown tensors are refused. */

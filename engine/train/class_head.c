@@ -205,6 +205,15 @@ scd_code scd_class_head_loss(scd_class_head *h, const float *latents, size_t n,
     return code ? code : backward(h, latents, n, err);
 }
 
+scd_code scd_class_head_backward(scd_class_head *h, const float *latents, size_t n,
+                                 const float *d_logits, const float **d_latents, scd_error *err)
+{
+    size_t bytes = n * h->shape.classes * sizeof(float);
+    *d_latents = h->d_latents;
+    scd_code code = h->be->upload(h->device, h->d_logits, d_logits, bytes, err);
+    return code ? code : backward(h, latents, n, err);
+}
+
 scd_code scd_class_head_zero_grads(scd_class_head *h, scd_error *err)
 {
     return h->ops->zero(h->device, h->grads, h->n_params, err);

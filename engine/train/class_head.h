@@ -1,4 +1,5 @@
-/* class_head.h - the annotation head while it learns: logits = W2 relu(W0 e + b0) + b2.
+/* class_head.h - a head's MLP while it learns: logits = W2 relu(W0 e + b0) + b2. Classes are the
+ * labels of an annotation head; or the genes of a regressor, whose loss is the caller's.
  *
  * Names and shapes are those of engine/denoise/head.h. Parameters, gradients and AdamW's moments
  * are one device allocation each.
@@ -41,6 +42,11 @@ scd_code scd_class_head_forward(scd_class_head *head, const float *latents, size
 scd_code scd_class_head_loss(scd_class_head *head, const float *latents, size_t n,
                              const float *targets, const float *weights, float scale, double *loss,
                              const float **d_latents, scd_error *err);
+
+/* After forward of the same cells, with a loss of the caller's own: its gradient of the logits on
+ * the host, (n, classes). Adds the parameters' gradients and leaves *d_latents as above. */
+scd_code scd_class_head_backward(scd_class_head *head, const float *latents, size_t n,
+                                 const float *d_logits, const float **d_latents, scd_error *err);
 
 scd_code scd_class_head_zero_grads(scd_class_head *head, scd_error *err);
 /* The squares of the gradients, for the norm that net and head share. */

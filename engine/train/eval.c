@@ -56,24 +56,27 @@ typedef struct evaluation {
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* The one head there is; *out stays NULL without any. */
-static scd_code only_head(const char *model, char **out, scd_error *err)
+/* The one annotation head there is; e->head stays NULL without any. */
+static scd_code only_head(evaluation *e, char path[4096], scd_error *err)
 {
-    char path[4096];
-    scd_code code = SCD_OK;
-    snprintf(path, sizeof path, "%s/heads", model);
-    DIR *dir = opendir(path);
-    for (struct dirent *e; dir && !code && (e = readdir(dir));) {
-        if (e->d_name[0] == '.')
-            continue;
-        if (*out)
+    char **dirs = NULL;
+    size_t n = 0;
+    scd_code code = scd_heads_find(e->o->model, &dirs, &n, err);
+    for (size_t i = 0; i < n && !code; i++) {
+        scd_head *head = NULL;
+        code = scd_head_open(dirs[i], scd_model_get_config(e->model), &head, err);
+        if (!code && e->head && !scd_head_get_info(head)->perturb)
             code = scd_fail(err, SCD_E_INVALID, "%s has several heads (%s, %s): choose with --head",
-                            model, *out, e->d_name);
-        else if (!(*out = scd_strdup(e->d_name)))
-            code = scd_fail(err, SCD_E_NOMEM, "out of memory");
+                            e->o->model, scd_head_get_info(e->head)->name,
+                            scd_head_get_info(head)->name);
+        if (!code && !scd_head_get_info(head)->perturb) {
+            e->head = head;
+            head = NULL;
+            snprintf(path, 4096, "%s", dirs[i]);
+        }
+        scd_head_close(head);
     }
-    if (dir)
-        closedir(dir);
+    scd_heads_forget(dirs, n);
     return code;
 }
 
@@ -97,22 +100,23 @@ static scd_code check_model(const evaluation *e, const char *path, scd_error *er
 
 static scd_code open_head(evaluation *e, scd_error *err)
 {
-    char *name = NULL, path[4096];
+    char path[4096] = "";
     scd_code code = SCD_OK;
-    if (e->o->head)
-        name = scd_strdup(e->o->head);
-    else
-        code = only_head(e->o->model, &name, err);
-    if (!code && name) {
-        snprintf(path, sizeof path, "%s/heads/%s", e->o->model, name);
+    if (e->o->head) {
+        snprintf(path, sizeof path, "%s/heads/%s", e->o->model, e->o->head);
         code = scd_head_open(path, scd_model_get_config(e->model), &e->head, err);
+    } else {
+        code = only_head(e, path, err);
     }
-    if (!code && e->head) {
-        e->info = scd_head_get_info(e->head);
-        code = check_model(e, path, err);
-    }
-    free(name);
-    return code;
+    if (code || !e->head)
+        return code;
+    e->info = scd_head_get_info(e->head);
+    if (e->info->perturb)
+        return scd_fail(err, SCD_E_INVALID,
+                        "%s is a perturbation head: eval measures annotation heads; what this one "
+                        "scored is in its head.json",
+                        path);
+    return check_model(e, path, err);
 }
 
 /* "'A', 'B', 'C', ..." */

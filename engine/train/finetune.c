@@ -8,19 +8,14 @@
 #include "engine/train/device.h"
 #include "engine/train/finetune.h"
 
-#include "engine/base/mem.h"
-#include "engine/model/file.h"
+#include "engine/train/finetune_perturb.h"
+
 #include "engine/train/progress.h"
 #include "engine/train/train.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 /* ---- options --------------------------------------------------------------------------------- */
 
@@ -172,69 +167,11 @@ static scd_code check(const scd_finetune_options *o, scd_error *err)
                         "--patience 0 with it");
     if (strcmp(o->dtype, "f32") && strcmp(o->dtype, "bf16"))
         return scd_fail(err, SCD_E_INVALID, "--dtype %s: must be f32 or bf16", o->dtype);
-    if (!*o->name || *o->name == '.' || strchr(o->name, '/'))
-        return scd_fail(err, SCD_E_INVALID, "--name '%s': must be a plain folder name", o->name);
-    return scd_augment_check(&o->augment, err);
+    scd_code code = scd_head_name_check(o->name, err);
+    return code ? code : scd_augment_check(&o->augment, err);
 }
 
 /* ---- the run --------------------------------------------------------------------------------- */
-
-static scd_code make_dir(const char *path, scd_error *err)
-{
-    if (mkdir(path, 0777) && errno != EEXIST)
-        return scd_fail(err, SCD_E_IO, "%s: %s", path, strerror(errno));
-    return SCD_OK;
-}
-
-static char *joined(const char *a, const char *b, const char *c)
-{
-    size_t n = strlen(a) + strlen(b) + strlen(c) + 3;
-    char *out = scd_malloc(n, 1);
-    if (out)
-        snprintf(out, n, "%s/%s%s%s", a, b, *c ? "/" : "", c);
-    return out;
-}
-
-/* The run works in heads/.NAME, which nobody takes for a head, and becomes heads/NAME when it is
- * whole; nothing whole is overwritten unasked. */
-static scd_code name_dirs(scd_finetune *run, scd_error *err)
-{
-    const scd_finetune_options *o = run->o;
-    char hidden[256];
-    if ((size_t)snprintf(hidden, sizeof hidden, ".%s", o->name) >= sizeof hidden)
-        hidden[0] = 0;
-    run->final_dir = joined(o->model, "heads", o->name);
-    run->dir = joined(o->model, "heads", hidden);
-    run->checkpoint_path = run->dir ? joined(run->dir, "checkpoint.bin", "") : NULL;
-    if (!run->final_dir || !run->checkpoint_path)
-        return scd_fail(err, SCD_E_NOMEM, "out of memory");
-    if (!hidden[0])
-        return scd_fail(err, SCD_E_INVALID, "--name: too long");
-    if (!access(run->final_dir, F_OK) && !o->force)
-        return scd_fail(err, SCD_E_INVALID,
-                        "%s is there already; --force replaces it, --name makes another",
-                        run->final_dir);
-    return SCD_OK;
-}
-
-/* After everything that input can be wrong about: a refusal leaves no folder behind. The lock ends
- * with the process. */
-static scd_code open_dir(scd_finetune *run, scd_error *err)
-{
-    char *heads = joined(run->o->model, "heads", "");
-    scd_code code = heads ? make_dir(heads, err) : scd_fail(err, SCD_E_NOMEM, "out of memory");
-    if (!code)
-        code = make_dir(run->dir, err);
-    free(heads);
-    if (code)
-        return code;
-    run->dir_lock = open(run->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (run->dir_lock < 0)
-        return scd_fail(err, SCD_E_IO, "%s: %s", run->dir, strerror(errno));
-    if (flock(run->dir_lock, LOCK_EX | LOCK_NB))
-        return scd_fail(err, SCD_E_BUSY, "%s: another run is training this head", run->dir);
-    return SCD_OK;
-}
 
 static scd_code open_data(scd_finetune *run, scd_error *err)
 {
@@ -310,15 +247,18 @@ static scd_code run_all(scd_finetune *run, const scd_option *table, size_t n, sc
     const scd_finetune_options *o = run->o;
     scd_code code = scd_model_open(o->model, &run->model, err);
     if (!code)
-        code = name_dirs(run, err);
+        code = scd_head_dir_name(o->model, o->name, o->force, &run->dir, err);
     if (!code)
         code = open_data(run, err);
     if (!code)
         code = scd_finetune_weigh(run, err);
     if (!code)
-        code = open_dir(run, err);
+        code = scd_head_dir_open(&run->dir, o->model, err);
     if (code)
         return code;
+    run->checkpoint_path = scd_path_join(run->dir.hidden, "checkpoint.bin", "");
+    if (!run->checkpoint_path)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
     say_data(run);
     size_t layers = scd_model_get_config(run->model)->n_layers;
     run->frozen = !o->train_layers;
@@ -350,32 +290,23 @@ static void run_release(scd_finetune *run)
     free(run->gene_rank);
     free(run->gene_level);
     free(run->measured);
-    free(run->dir);
-    free(run->final_dir);
+    scd_head_dir_release(&run->dir);
     free(run->checkpoint_path);
     for (size_t i = 0; i < SCD_PARTS; i++) {
         free(run->parts[i].best);
         free(run->parts[i].now);
     }
-    if (run->dir_lock >= 0)
-        close(run->dir_lock);
 }
 
-int scd_train_finetune(int argc, char **argv)
+static int finetune_annotation(int argc, char **argv)
 {
     scd_finetune_options o = defaults;
     scd_option table[MAX_OPTIONS];
     size_t n = option_table(&o, table);
     scd_error err = {0};
     scd_buf recipe;
-    bool help = argc > 1 && !strncmp(argv[1], "--h", 3);
-    if (!help && (argc < 2 || strcmp(argv[1], "annotation"))) {
-        fputs("scdiva-train finetune: say what for: scdiva-train finetune annotation OPTIONS\n",
-              stderr);
-        return SCD_EXIT_USAGE;
-    }
     int status = scd_options_read("finetune annotation", "Train a head that names cell types.",
-                                  table, n, help ? argc : argc - 1, help ? argv : argv + 1);
+                                  table, n, argc, argv);
     if (status) {
         free(o.data.items);
         free(o.held_out_groups.items);
@@ -384,7 +315,7 @@ int scd_train_finetune(int argc, char **argv)
     scd_buf_init(&recipe, 1u << 20);
     scd_buf_puts(&recipe, "scdiva-train finetune annotation");
     scd_options_recipe(table, n, &recipe);
-    scd_finetune run = {.o = &o, .recipe = recipe.data, .dir_lock = -1};
+    scd_finetune run = {.o = &o, .recipe = recipe.data, .dir = {.lock = -1}};
     scd_stop_on_signals();
     scd_code code = check(&o, &err);
     status = code ? SCD_EXIT_USAGE : SCD_EXIT_OK;
@@ -397,4 +328,19 @@ int scd_train_finetune(int argc, char **argv)
     free(o.data.items);
     free(o.held_out_groups.items);
     return status;
+}
+
+int scd_train_finetune(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "annotation"))
+        return finetune_annotation(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "perturbation"))
+        return scd_train_finetune_perturb(argc - 1, argv + 1);
+    bool help = argc > 1 && !strncmp(argv[1], "--h", 3);
+    fputs("usage: scdiva-train finetune TASK OPTIONS\n\n"
+          "  annotation     a head that names cell types\n"
+          "  perturbation   a head that predicts the response to perturbed genes\n\n"
+          "  scdiva-train finetune TASK --help   the options of a task\n",
+          help ? stdout : stderr);
+    return help ? SCD_EXIT_OK : SCD_EXIT_USAGE;
 }

@@ -11,6 +11,7 @@
 
 #include "engine/train/checkpoint.h"
 #include "engine/train/classify.h"
+#include "engine/train/head_dir.h"
 #include "engine/train/labels.h"
 #include "engine/train/options.h"
 #include "engine/train/scores.h"
@@ -62,8 +63,8 @@ typedef struct scd_finetune {
     size_t first_layer; /* as scd_net_backward counts; n_layers: frozen */
     bool frozen;
     scd_feed *feed, *held_feed;
-    char *dir, *final_dir, *checkpoint_path; /* heads/.NAME while it runs; heads/NAME */
-    int dir_lock;
+    scd_head_dir dir;
+    char *checkpoint_path;
 
     /* where training stands */
     uint64_t step, drawn;

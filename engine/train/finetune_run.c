@@ -466,7 +466,7 @@ scd_code scd_finetune_train(scd_finetune *run, scd_error *err)
     size_t most = run->o->micro_rows / 2 + run->c.config->max_gene_len + 1;
     run->steps_per_epoch = (run->n_train + run->o->batch - 1) / run->o->batch;
     run->n_steps = run->steps_per_epoch * run->o->epochs;
-    snprintf(csv, sizeof csv, "%s/train.csv", run->dir);
+    snprintf(csv, sizeof csv, "%s/train.csv", run->dir.hidden);
     s.labels = scd_malloc(most * run->labels.n_classes, sizeof *s.labels);
     s.targets = scd_malloc(most * run->labels.n_classes, sizeof *s.targets);
     s.weights = scd_malloc(most, sizeof *s.weights);

@@ -9,12 +9,9 @@
 #include "engine/model/file.h"
 #include "engine/train/finetune.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct calibration {
     size_t n; /* cells, copies counted */
@@ -193,23 +190,6 @@ static void put_labels(scd_buf *out, const scd_labels *l)
     scd_buf_puts(out, "],\n");
 }
 
-/* Runs of measured tokens, [first, past). */
-static void put_genes(scd_buf *out, const uint8_t *measured, size_t vocab)
-{
-    bool any = false;
-    scd_buf_puts(out, "  \"genes\": [");
-    for (size_t first = 0, past; first < vocab; first = past) {
-        past = first + 1;
-        if (!measured[first])
-            continue;
-        while (past < vocab && measured[past])
-            past++;
-        scd_buf_printf(out, "%s[%zu,%zu]", any ? "," : "", first, past);
-        any = true;
-    }
-    scd_buf_puts(out, "],\n");
-}
-
 static scd_code write_json(const scd_finetune *run, const calibration *c, const char *path,
                            scd_error *err)
 {
@@ -217,7 +197,7 @@ static scd_code write_json(const scd_finetune *run, const calibration *c, const 
     scd_buf_init(&out, (size_t)1 << 26);
     scd_buf_puts(&out, "{\n  \"task\": \"annotation\",\n  \"format\": 1,\n");
     put_labels(&out, &run->labels);
-    put_genes(&out, run->measured, run->c.config->vocab);
+    scd_head_put_genes(&out, run->measured, run->c.config->vocab);
     scd_buf_puts(&out, "  ");
     put_number(&out, "temperature", c->temperature);
     scd_buf_puts(&out, ",\n  ");
@@ -239,54 +219,6 @@ static scd_code write_json(const scd_finetune *run, const calibration *c, const 
     return code;
 }
 
-/* ---- the directory ----------------------------------------------------------------------------
- */
-
-static scd_code io_error(const char *path, scd_error *err)
-{
-    return scd_fail(err, SCD_E_IO, "%s: %s", path, strerror(errno));
-}
-
-/* Where the file system cannot exchange two names, the old head steps aside for a moment: a process
- * killed in it leaves both, the old one as heads/.NAME.old. */
-static scd_code exchange(const scd_finetune *run, scd_error *err)
-{
-    char old[4096];
-    if (!renameat2(AT_FDCWD, run->dir, AT_FDCWD, run->final_dir, RENAME_EXCHANGE))
-        return SCD_OK;
-    if (errno != EINVAL && errno != ENOSYS)
-        return io_error(run->final_dir, err);
-    snprintf(old, sizeof old, "%s.old", run->dir);
-    if (rename(run->final_dir, old) || rename(run->dir, run->final_dir) || rename(old, run->dir))
-        return io_error(run->final_dir, err);
-    return SCD_OK;
-}
-
-/* The run's folder takes the head's name; a head that was there is exchanged for it, then removed.
- */
-static scd_code publish(const scd_finetune *run, scd_error *err)
-{
-    static const char *const files[] = {"head.json", "head.safetensors", "train.csv"};
-    char path[4096];
-    bool replaces = !access(run->final_dir, F_OK);
-    scd_code code = SCD_OK;
-    if (replaces)
-        code = exchange(run, err);
-    else if (rename(run->dir, run->final_dir))
-        code = io_error(run->final_dir, err);
-    if (code)
-        return code;
-    snprintf(path, sizeof path, "%s/checkpoint.bin", run->final_dir);
-    unlink(path);
-    for (size_t i = 0; replaces && i < sizeof files / sizeof files[0]; i++) {
-        snprintf(path, sizeof path, "%s/%s", run->dir, files[i]);
-        unlink(path); /* what else lies there is not ours: the folder stays then */
-    }
-    if (replaces)
-        rmdir(run->dir);
-    return SCD_OK;
-}
-
 /* ---- the end of a run ------------------------------------------------------------------------ */
 
 static void report(const scd_finetune *run, const calibration *c)
@@ -301,15 +233,15 @@ static void report(const scd_finetune *run, const calibration *c)
                "%.4f\n",
                run->o->calibrate_copies, c->calibrated.accuracy, c->calibrated.balanced_accuracy,
                c->calibrated.macro_f1, c->augmented.ece, c->calibrated.ece);
-    printf("temperature %.4f, threshold %.4f\n%s\n", c->temperature, c->threshold, run->final_dir);
+    printf("temperature %.4f, threshold %.4f\n%s\n", c->temperature, c->threshold, run->dir.final);
 }
 
 scd_code scd_finetune_write(scd_finetune *run, scd_error *err)
 {
     calibration c = {0};
     char json[4096], weights[4096];
-    snprintf(json, sizeof json, "%s/head.json", run->dir);
-    snprintf(weights, sizeof weights, "%s/head.safetensors", run->dir);
+    snprintf(json, sizeof json, "%s/head.json", run->dir.hidden);
+    snprintf(weights, sizeof weights, "%s/head.safetensors", run->dir.hidden);
     scd_code code = fit(run, &c, err);
     if (code)
         return code;
@@ -317,7 +249,7 @@ scd_code scd_finetune_write(scd_finetune *run, scd_error *err)
     if (!code)
         code = write_json(run, &c, json, err);
     if (!code)
-        code = publish(run, err);
+        code = scd_head_dir_publish(&run->dir, "checkpoint.bin", err);
     if (!code)
         report(run, &c);
     return code;

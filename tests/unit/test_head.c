@@ -229,7 +229,7 @@ static void a_json_with_a_fault_is_refused_by_key(void **state)
         const char *members, *says;
     } faults[] = {
         {"", "task is no string"},
-        {"\"task\":\"perturbation\"", "task is perturbation, must be \"annotation\""},
+        {"\"task\":\"sorting\"", "task is sorting, must be \"annotation\" or \"perturbation\""},
         {"\"task\":\"annotation\",\"format\":2", "format must be 1"},
         {"\"task\":\"annotation\",\"task\":\"annotation\"", "task is given twice"},
 #define START "\"task\":\"annotation\",\"format\":1,"

@@ -6,6 +6,7 @@
 #include "api/genes_request.h"
 #include "api/grn_fields.h"
 #include "api/openapi.h"
+#include "api/perturb_fields.h"
 #include "api/request.h"
 
 #include <cjson/cJSON.h>
@@ -147,6 +148,29 @@ static void decode_cells(const char *path, size_t n_cells)
     }
 }
 
+/* With controls, and without. */
+static void decode_perturbations(void)
+{
+    const cJSON *example;
+    cJSON_ArrayForEach(example, at("paths", "/v1/perturbations", "post", "requestBody", "content",
+                                   "application/json", "examples", NULL))
+    {
+        char *body = cJSON_Print(cJSON_GetObjectItemCaseSensitive(example, "value"));
+        scd_arena arena;
+        scd_problem problem = {0};
+        scd_request request = {.cells_required = false};
+        scd_perturb_fields fields;
+        scd_arena_init(&arena, 1 << 20);
+        if (scd_request_decode(body, strlen(body), &limits, &arena, &request, &problem) ||
+            scd_perturb_fields_decode(&request, limits.max_name_bytes, &arena, &fields, &problem))
+            fail_msg("%s: %s", example->string, problem.detail);
+        assert_null(fields.unknown);
+        scd_request_release(&request);
+        scd_arena_release(&arena);
+        cJSON_free(body);
+    }
+}
+
 static void our_decoder_takes_the_example_requests(void **state)
 {
     (void)state;
@@ -156,6 +180,7 @@ static void our_decoder_takes_the_example_requests(void **state)
     decode_cells("/v1/denoise", 2);
     decode_cells("/v1/generate", 0);
     decode_cells("/v1/grn", 2);
+    decode_perturbations();
     cJSON_ArrayForEach(example, at("paths", "/v1/genes", "post", "requestBody", "content",
                                    "application/json", "examples", NULL))
     {

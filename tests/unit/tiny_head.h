@@ -38,7 +38,8 @@ static scd_code head_write_json(const char *dir, const char *text)
     return scd_file_write(path, text, strlen(text), NULL);
 }
 
-static scd_code head_write_good_json(const char *dir, const char *model_digest)
+static scd_code __attribute__((unused))
+head_write_good_json(const char *dir, const char *model_digest)
 {
     char text[1000];
     snprintf(text, sizeof text,
@@ -50,8 +51,9 @@ static scd_code head_write_good_json(const char *dir, const char *model_digest)
 
 /* The four tensors of the MLP for a model of `hidden` dimensions, and n more. `bad` != 0 becomes
  * the first element of mlp.0.bias. */
-static scd_code head_write_tensors(const char *dir, size_t hidden, const scd_tensor_entry *more,
-                                   size_t n, float bad)
+static scd_code __attribute__((unused))
+head_write_tensors(const char *dir, size_t hidden, const scd_tensor_entry *more, size_t n,
+                   float bad)
 {
     char path[128];
     scd_tensor_entry entries[HEAD_TENSORS_MAX] = {
