@@ -42,7 +42,7 @@ scd_code scd_train_device_open(const char *name, size_t threads, const scd_backe
     else if (name && strcmp(name, "auto") != 0)
         return scd_fail(err, SCD_E_INVALID, "--device %s: must be auto, cpu or cuda[:N]", name);
     scd_code code = scd_backend_open(choice, &options, backend, device, why, sizeof why, err);
-    if (!code)
+    if (!code && (name || *backend != &scd_backend_cpu))
         fprintf(stderr, "computing on %s (%s)\n", (*backend)->info(*device)->name, why);
     return code;
 }

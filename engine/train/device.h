@@ -12,8 +12,8 @@
 #define SCD_TRAIN_DEVICE_HELP "auto, cpu or cuda[:N]; auto: the GPU where there is one"
 
 /* Opens it in fp32, in which models learn, and says on standard error in one line what it is and
- * why. `name` NULL: auto. threads: of the CPU, 0: one per core. SCD_E_INVALID: no such name;
- * SCD_E_DEVICE: named and not there. */
+ * why, unless it is the CPU and nobody asked for a device. `name` NULL: auto. threads: of the CPU,
+ * 0: one per core. SCD_E_INVALID: no such name; SCD_E_DEVICE: named and not there. */
 scd_code scd_train_device_open(const char *name, size_t threads, const scd_backend **backend,
                                scd_device **device, scd_error *err);
 
