@@ -94,6 +94,8 @@ def test_hidden_tokens_are_found_in_fixed_steps():
 
 def test_hidden_tokens_are_found_by_confidence():
     check_sample({"steps": 16, "confidence": 0.2}, confidence=0.2)
+    check_sample({"steps": 5, "confidence": 0.1, "temperature": 1}, seed=3, confidence=0.1,
+                 temperature=1)
 
 
 def test_temperature_draws_the_noise_of_the_reference():
