@@ -59,7 +59,7 @@ CUDA_ARCHS := 80 86 89 90a
 NVCC_FLAGS = -std=c++20 -O3 $(CPPFLAGS) -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-fno-exceptions,-fvisibility=hidden \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_90,code=compute_90
 CXXFLAGS := -std=c++20 $(OPT) -fno-math-errno -ffp-contract=off -fno-exceptions -fno-rtti \
-            -Wall -Wextra -Wshadow -Wconversion -Werror $(SAN) -pthread -DSCD_CUDA_HOST
+            -Wall -Wextra -Wshadow -Wconversion -Werror $(SAN) -pthread -fPIC -DSCD_CUDA_HOST
 
 # Files whose name ends in an instruction set are compiled for it and chosen at run time.
 isa_flags = $(if $(findstring _avx512bf16,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c, \
@@ -86,7 +86,7 @@ layer_obj = $(patsubst %.c,$(B)/obj/%.o,$(call layer_src,$1))
 archive = $(B)/lib/lib$1.a
 CUDA_SRC := $(wildcard engine/cuda/*.cu)
 # The device's side of engine/cuda that has a twin in tests/cuda_host.
-CUDA_DEVICE := $(addprefix $(B)/obj/engine/cuda/,runtime.o cublaslt.o gemm_lt.o)
+CUDA_DEVICE := $(addprefix $(B)/obj/engine/cuda/,runtime.o cublaslt.o gemm_lt.o gemm_f32_lt.o)
 CUDA_SHARED := $(filter-out $(CUDA_DEVICE),$(patsubst %.c,$(B)/obj/%.o,$(wildcard engine/cuda/*.c)))
 UNIT := $(basename $(notdir $(wildcard tests/unit/test_*.c)))
 OPS := $(basename $(notdir $(wildcard tests/ops/test_*.c) $(wildcard tests/cuda_host/test_*.cc)))
@@ -184,11 +184,19 @@ $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/*/*.c)): | $(TEST_DEPS)
 # The CUDA backend on the emulator: the same kernels, compiled for the host.
 CUDA_HOST := $(CUDA_SRC:%.cu=$(B)/obj/%.host.o) $(CUDA_SHARED) \
              $(patsubst %.cc,$(B)/obj/%.o,$(filter-out tests/cuda_host/test_%,$(wildcard tests/cuda_host/*.cc)))
-CUDA_TEST_LINK = $(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) \
+CUDA_TEST_LINK = $(Q)mkdir -p $(@D) && $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,-u,scd_backend_cuda \
                  -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lcmocka $(LIBS_server)
 $(B)/lib/libcuda_host.a: $(CUDA_HOST)
 	$(Q)mkdir -p $(@D)
 	$(Q)rm -f $@ && ar rcs $@ $^
+# The programs with the emulator as their GPU, for the end-to-end tests.
+EMULATED := $(if $(SANITIZE)$(FUZZING),,$(addprefix $(B)/emulated/,scdiva_cuda.so scdivad scdiva-train))
+$(B)/emulated/scdiva_cuda.so: $(CUDA_HOST) $(call archive,base) engine/cuda/exports.map
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CXX) -shared -pthread -o $@ $(CUDA_HOST) $(call archive,base) -Wl,--no-undefined -Wl,--gc-sections \
+	  -Wl,--version-script=engine/cuda/exports.map -lm -ldl
+$(B)/emulated/%: $(B)/%
+	$(Q)mkdir -p $(@D) && ln -f $< $@
 $(B)/obj/tests/ops/test_cuda_%.o: CPPFLAGS += -DSCD_CUDA_HOST
 $(B)/obj/%.host.o: %.cu $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
@@ -196,14 +204,17 @@ $(B)/obj/%.host.o: %.cu $(STAMP) | $(TEST_DEPS)
 $(B)/obj/%.o: %.cc $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
-$(B)/tests/test_cuda_%: $(B)/obj/tests/ops/test_cuda_%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
-	$(CUDA_TEST_LINK)
 $(B)/tests/test_cuda_%: $(B)/obj/tests/cuda_host/test_cuda_%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
 	$(CUDA_TEST_LINK)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(ARCHIVES)
 	$(TEST_LINK)
+ifeq ($(SANITIZE),thread)
 $(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(ARCHIVES)
 	$(TEST_LINK)
+else
+$(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
+	$(CUDA_TEST_LINK)
+endif
 $(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(ARCHIVES)
 	$(TEST_LINK)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(BENCH_SHARED) $(ARCHIVES)
@@ -213,24 +224,28 @@ $(B)/bench/%: $(B)/obj/tests/bench/%.o $(BENCH_SHARED) $(ARCHIVES)
 run-test: $(B)/tests/$(T) ## build and run one test: make run-test T=test_vocab
 	$(Q)$(B)/tests/$(T)
 
-test-programs: programs $(TESTS:%=$(B)/tests/%) $(FUZZERS:%=$(B)/fuzz/%)
+test-programs: programs $(EMULATED) $(TESTS:%=$(B)/tests/%) $(FUZZERS:%=$(B)/fuzz/%)
 
 test: test-programs ## run every test (SANITIZE=address or thread for those builds)
 	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))
 
 # The tests that a real device can run too, linked with the object itself.
-GPU_TESTS := $(addprefix $(B)/gpu/,test_cuda_ops test_cuda_exact test_cuda_model)
+GPU_TESTS := $(addprefix $(B)/gpu/,test_ops test_pick test_weights $(basename $(notdir $(wildcard tests/ops/test_train_*.c))) test_net_gradient \
+             test_cuda_exact test_cuda_model)
 $(B)/obj/gpu/%.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(B)/gpu/%: $(B)/obj/gpu/%.o $(OPS_SHARED) $(B)/scdiva_cuda.so $(ARCHIVES)
-	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/scdiva_cuda.so -Wl,-rpath,'$$ORIGIN/..' \
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -L$(B) -Wl,--no-as-needed -l:scdiva_cuda.so -Wl,--as-needed \
+	  -Wl,-rpath,'$$ORIGIN/..' \
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
-test-gpu: $(if $(CUDA_SO),$(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
-	$(Q)for t in $(GPU_TESTS); do $$t || exit 1; done
+test-gpu: $(if $(CUDA_SO),programs $(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
+	$(Q)for t in $(GPU_TESTS); do SCDIVA_TEST_DEVICES=cuda $$t || exit 1; done
+	$(Q)SCDIVAD=$(B)/scdivad SCDIVA_TRAIN=$(B)/scdiva-train $(PYTHON) tests/e2e/run.py parity
+	$(Q)tests/ops/sanitize.sh $(CUDA_HOME)/bin/compute-sanitizer $(B)/gpu
 .PHONY: no-nvcc
 no-nvcc:
-	$(Q)echo "test-gpu needs CUDA 12 or later with nvcc, on the PATH or in /usr/local/cuda, and no SANITIZE" >&2; exit 1
+	$(Q)echo "test-gpu and bench-gpu need CUDA 12 or later with nvcc, on the PATH or in /usr/local/cuda, and no SANITIZE" >&2; exit 1
 
 test-valgrind: test-programs ## the unit tests under valgrind
 	$(Q)$(PYTHON) tests/run.py --build $(B) --valgrind
@@ -241,10 +256,20 @@ demo: programs | $(TEST_DEPS) ## serve real blood cells and look at the answer
 	$(Q)$(PYTHON) tests/e2e/demo.py --build $(B)
 
 # ---- benchmarks: they print, they never fail -------------------------------------------------------
-.PHONY: bench bench-gpu
+.PHONY: bench bench-gpu bench-gpu-dry
 bench: programs $(BENCHES:%=$(B)/bench/%) | $(TEST_DEPS) ## engine, HTTP, cache, start-up and PyTorch, beside their ceilings
 	$(Q)$(call install,wrk)
 	$(Q)$(PYTHON) tests/bench/run.py --build $(B)
+
+# The backend lies beside the program that loads it.
+$(B)/bench/scdiva_cuda.so: $(B)/scdiva_cuda.so
+	$(Q)mkdir -p $(@D) && ln -f $< $@
+$(B)/emulated/bench_gpu: $(B)/bench/bench_gpu
+	$(Q)mkdir -p $(@D) && ln -f $< $@
+bench-gpu: $(if $(CUDA_SO),programs $(B)/bench/bench_gpu $(B)/bench/scdiva_cuda.so,no-nvcc) | $(TEST_DEPS) ## one table of a GPU's figures beside its ceilings and PyTorch (TORCH_PYTHON), in eight minutes
+	$(Q)$(PYTHON) tests/bench/gpu.py --build $(B)
+bench-gpu-dry: programs $(EMULATED) $(B)/emulated/bench_gpu | $(TEST_DEPS) ## the same on the emulator and a tiny model: does all of it work? Its figures mean nothing
+	$(Q)$(PYTHON) tests/bench/gpu.py --build $(B) --dry-run --out $(B)/bench-gpu-dry.md
 
 # ---- the bundled model: made again from its data, and judged ------------------------------------
 DATA ?= ../shared/data
@@ -275,12 +300,12 @@ build/fuzz/libfuzzer/%: $(B)/obj/tests/fuzz/%.o $(ARCHIVES)
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group $(LIBS_server)
 
 # ---- keeping house -------------------------------------------------------------------------------
-.PHONY: lint format check-headers install docker clean help
+.PHONY: lint format check-headers install docker docker-cuda clean help
 lint: | $(TEST_DEPS) ## layers, third-party homes, sizes, and that documents agree with the code
 	$(Q)$(PYTHON) tests/lint/lint.py
 
 check-headers: ## every header compiles on its own
-	$(Q)for h in $$(git ls-files '*.h' | grep -v -e _body.h -e cublaslt.h); do \
+	$(Q)for h in $$(git ls-files '*.h' | grep -v -e _body.h -e cublaslt.h -e gemm_lt.h); do \
 	  $(CC) $(CPPFLAGS) $(HDF5_CFLAGS) $(CFLAGS) -x c -fsyntax-only $$h || exit 1; done
 
 format: ## clang-format everything
@@ -303,6 +328,9 @@ install: programs ## install into PREFIX (default /usr/local)
 
 docker: ## build the CPU image with the container engine that is there
 	$(Q)docker build -f docker/Dockerfile -t scdivad:cpu .
+
+docker-cuda: ## build the image for NVIDIA GPUs
+	$(Q)docker build -f docker/Dockerfile.cuda -t scdivad:cuda .
 
 clean: ## remove everything that was built
 	$(Q)rm -rf build

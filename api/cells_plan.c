@@ -26,11 +26,11 @@ static scd_code no_memory(const planner *p, scd_error *err)
 
 /* ---- notes ---- */
 
-static void note(const char *notes[SCD_FILE_PLAN_NOTES], size_t *n, scd_arena *arena,
+static void note(const char *notes[SCD_PLAN_MAX_NOTES], size_t *n, scd_arena *arena,
                  const char *fmt, va_list args)
 {
     char text[2048];
-    if (*n == SCD_FILE_PLAN_NOTES)
+    if (*n == SCD_PLAN_MAX_NOTES)
         return;
     vsnprintf(text, sizeof text, fmt, args);
     const char *copy = scd_arena_strndup(arena, text, strlen(text));
@@ -260,9 +260,9 @@ static scd_code sample(planner *p, scd_error *err)
 {
     scd_file_plan *plan = p->plan;
     tally all = {0};
-    size_t n = plan->n_cells, piece = SCD_FILE_PLAN_ROWS / PIECES;
+    size_t n = plan->n_cells, piece = SCD_PLAN_SAMPLE_ROWS / PIECES;
     scd_code code = SCD_OK;
-    bool whole = n <= SCD_FILE_PLAN_ROWS;
+    bool whole = n <= SCD_PLAN_SAMPLE_ROWS;
     for (size_t i = 0; i < PIECES && !code; i++) {
         size_t first = whole ? i * piece : (n - piece) / (PIECES - 1) * i;
         size_t some = first >= n ? 0 : n - first < piece ? n - first : piece;

@@ -16,7 +16,7 @@
 
 #include "api/cells_choose.h"
 
-enum { SCD_FILE_PLAN_NOTES = 32, SCD_FILE_PLAN_ROWS = 1000 };
+enum { SCD_PLAN_MAX_NOTES = 32, SCD_PLAN_SAMPLE_ROWS = 1000 };
 
 typedef struct scd_file_plan_options {
     const char *matrix, *gene_column; /* what the user says, or NULL */
@@ -44,7 +44,7 @@ typedef struct scd_file_plan {
     size_t n_poor;                /* rows with less than half of their counts on known genes */
     const char *unknown_examples; /* "A1BG-X, foo": a few names that are not known; or "" */
 
-    const char *decisions[SCD_FILE_PLAN_NOTES], *warnings[SCD_FILE_PLAN_NOTES];
+    const char *decisions[SCD_PLAN_MAX_NOTES], *warnings[SCD_PLAN_MAX_NOTES];
     size_t n_decisions, n_warnings;
 } scd_file_plan;
 

@@ -4,11 +4,13 @@
  * Threads: main, alone. Owns: the open file, until the process ends. */
 #include "api/confined.h"
 #include "api/confined_wire.h"
+#include "engine/base/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/landlock.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +21,19 @@
 #include <unistd.h>
 
 enum { ARENA_SHARE = 2, MAX_FILES = 64 };
+
+/* The shadow of a sanitizer needs the address space, and its report more system calls. */
+#if defined(__has_feature)
+#define HAS_FEATURE(x) __has_feature(x)
+#else
+#define HAS_FEATURE(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
+enum { IS_SANITIZED = 1 };
+#else
+enum { IS_SANITIZED = 0 };
+#endif
 
 static size_t memory_bytes; /* what the address space may hold */
 
@@ -65,8 +80,8 @@ static void confine_files(const char *path)
     close(ruleset);
 }
 
-/* What reading files, memory and one thread need. */
-static const int needed[] = {
+/* What reading files, memory and one thread need; all else fails with EPERM. */
+static const int needed_calls[] = {
     SCMP_SYS(read),
     SCMP_SYS(write),
     SCMP_SYS(readv),
@@ -134,13 +149,13 @@ static const int needed[] = {
     SCMP_SYS(exit_group),
 };
 
-/* All else fails with EPERM. */
 static bool confine_calls(void)
 {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     bool ok = filter != NULL;
-    for (size_t i = 0; i < sizeof needed / sizeof needed[0] && ok; i++)
-        seccomp_rule_add(filter, SCMP_ACT_ALLOW, needed[i], 0); /* not there on every machine */
+    for (size_t i = 0; i < sizeof needed_calls / sizeof needed_calls[0] && ok; i++)
+        seccomp_rule_add(filter, SCMP_ACT_ALLOW, needed_calls[i],
+                         0); /* not there on every machine */
     ok = ok && seccomp_load(filter) == 0;
     seccomp_release(filter);
     return ok;
@@ -149,51 +164,18 @@ static bool confine_calls(void)
 static bool confine(const char *path, uint64_t memory, uint64_t file_bytes)
 {
     memory_bytes = memory;
-#ifndef __SANITIZE_ADDRESS__ /* whose shadow needs the address space, and its report more calls */
-    limit(RLIMIT_AS, memory);
-#endif
+    if (!IS_SANITIZED)
+        limit(RLIMIT_AS, memory);
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NOFILE, MAX_FILES);
     if (file_bytes)
         limit(RLIMIT_FSIZE, file_bytes);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     confine_files(path);
-#ifdef __SANITIZE_ADDRESS__
-    return true;
-#else
-    return confine_calls();
-#endif
+    return IS_SANITIZED || confine_calls();
 }
 
 /* ---- messages ---- */
-
-static bool read_all(void *out, size_t n)
-{
-    for (char *at = out; n;) {
-        ssize_t got = read(SCD_WIRE_FD, at, n);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return false;
-        at += got;
-        n -= (size_t)got;
-    }
-    return true;
-}
-
-static bool write_all(const void *bytes, size_t n)
-{
-    for (const char *at = bytes; n;) {
-        ssize_t put = write(SCD_WIRE_FD, at, n);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return false;
-        at += put;
-        n -= (size_t)put;
-    }
-    return true;
-}
 
 static bool answer(scd_code code, const scd_error *err, scd_buf *out)
 {
@@ -204,7 +186,8 @@ static bool answer(scd_code code, const scd_error *err, scd_buf *out)
                               ? "more at once than its memory allows"
                               : err->message;
     scd_wire_head head = {(uint32_t)code, SCD_WIRE_MAGIC, message ? strlen(message) : out->n_bytes};
-    return write_all(&head, sizeof head) && write_all(message ? message : out->data, head.n_bytes);
+    return scd_write_all(SCD_WIRE_FD, &head, sizeof head) &&
+           scd_write_all(SCD_WIRE_FD, message ? message : out->data, head.n_bytes);
 }
 
 /* ---- requests ---- */
@@ -329,8 +312,8 @@ static bool serve_one(scd_cells **cells)
     scd_error err = {0};
     scd_arena arena;
     scd_buf out;
-    if (!read_all(&head, sizeof head) || head.magic != SCD_WIRE_MAGIC ||
-        head.n_bytes > sizeof request || !read_all(request, head.n_bytes))
+    if (!scd_read_all(SCD_WIRE_FD, &head, sizeof head) || head.magic != SCD_WIRE_MAGIC ||
+        head.n_bytes > sizeof request || !scd_read_all(SCD_WIRE_FD, request, head.n_bytes))
         return false;
     scd_wire_in in = {request, request + head.n_bytes, false};
     size_t most = memory_bytes ? memory_bytes / ARENA_SHARE : SCD_WIRE_MAX_REQUEST;
@@ -352,7 +335,9 @@ bool scd_confined_main(int argc, char **argv, int *status)
     scd_cells *cells = NULL;
     if (argc != 2 || strcmp(argv[1], SCD_CONFINED_ARGUMENT) != 0)
         return false;
-    prctl(PR_SET_PDEATHSIG, 9);
+    signal(SIGINT, SIG_IGN); /* a terminal sends it to all: the parent decides */
+    signal(SIGTERM, SIG_IGN);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     while (serve_one(&cells))
         ;
     *status = 0;

@@ -64,7 +64,8 @@ static void read_temperature(const cJSON *value, scd_sampling_fields *out, scd_p
     double t = cJSON_IsNumber(value) ? value->valuedouble : NAN;
     out->has_temperature = true;
     out->temperature = (float)t;
-    if (t != 0 && !(t >= (double)SCD_MIN_TEMPERATURE && t <= SCD_MAX_TEMPERATURE))
+    float in_use = out->temperature;
+    if (t != 0 && !(in_use >= SCD_MIN_TEMPERATURE && in_use <= SCD_MAX_TEMPERATURE))
         scd_problem_add(problem, "/temperature",
                         "must be 0 (the most probable gene) or from %g to %d",
                         (double)SCD_MIN_TEMPERATURE, (int)SCD_MAX_TEMPERATURE);

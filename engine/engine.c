@@ -4,14 +4,16 @@
 #include "engine/base/mem.h"
 #include "engine/denoise/classifier.h"
 #include "engine/model/forward.h"
+#include "engine/model/lengths.h"
 #include "engine/model/model.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* On a CPU a batch gains nothing beyond a few hundred rows, and a short one lets a waiting single
  * cell in sooner; a GPU wants to be filled. */
-enum { CPU_BATCH_ROWS = 2048, CUDA_BATCH_ROWS = 65536 };
+enum { CPU_BATCH_ROWS = 2048, CUDA_BATCH_ROWS = 65536, LEAST_BATCH_ROWS = 2048 };
 
 typedef struct slot {
     scd_model *model;
@@ -23,6 +25,7 @@ typedef struct slot {
     scd_predictor **predictors;   /* (n_heads) likewise */
     scd_forward **overs;          /* (n_heads) of a predictor with backbone tensors */
     const scd_head_info **infos;  /* (n_heads) */
+    size_t *lengths;
     scd_served_model served;
 } slot;
 
@@ -78,6 +81,11 @@ static scd_code open_models(scd_engine *e, const scd_engine_options *o, scd_erro
         size_t need = scd_model_get_config(e->slots[i].model)->max_gene_len + 1;
         if (e->max_rows < need)
             e->max_rows = need;
+        code = scd_lengths_read(o->model_dirs[i],
+                                scd_model_get_config(e->slots[i].model)->max_gene_len,
+                                &e->slots[i].lengths, &e->slots[i].served.n_lengths, err);
+        if (code)
+            return code;
         code = open_heads(&e->slots[i], o->model_dirs[i], err);
         if (code)
             return code;
@@ -140,6 +148,7 @@ static scd_code load_model(scd_engine *e, slot *s, scd_error *err)
     s->served.n_params = scd_model_n_params(s->model);
     s->served.heads = s->infos;
     s->served.n_heads = s->n_heads;
+    s->served.lengths = s->lengths;
     return bind_heads(s, err);
 }
 
@@ -167,6 +176,7 @@ static void close_slot(slot *s)
     for (size_t i = 0; i < s->n_heads; i++)
         scd_head_close(s->heads[i]);
     scd_model_close(s->model);
+    free(s->lengths);
     free(s->infos);
     free(s->overs);
     free(s->predictors);
@@ -196,9 +206,12 @@ static scd_code allocate(scd_engine *e, scd_error *err)
                : scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", e->max_rows);
 }
 
-scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_error *err)
+/* *rows: those of a batch, once they are known. */
+static scd_code open_once(const scd_engine_options *o, scd_engine **out, size_t *rows,
+                          scd_error *err)
 {
     *out = NULL;
+    *rows = 0;
     scd_engine *e = scd_calloc(1, sizeof *e);
     if (e)
         e->slots = scd_calloc(o->n_models, sizeof *e->slots);
@@ -214,8 +227,10 @@ scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_erro
         e->max_rows = e->be == &scd_backend_cpu ? CPU_BATCH_ROWS : CUDA_BATCH_ROWS;
     if (!code)
         code = open_models(e, o, err);
-    if (!code)
+    if (!code) {
+        *rows = e->be == &scd_backend_cpu ? 0 : e->max_rows;
         code = load_models(e, err);
+    }
     if (!code)
         code = allocate(e, err);
     if (code) {
@@ -224,6 +239,26 @@ scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_erro
     }
     *out = e;
     return SCD_OK;
+}
+
+/* A GPU without room for its batches is asked for half of them, down to one that is not worth it.
+ */
+scd_code scd_engine_open(const scd_engine_options *o, scd_engine **out, scd_error *err)
+{
+    scd_engine_options less = *o;
+    size_t rows, first = 0;
+    scd_code code = open_once(&less, out, &rows, err);
+    while (code == SCD_E_NOMEM && rows / 2 >= LEAST_BATCH_ROWS) {
+        first = first ? first : rows;
+        less.max_batch_tokens = rows / 2;
+        code = open_once(&less, out, &rows, err);
+    }
+    if (!code && first) {
+        size_t n = strlen((*out)->why);
+        snprintf((*out)->why + n, sizeof(*out)->why - n,
+                 "; batches of %zu tokens, since it has no room for %zu", (*out)->max_rows, first);
+    }
+    return code;
 }
 
 void scd_engine_close(scd_engine *e)

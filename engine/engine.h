@@ -35,6 +35,8 @@ typedef struct scd_served_model {
     const scd_model_config *config;
     const scd_vocab *vocab;
     size_t n_params;
+    const size_t *lengths; /* (n_lengths) of its training cells, to draw from; none is fine */
+    size_t n_lengths;
     const scd_head_info *const *heads; /* (n_heads) by name; trained on this very model */
     size_t n_heads;
 } scd_served_model;

@@ -32,10 +32,16 @@ static void log_http(void *arg, const char *message)
     SCD_LOG(DEBUG, "http", "message", message);
 }
 
+/* A device that failed once - a GPU's errors stay - is not asked for more: whoever looks at readyz
+ * sends its requests elsewhere, and a supervisor may start us again. */
 static void log_batch(void *arg, const scd_error *err)
 {
-    (void)arg;
+    scd_daemon *d = arg;
     SCD_LOG(ERROR, "batch_failed", "code", scd_code_name(err->code), "message", err->message);
+    if (err->code == SCD_E_DEVICE && !atomic_exchange(&d->device_lost, true))
+        SCD_LOG(ERROR, "device_lost", "message",
+                "the device has failed and this server is no longer ready: start it again, on the "
+                "CPU (--device cpu) if the device does not come back");
 }
 
 /* A client has left, or its deadline has passed. */
@@ -145,7 +151,8 @@ static scd_code open_batcher(scd_daemon *d, scd_error *err)
                              .store = d->store,
                              .metrics = d->metrics,
                              .max_queue_tokens = (size_t)d->config->max_queue_tokens,
-                             .log = log_batch};
+                             .log = log_batch,
+                             .log_arg = d};
     scd_code code = scd_batcher_open(&o, &d->batcher, err);
     return code ? code : scd_batcher_warm_up(d->batcher, err);
 }

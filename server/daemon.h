@@ -32,6 +32,7 @@ typedef struct scd_daemon {
     scd_memo *memo;
     scd_batcher *batcher;
     atomic_bool ready, draining;
+    atomic_bool device_lost; /* the device failed: cached answers alone are served from then on */
 } scd_daemon;
 
 /* Everything up to ready. Logs what it does; the error says why it could not. */

@@ -20,6 +20,9 @@ typedef struct scd_denoise_call {
     bool impute;
     int32_t *targets; /* (n_targets) by id */
     size_t n_targets;
+    uint8_t *measured, *present; /* (n_targets) of one cell at a time */
+    const int32_t *measured_of;  /* the list that `measured` is of; NULL: none */
+    bool one_list;               /* it is the same for all cells */
     bool per_gene;
     size_t n_without; /* cells that have none of the genes to hide */
 

@@ -68,7 +68,10 @@ static bool read_targets(scd_infer_call *call, const scd_denoise_fields *f, scd_
     if (!d->targets)
         return false;
     qsort(d->targets, d->n_targets, sizeof *d->targets, by_id);
-    return true;
+    d->measured = scd_arena_zalloc(&call->arena, d->n_targets, 1);
+    d->present = scd_arena_zalloc(&call->arena, d->n_targets, 1);
+    d->one_list = call->request.is_matrix;
+    return (d->measured && d->present) || scd_infer_out_of_memory(call);
 }
 
 static bool read_fields(scd_infer_call *call, const char **unknown)
@@ -111,6 +114,13 @@ static bool blame(scd_infer_call *call, size_t c, const char *fmt, ...)
 static bool is_target(const scd_denoise_call *d, int32_t id)
 {
     return bsearch(&id, d->targets, d->n_targets, sizeof id, by_id) != NULL;
+}
+
+/* Which target that is. */
+static size_t target_of(const scd_denoise_call *d, int32_t id)
+{
+    const int32_t *at = bsearch(&id, d->targets, d->n_targets, sizeof id, by_id);
+    return (size_t)(at - d->targets);
 }
 
 static int by_number(const void *a, const void *b)
@@ -170,26 +180,23 @@ static bool plan_mask(scd_infer_call *call, size_t c, uint64_t seed, scd_denoise
     return true;
 }
 
-static bool is_measured(const scd_measured *m, int32_t id)
+/* Which targets have their value given, be it 0: measured[i] of target i. The list is the same for
+ * all cells of a matrix, and marked once. */
+static void mark_measured(scd_denoise_call *d, const scd_measured *m)
 {
+    if (d->measured_of == m->tokens)
+        return;
+    memset(d->measured, 0, d->n_targets);
     for (size_t i = 0; i < m->n; i++)
-        if (m->tokens[i] == id)
-            return true;
-    return false;
-}
-
-static bool has_token(const scd_cell *cell, int32_t id)
-{
-    for (size_t i = 0; i < cell->n_tokens; i++)
-        if (cell->ids[i] == id)
-            return true;
-    return false;
+        if (is_target(d, m->tokens[i]))
+            d->measured[target_of(d, m->tokens[i])] = 1;
+    d->measured_of = d->one_list ? m->tokens : NULL;
 }
 
 /* The cell with the targets that it does not have behind its own tokens. False: memory is out. */
 static bool append_targets(scd_infer_call *call, scd_cell *cell, size_t n_more)
 {
-    const scd_denoise_call *d = call->fields.denoise;
+    scd_denoise_call *d = call->fields.denoise;
     size_t n = cell->n_tokens;
     int32_t *ids = scd_arena_alloc(&call->arena, n + n_more, sizeof *ids);
     float *values = scd_arena_zalloc(&call->arena, n + n_more, sizeof *values);
@@ -197,8 +204,12 @@ static bool append_targets(scd_infer_call *call, scd_cell *cell, size_t n_more)
         return false;
     memcpy(ids, cell->ids, n * sizeof *ids);
     memcpy(values, cell->values, n * sizeof *values);
+    memset(d->present, 0, d->n_targets);
+    for (size_t i = 0; i < n; i++)
+        if (is_target(d, ids[i]))
+            d->present[target_of(d, ids[i])] = 1;
     for (size_t i = 0, at = n; i < d->n_targets; i++)
-        if (!has_token(cell, d->targets[i]))
+        if (!d->present[i])
             ids[at++] = d->targets[i];
     cell->ids = ids;
     cell->values = values;
@@ -209,13 +220,14 @@ static bool append_targets(scd_infer_call *call, scd_cell *cell, size_t n_more)
 static bool plan_impute(scd_infer_call *call, size_t c, const scd_measured *measured,
                         scd_denoise_cell *own)
 {
-    const scd_denoise_call *d = call->fields.denoise;
+    scd_denoise_call *d = call->fields.denoise;
     scd_infer_cell *cell = &call->cells[c];
+    mark_measured(d, measured);
     for (size_t i = 0; i < cell->cell.n_tokens; i++) {
         int32_t id = cell->cell.ids[i];
         own->hidden[i] = is_target(d, id);
         own->truth_known[i] =
-            own->hidden[i] && (cell->cell.values[i] > 0 || is_measured(measured, id));
+            own->hidden[i] && (cell->cell.values[i] > 0 || d->measured[target_of(d, id)]);
     }
     cell->n_hidden = d->n_targets;
     return true;

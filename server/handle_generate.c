@@ -25,11 +25,12 @@ static const float DEFAULT_TEMPERATURE = 1;
 static bool check_lengths(scd_infer_call *call, const scd_generate_fields *f)
 {
     size_t most = call->model->config->max_gene_len;
-    if (!f->n_lengths)
-        scd_problem_add(&call->problem, "/length",
-                        "is missing: how many genes a cell expresses, or an array of such numbers "
-                        "to draw from, at most %zu",
-                        most);
+    if (!f->n_lengths && !call->model->n_lengths)
+        scd_problem_add(
+            &call->problem, "/length",
+            "is missing, and model \"%.80s\" does not say how long its cells were: give "
+            "a number of genes, or an array of such numbers to draw from, at most %zu",
+            call->model->name, most);
     for (size_t i = 0; i < f->n_lengths; i++)
         if (f->lengths[i] > most) {
             char at[64];
@@ -98,8 +99,8 @@ static bool read_fields(scd_infer_call *call, const char **unknown)
         return scd_infer_out_of_memory(call);
     call->fields.generate = g;
     g->seed = f.seed;
-    g->lengths = f.lengths;
-    g->n_lengths = f.n_lengths;
+    g->lengths = f.n_lengths ? f.lengths : call->model->lengths;
+    g->n_lengths = f.n_lengths ? f.n_lengths : call->model->n_lengths;
     *unknown = f.unknown;
     return check_lengths(call, &f) &&
            scd_sampling_plan(call, &f.sampling, DEFAULT_TEMPERATURE, &g->plan) &&
@@ -128,6 +129,19 @@ static bool lengthen(scd_infer_call *call, scd_cell *cell, size_t length, uint8_
     return true;
 }
 
+/* One of the lengths that leave something to find; 0: there is none. */
+static size_t draw_length(const struct scd_generate_call *g, size_t n_seen, uint32_t word)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < g->n_lengths; i++)
+        n += g->lengths[i] > n_seen;
+    size_t drawn = (size_t)((uint64_t)word * n >> 32);
+    for (size_t i = 0; i < g->n_lengths; i++)
+        if (g->lengths[i] > n_seen && drawn-- == 0)
+            return g->lengths[i];
+    return 0;
+}
+
 static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measured)
 {
     (void)measured;
@@ -141,13 +155,13 @@ static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measur
     if (!plan || !scd_sampling_seed(call, g->seed, c % call->copies, &cell->cell, &seed))
         return false;
     scd_rng_block(seed, UINT64_MAX, UINT64_MAX, words);
-    size_t length = g->lengths[(uint64_t)words[0] * g->n_lengths >> 32];
-    if (length <= n_seen) {
+    size_t length = draw_length(g, n_seen, words[0]);
+    if (!length) {
         char pointer[64], text[160];
         snprintf(pointer, sizeof pointer, "/cells/%zu", c / call->copies);
         snprintf(text, sizeof text,
-                 "%zu genes are visible and the cell is to have %zu: there is nothing to find",
-                 n_seen, length);
+                 "%zu genes are visible, and no cell is to have more: there is nothing to find",
+                 n_seen);
         scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, text);
         return true;
     }

@@ -25,6 +25,8 @@ void scd_handle_readyz(scd_daemon *d, scd_exchange *x)
         scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE, "the server is shutting down");
     else if (!atomic_load(&d->ready))
         scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE, "the model is being loaded");
+    else if (atomic_load(&d->device_lost))
+        scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE, "the device that computes has failed");
     else
         reply_text(x, 200, "ready\n");
 }

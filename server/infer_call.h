@@ -121,6 +121,7 @@ struct scd_infer_call {
     float *results;        /* of all cells, one after the other */
     scd_order *orders;     /* (n_orders) the cells that the cache did not have */
     size_t n_orders, n_hits;
+    size_t course_bytes; /* that the orders' courses hold */
     size_t n_warnings;
     scd_warning warnings[SCD_MAX_WARNINGS];
 

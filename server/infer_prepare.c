@@ -291,7 +291,8 @@ static bool order_cell(scd_infer_call *call, size_t c)
         return true;
     }
     call->n_orders++;
-    return true;
+    call->course_bytes += order->course ? scd_course_bytes(order->course) : 0;
+    return call->course_bytes <= call->arena.max_bytes || scd_infer_out_of_memory(call);
 }
 
 void scd_infer_drop_orders(scd_infer_call *call)
@@ -439,7 +440,8 @@ static bool let_go_of_input(scd_infer_call *call)
 
 static bool keep(scd_infer_call *call)
 {
-    if (scd_exchange_keep(call->x, call->arena.used_bytes + scd_infer_answer_bytes(call)))
+    size_t bytes = call->arena.used_bytes + call->course_bytes + scd_infer_answer_bytes(call);
+    if (scd_exchange_keep(call->x, bytes))
         return true;
     scd_no_room(call->x, &call->problem);
     return false;

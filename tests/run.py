@@ -18,12 +18,12 @@ VALGRIND = ["valgrind", "-q", "--error-exitcode=99", "--leak-check=full",
             "--suppressions=tests/valgrind.supp"]
 # Programs that valgrind is not given, and why.
 NOT_UNDER_VALGRIND = {
-    "test_cpu_exact": "takes an hour there; test_cpu_ops and test_cpu_kernels run the same kernels",
+    "test_cpu_exact": "takes an hour there; test_ops and test_cpu_kernels run the same kernels",
     "test_cuda_device": "fibers: valgrind loses track of their stacks",
     "test_cuda_emulator": "fibers: valgrind loses track of their stacks",
     "test_cuda_exact": "fibers: valgrind loses track of their stacks",
     "test_cuda_model": "fibers: valgrind loses track of their stacks",
-    "test_cuda_ops": "fibers: valgrind loses track of their stacks",
+    "test_cuda_train": "fibers: valgrind loses track of their stacks",
     "test_train_exact": "takes an hour there; the other test_train_* run the same kernels",
 }
 
@@ -65,6 +65,8 @@ def main():
     env["SCDIVA_TRAIN"] = os.path.abspath(os.path.join(args.build, "scdiva-train"))
     if args.sanitizer or args.valgrind:
         env["SCDIVA_TEST_SLOW"] = "1"
+    if args.valgrind:
+        env["SCDIVA_TEST_DEVICES"] = "cpu"
 
     tool = VALGRIND if args.valgrind else []
     code, output = run([sys.executable, "tests/lint/lint.py"], env)

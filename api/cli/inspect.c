@@ -36,8 +36,8 @@ typedef struct inspection {
     const cli_model *model;
     scd_arena arena;
     scd_file_plan plan;
-    scd_error fault;                           /* why it cannot be used; code OK: it can */
-    const char *problems[SCD_FILE_PLAN_NOTES]; /* of validate */
+    scd_error fault;                          /* why it cannot be used; code OK: it can */
+    const char *problems[SCD_PLAN_MAX_NOTES]; /* of validate */
     size_t n_problems;
     double memory_bytes, seconds;
 } inspection;
@@ -114,7 +114,7 @@ static void problem(inspection *in, const char *fmt, ...)
 {
     char text[1024];
     va_list args;
-    if (in->n_problems == SCD_FILE_PLAN_NOTES)
+    if (in->n_problems == SCD_PLAN_MAX_NOTES)
         return;
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);

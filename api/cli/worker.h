@@ -27,7 +27,7 @@ typedef struct cli_model {
 typedef struct cli_cell {
     bool is_answered;
     size_t n_tokens, n_truncated;
-    size_t n_unused;       /* expressed genes that the head's training data did not measure */
+    size_t n_unused;      /* expressed genes that the head does not use */
     double mapped, given; /* counts */
 } cli_cell;
 

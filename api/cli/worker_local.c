@@ -184,7 +184,6 @@ typedef struct block {
     const scd_file_plan *plan;
     const scd_cells_rows *rows;
     size_t first;
-    const scd_head_info *head; /* NULL: the embedding is wanted */
     scd_arena arena;
     scd_cell *cells;           /* (n) */
     const scd_cell **answered; /* those with tokens, ... */
@@ -209,7 +208,8 @@ static bool gather(const block *b, size_t row, int32_t *tokens, double *values, 
     return true;
 }
 
-static scd_code serialize_row(const local *l, block *b, size_t row, cli_cell *out, scd_error *err)
+static scd_code serialize_row(const local *l, block *b, const scd_head_info *head, size_t row,
+                              cli_cell *out, scd_error *err)
 {
     size_t n = (size_t)(b->rows->indptr[row + 1] - b->rows->indptr[row]), bad = SIZE_MAX;
     scd_arena scratch;
@@ -221,8 +221,8 @@ static scd_code serialize_row(const local *l, block *b, size_t row, cli_cell *ou
     scd_error why = {0};
     scd_code code = SCD_E_NOMEM;
     if (tokens && values && genes && gather(b, row, tokens, values, genes, &n)) {
-        const uint8_t *wanted = b->head ? b->head->genes : NULL;
-        scd_cell_values in = {n, tokens, values, 0, wanted};
+        scd_cell_values in = {
+            .n = n, .tokens = tokens, .values = values, .wanted = head ? head->genes : NULL};
         code = scd_cell_serialize(l->served->config, l->served->vocab, b->plan->choice.kind, &in,
                                   &b->arena, cell, &bad, &why);
     }
@@ -250,9 +250,10 @@ static scd_code serialize_row(const local *l, block *b, size_t row, cli_cell *ou
 }
 
 /* Whole cells up to the engine's rows at a time; results go to the places of their cells. */
-static scd_code compute(local *l, const block *b, float *out, scd_error *err)
+static scd_code compute(local *l, const block *b, const scd_head_info *head, float *out,
+                        scd_error *err)
 {
-    scd_work work = {.head = b->head};
+    scd_work work = {.head = head};
     size_t width = scd_engine_width(l->engine, work), most = scd_engine_max_rows(l->engine);
     float *packed = scd_malloc(b->n_answered + 1, width * sizeof *packed);
     scd_code code = packed ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
@@ -273,12 +274,12 @@ static scd_code compute(local *l, const block *b, float *out, scd_error *err)
     return code;
 }
 
-/* Embeddings, or with a head its probabilities: a head may leave out genes of its own. */
-static scd_code answer(local *l, const scd_file_plan *plan, const scd_cells_rows *rows,
-                       size_t first, const scd_head_info *head, float *out, cli_cell *cells,
-                       scd_error *err)
+/* A head may use fewer genes than the model: its cells are not the embedding's. */
+static scd_code run_pass(local *l, const scd_file_plan *plan, const scd_cells_rows *rows,
+                         size_t first, const scd_head_info *head, float *out, cli_cell *cells,
+                         scd_error *err)
 {
-    block b = {.plan = plan, .rows = rows, .first = first, .head = head};
+    block b = {.plan = plan, .rows = rows, .first = first};
     scd_code code = SCD_OK;
     scd_arena_init(&b.arena, CELL_BYTES);
     b.cells = scd_arena_zalloc(&b.arena, rows->n, sizeof *b.cells);
@@ -287,9 +288,9 @@ static scd_code answer(local *l, const scd_file_plan *plan, const scd_cells_rows
     if (!b.cells || !b.answered || !b.places)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", rows->n);
     for (size_t row = 0; row < rows->n && !code; row++)
-        code = serialize_row(l, &b, row, cells + row, err);
+        code = serialize_row(l, &b, head, row, cells + row, err);
     if (!code)
-        code = compute(l, &b, out, err);
+        code = compute(l, &b, head, out, err);
     scd_arena_release(&b.arena);
     return code;
 }
@@ -301,9 +302,9 @@ static scd_code run_here(cli_worker *worker, const scd_file_plan *plan, const sc
     local *l = worker->self;
     scd_code code = SCD_OK;
     if (embeddings)
-        code = answer(l, plan, rows, first, NULL, embeddings, cells, err);
+        code = run_pass(l, plan, rows, first, NULL, embeddings, cells, err);
     if (!code && probabilities)
-        code = answer(l, plan, rows, first, l->head, probabilities, cells, err);
+        code = run_pass(l, plan, rows, first, l->head, probabilities, cells, err);
     return code;
 }
 

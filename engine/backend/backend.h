@@ -41,6 +41,8 @@ static inline size_t scd_dtype_bytes(scd_dtype t)
 
 typedef struct scd_device scd_device; /* each backend has its own */
 typedef struct scd_matrix scd_matrix; /* weights packed for the device's products */
+typedef struct scd_graph scd_graph;   /* operations recorded once, to be done again */
+struct scd_train_ops;                 /* train_ops.h */
 
 typedef struct scd_device_options {
     scd_precision precision; /* auto: bf16 where the hardware multiplies it, else fp32 */
@@ -236,6 +238,18 @@ typedef struct scd_backend {
     scd_code (*rms_norm)(scd_device *device, const float *h, const float *weight, size_t rows,
                          size_t width, float *out, scd_error *err);
     scd_code (*synchronize)(scd_device *device, scd_error *err);
+
+    /* Operations that are called between record and record_end are kept and not done; replay does
+     * them, with the same arguments, as often as it is called. None of them may allocate: each was
+     * called with these sizes before. record_end ends it after an error too. SCD_E_NOT_FOUND from
+     * replay: memory that the graph names has moved since; free it and record again. All four NULL:
+     * this device has nothing to gain. */
+    scd_code (*record)(scd_device *device, scd_error *err);
+    scd_code (*record_end)(scd_device *device, scd_graph **out, scd_error *err);
+    scd_code (*replay)(scd_device *device, const scd_graph *graph, scd_error *err);
+    void (*graph_free)(scd_device *device, scd_graph *graph); /* NULL is fine */
+
+    const struct scd_train_ops *train; /* the operations that training needs beside these */
 } scd_backend;
 
 extern const scd_backend scd_backend_cpu;

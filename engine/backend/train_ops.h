@@ -219,6 +219,6 @@ typedef struct scd_train_ops {
     scd_code (*adamw)(scd_device *, const scd_t_adamw *, scd_error *);
 } scd_train_ops;
 
-extern const scd_train_ops scd_train_ops_cpu;
+extern const scd_train_ops scd_train_ops_cpu, scd_train_ops_cuda;
 
 #endif

@@ -2,6 +2,7 @@
  *
  * "Device memory" is host memory here; upload and download copy within it. A table from a file is
  * borrowed, so `free` must know it from memory of `alloc`. */
+#include "engine/backend/train_ops.h"
 #include "engine/base/mem.h"
 #include "engine/cpu/cores.h"
 #include "engine/cpu/cpu.h"
@@ -253,4 +254,5 @@ const scd_backend scd_backend_cpu = {
     .gather_rows = scd_cpu_gather_rows,
     .rms_norm = scd_cpu_rms_norm,
     .synchronize = cpu_synchronize,
+    .train = &scd_train_ops_cpu,
 };

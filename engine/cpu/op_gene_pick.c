@@ -88,11 +88,21 @@ static void take_plain(best *b, const float *y, size_t first, size_t n)
             insert(b, y[j], y[j], (int32_t)(first + j));
 }
 
-/* The words of genes 4 i .. 4 i + 3. */
-static const uint32_t *words_of(const scd_pick_row *of, size_t gene, uint32_t words[4])
+/* The words of four genes, made when the first of them is asked for: most of the vocabulary may be
+ * forbidden. */
+typedef struct noise {
+    const scd_pick_row *of;
+    uint64_t group; /* gene / 4 */
+    uint32_t words[4];
+} noise;
+
+static uint32_t word_of(noise *n, size_t gene)
 {
-    scd_rng_block(of->seed, of->stream, of->block + gene / 4, words);
-    return words;
+    if (gene / 4 != n->group) {
+        n->group = gene / 4;
+        scd_rng_block(n->of->seed, n->of->stream, n->of->block + n->group, n->words);
+    }
+    return n->words[gene % 4];
 }
 
 static float noisy(const scd_pick_row *of, float logit, uint32_t word)
@@ -103,14 +113,11 @@ static float noisy(const scd_pick_row *of, float logit, uint32_t word)
 static void take_noisy(best *b, const scd_pick_row *of, const job *j, const float *y, float *z,
                        size_t first, size_t n)
 {
-    uint32_t words[4] = {0};
+    noise draws = {.of = of, .group = UINT64_MAX};
     size_t i = 0;
-    for (; i < n && b->least == -INFINITY; i++) {
-        if ((first + i) % 4 == 0 || i == 0)
-            words_of(of, first + i, words);
+    for (; i < n && b->least == -INFINITY; i++)
         if (y[i] > -INFINITY)
-            insert(b, noisy(of, y[i], words[(first + i) % 4]), y[i], (int32_t)(first + i));
-    }
+            insert(b, noisy(of, y[i], word_of(&draws, first + i)), y[i], (int32_t)(first + i));
     float scale = 1.0f / of->temperature, least = b->least;
     for (size_t k = i; k < n; k++) {
         float a = (y[k] - least) * scale;
@@ -120,9 +127,9 @@ static void take_noisy(best *b, const scd_pick_row *of, const job *j, const floa
     if (i < n)
         j->rows->exp2_sum(z + i, 0, n - i);
     for (; i < n; i++) {
-        if ((first + i) % 4 == 0 || i == 0)
-            words_of(of, first + i, words);
-        uint32_t word = words[(first + i) % 4];
+        if (y[i] == -INFINITY)
+            continue;
+        uint32_t word = word_of(&draws, first + i);
         if ((float)~word * 0x1p-32f > z[i] * FILTER_SLACK)
             continue;
         float key = noisy(of, y[i], word);

@@ -16,6 +16,7 @@ extern "C" {
 
 #include "engine/backend/backend.h"
 #include "engine/cuda/gemm.h"
+#include "engine/cuda/gene_order.h"
 #include "engine/cuda/runtime.h"
 
 #include <stdbool.h>
@@ -27,7 +28,7 @@ extern "C" {
 enum { SCD_CUDA_MAX_HEAD = 128, SCD_CUDA_ALIGN = 256, SCD_CUDA_LINEAR_ROWS = 256 };
 
 /* What kernels found wrong. */
-enum { SCD_FAULT_ID = 1, SCD_FAULT_POS = 2 };
+enum { SCD_FAULT_ID = 1, SCD_FAULT_POS = 2, SCD_FAULT_SET = 3 };
 
 typedef struct scd_shape_plan {
     scd_gemm_shape shape;
@@ -48,13 +49,21 @@ struct scd_device {
     scd_shape_plan *plans; /* one a shape */
     size_t n_plans;
 
-    char *scratch; /* device */
+    uint64_t epoch; /* counts up when memory that operations use moves or means something else */
+    char *scratch;  /* device */
     size_t scratch_bytes;
     size_t max_rows; /* from reserve */
 
     float *rope; /* device (max_rows, rope_dim): cosines, then sines, of each position */
     size_t rope_floats, rope_dim;
     double rope_theta;
+
+    scd_gene_order order; /* of training's embed_back, on the host */
+};
+
+struct scd_graph {
+    void *work; /* runtime.h's */
+    uint64_t epoch;
 };
 
 struct scd_matrix {
@@ -107,6 +116,9 @@ scd_code scd_cuda_qkv(scd_device *device, const scd_qkv_args *args, scd_error *e
 scd_code scd_cuda_attention(scd_device *device, const scd_attention_args *args, scd_error *err);
 scd_code scd_cuda_block_out(scd_device *device, const scd_block_out_args *args, scd_error *err);
 scd_code scd_cuda_linear(scd_device *device, const scd_linear_args *args, scd_error *err);
+scd_code scd_cuda_gene_pick(scd_device *device, const scd_gene_pick_args *args, scd_error *err);
+scd_code scd_cuda_attention_weights(scd_device *device, const scd_attention_weights_args *args,
+                                    scd_error *err);
 scd_code scd_cuda_gather_rows(scd_device *device, const float *src, const uint32_t *index, size_t n,
                               size_t width, float *dst, scd_error *err);
 scd_code scd_cuda_rms_norm(scd_device *device, const float *h, const float *weight, size_t rows,
@@ -121,6 +133,11 @@ size_t scd_cuda_block_out_scratch(size_t rows, size_t hidden_dim, size_t ffn_dim
  */
 scd_code scd_cuda_attention_bf16(scd_device *device, const scd_attention_args *args, size_t most,
                                  scd_error *err);
+
+/* *out: n rows of x as act, which are x itself in fp32 and else rounded to `room` (op_linear.cu).
+ */
+scd_code scd_cuda_rows_act(scd_device *device, const float *x, size_t n, size_t width, void *room,
+                           const void **out, scd_error *err);
 
 /* RMSNorm of rows h (rows, width) to act (op_norm.cu). */
 scd_code scd_cuda_norm_act(scd_device *device, const float *h, const float *weight, size_t rows,

@@ -3,7 +3,7 @@
  * Copies go through pinned memory in two halves: while the device takes one, the host fills the
  * other. A half is filled again only when the mark set behind its last copy is past. */
 #include "engine/base/mem.h"
-#include "engine/cuda/cuda.h"
+#include "engine/cuda/train.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +24,7 @@ static void cuda_close(scd_device *device)
     for (size_t i = 0; i < device->n_plans; i++)
         scd_gemm_plan_free(device->plans[i].plan);
     free(device->plans);
+    scd_gene_order_release(&device->order);
     scd_gemm_close(device->gemm);
     scd_gpu_close(device->gpu);
     free(device);
@@ -89,6 +90,7 @@ scd_code scd_cuda_scratch_want(scd_device *device, size_t bytes, scd_error *err)
     scd_gpu_free(device->gpu, device->scratch);
     device->scratch = memory;
     device->scratch_bytes = bytes;
+    device->epoch++;
     return SCD_OK;
 }
 
@@ -103,6 +105,7 @@ static scd_code rope_want(scd_device *device, size_t floats, scd_error *err)
     scd_gpu_free(device->gpu, device->rope);
     device->rope = memory;
     device->rope_floats = floats;
+    device->epoch++;
     device->rope_dim = 0; /* empty */
     return SCD_OK;
 }
@@ -169,6 +172,8 @@ static scd_code take_fault(scd_device *device, scd_error *err)
     *device->fault = 0;
     if (fault == SCD_FAULT_ID)
         return scd_fail(err, SCD_E_INVALID, "a gene id of the batch is outside the vocabulary");
+    if (fault == SCD_FAULT_SET)
+        return scd_fail(err, SCD_E_INVALID, "a row asks for a set of genes that is not there");
     if (fault)
         return scd_fail(err, SCD_E_INVALID, "a position of the batch is beyond what was reserved");
     return SCD_OK;
@@ -226,6 +231,46 @@ scd_code scd_cuda_download(scd_device *device, void *dst, const void *src, size_
     return code ? code : take_fault(device, err);
 }
 
+/* ---- graphs -------------------------------------------------------------------------------- */
+
+static scd_code cuda_record(scd_device *device, scd_error *err)
+{
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    return code ? code : scd_gpu_record(device->gpu, err);
+}
+
+static scd_code cuda_record_end(scd_device *device, scd_graph **out, scd_error *err)
+{
+    void *work = NULL;
+    *out = NULL;
+    scd_code code = scd_gpu_record_end(device->gpu, &work, err);
+    scd_graph *graph = code ? NULL : scd_calloc(1, sizeof *graph);
+    if (!code && !graph)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (code) {
+        scd_gpu_graph_free(device->gpu, work);
+        return code;
+    }
+    *graph = (scd_graph){work, device->epoch};
+    *out = graph;
+    return SCD_OK;
+}
+
+static scd_code cuda_replay(scd_device *device, const scd_graph *graph, scd_error *err)
+{
+    if (graph->epoch != device->epoch)
+        return scd_fail(err, SCD_E_NOT_FOUND, "the device's memory has moved");
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    return code ? code : scd_gpu_replay(device->gpu, graph->work, err);
+}
+
+static void cuda_graph_free(scd_device *device, scd_graph *graph)
+{
+    if (graph && scd_gpu_enter(device->gpu, NULL) == SCD_OK)
+        scd_gpu_graph_free(device->gpu, graph->work);
+    free(graph);
+}
+
 static scd_code cuda_table_load(scd_device *device, const scd_tensor *tensor, void **out,
                                 scd_error *err)
 {
@@ -265,7 +310,14 @@ const scd_backend scd_backend_cuda = {
     .attention = scd_cuda_attention,
     .block_out = scd_cuda_block_out,
     .linear = scd_cuda_linear,
+    .attention_weights = scd_cuda_attention_weights,
+    .gene_pick = scd_cuda_gene_pick,
     .gather_rows = scd_cuda_gather_rows,
     .rms_norm = scd_cuda_rms_norm,
     .synchronize = cuda_synchronize,
+    .record = cuda_record,
+    .record_end = cuda_record_end,
+    .replay = cuda_replay,
+    .graph_free = cuda_graph_free,
+    .train = &scd_train_ops_cuda,
 };

@@ -48,6 +48,24 @@ bool scd_gemm_plan_next(scd_gemm_plan *plan);
 scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
                       bool add, void *y, scd_error *err);
 
+/* ---- products of training ---- */
+
+/* c (m, n) = alpha op(a) op(b) + beta c, fp32 in, fp32 accumulated, row-major: op(a) is (m, k), of
+ * a (m, k) or with `ta` of a (k, m) transposed; b likewise. lda, ldb and ldc are floats from one
+ * row to the next. `batch` such products lie step_* floats apart (1: one, steps do not matter).
+ *
+ * A sum over k is one piece in one algorithm, chosen by the shape alone: the same arguments give
+ * the same bits. m, n, k and batch are at least 1; c is no operand. */
+typedef struct scd_gemm_f32 {
+    bool ta, tb;
+    size_t m, n, k, lda, ldb, ldc;
+    const float *a, *b;
+    float *c, alpha, beta;
+    size_t batch, step_a, step_b, step_c;
+} scd_gemm_f32;
+
+scd_code scd_gemm_f32_run(scd_gemm_lib *lib, const scd_gemm_f32 *product, scd_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -7,8 +7,7 @@
  * What could let a row's bits depend on m is ruled out three times: the heuristic is asked once a
  * shape, for a nominal m, without reductions; algorithms with split-K are passed over; and each is
  * checked for one row, some and many (matrix.c then compares bytes). */
-#include "engine/cuda/cublaslt.h"
-#include "engine/cuda/gemm.h"
+#include "engine/cuda/gemm_lt.h"
 
 #include "engine/base/mem.h"
 
@@ -16,15 +15,6 @@
 #include <stdlib.h>
 
 enum { NOMINAL_ROWS = 8192, CANDIDATES = 16, ALIGNED = 16 };
-#define WORKSPACE_BYTES ((size_t)32 << 20) /* what NVIDIA recommends for Hopper */
-
-struct scd_gemm_lib {
-    const scd_cublaslt *lt;
-    scd_gpu *gpu;
-    cublasLtHandle_t handle;
-    void *workspace;
-    char version[40];
-};
 
 struct scd_gemm_plan {
     scd_gemm_lib *lib;
@@ -35,16 +25,13 @@ struct scd_gemm_plan {
     size_t n_algos, at;
 };
 
-static scd_code check(const scd_cublaslt *lt, cublasStatus_t s, const char *call, scd_error *err)
+scd_code scd_lt_check(const scd_cublaslt *lt, cublasStatus_t s, const char *call, scd_error *err)
 {
     if (s == CUBLAS_STATUS_SUCCESS)
         return SCD_OK;
     return scd_fail(err, s == CUBLAS_STATUS_ALLOC_FAILED ? SCD_E_NOMEM : SCD_E_DEVICE,
                     "cublasLt%s: %s", call, lt->GetStatusName(s));
 }
-
-/* CHECK(Create, &handle) calls cublasLtCreate(&handle) through the table `lt`. */
-#define CHECK(name, ...) check(lt, lt->name(__VA_ARGS__), #name, err)
 
 scd_code scd_gemm_open(scd_gpu *gpu, scd_gemm_lib **out, scd_error *err)
 {
@@ -58,9 +45,9 @@ scd_code scd_gemm_open(scd_gpu *gpu, scd_gemm_lib **out, scd_error *err)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     lib->lt = lt;
     lib->gpu = gpu;
-    code = CHECK(Create, &lib->handle);
+    code = SCD_LT(Create, &lib->handle);
     if (!code)
-        code = scd_gpu_alloc(gpu, WORKSPACE_BYTES, &lib->workspace, err);
+        code = scd_gpu_alloc(gpu, SCD_LT_WORKSPACE_BYTES, &lib->workspace, err);
     if (code) {
         scd_gemm_close(lib);
         return code;
@@ -76,6 +63,7 @@ void scd_gemm_close(scd_gemm_lib *lib)
 {
     if (!lib)
         return;
+    scd_lt_f32_free(lib);
     scd_gpu_free(lib->gpu, lib->workspace);
     if (lib->handle)
         lib->lt->Destroy(lib->handle);
@@ -114,17 +102,17 @@ static scd_code make_descriptors(scd_gemm_plan *p, scd_error *err)
     const scd_gemm_shape *s = &p->shape;
     const cublasOperation_t transposed = CUBLAS_OP_T;
     uint64_t n = s->n_parts * s->part_rows;
-    scd_code code = CHECK(MatmulDescCreate, &p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    scd_code code = SCD_LT(MatmulDescCreate, &p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     if (!code)
-        code = CHECK(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                     sizeof transposed);
+        code = SCD_LT(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                      sizeof transposed);
     if (!code)
-        code = CHECK(MatrixLayoutCreate, &p->w, act_type(s), s->cols, n, (int64_t)s->cols);
+        code = SCD_LT(MatrixLayoutCreate, &p->w, act_type(s), s->cols, n, (int64_t)s->cols);
     if (!code)
         code =
-            CHECK(MatrixLayoutCreate, &p->x, act_type(s), s->cols, NOMINAL_ROWS, (int64_t)s->cols);
+            SCD_LT(MatrixLayoutCreate, &p->x, act_type(s), s->cols, NOMINAL_ROWS, (int64_t)s->cols);
     if (!code)
-        code = CHECK(MatrixLayoutCreate, &p->y, result_type(s), n, NOMINAL_ROWS, (int64_t)n);
+        code = SCD_LT(MatrixLayoutCreate, &p->y, result_type(s), n, NOMINAL_ROWS, (int64_t)n);
     return code;
 }
 
@@ -145,8 +133,8 @@ static scd_code set_sizes(scd_gemm_plan *p, size_t parts, size_t m, scd_error *e
     };
     scd_code code = SCD_OK;
     for (size_t i = 0; i < sizeof sets / sizeof sets[0] && !code; i++)
-        code = CHECK(MatrixLayoutSetAttribute, sets[i].layout, sets[i].what, sets[i].value,
-                     sizeof(uint64_t));
+        code = SCD_LT(MatrixLayoutSetAttribute, sets[i].layout, sets[i].what, sets[i].value,
+                      sizeof(uint64_t));
     return code;
 }
 
@@ -160,13 +148,19 @@ static bool config_is(const scd_cublaslt *lt, const cublasLtMatmulAlgo_t *algo,
            value <= most;
 }
 
+bool scd_lt_whole_sums(const scd_cublaslt *lt, const cublasLtMatmulAlgo_t *algo)
+{
+    return config_is(lt, algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, 1) &&
+           config_is(lt, algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
+                     CUBLASLT_REDUCTION_SCHEME_NONE);
+}
+
 /* Computes every m and number of parts, and never splits a sum. */
 static bool fits(scd_gemm_plan *p, const cublasLtMatmulAlgo_t *algo)
 {
     static const size_t rows[] = {1, 7, 64, NOMINAL_ROWS, NOMINAL_ROWS + 1};
     const scd_cublaslt *lt = p->lib->lt;
-    if (!config_is(lt, algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, 1) ||
-        !config_is(lt, algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, CUBLASLT_REDUCTION_SCHEME_NONE))
+    if (!scd_lt_whole_sums(lt, algo))
         return false;
     for (size_t parts = 1; parts <= p->shape.n_parts; parts++)
         for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -174,7 +168,7 @@ static bool fits(scd_gemm_plan *p, const cublasLtMatmulAlgo_t *algo)
             if (set_sizes(p, parts, rows[i], NULL) ||
                 lt->MatmulAlgoCheck(p->lib->handle, p->desc, p->w, p->x, p->y, p->y, algo, &r) !=
                     CUBLAS_STATUS_SUCCESS ||
-                r.workspaceSize > WORKSPACE_BYTES)
+                r.workspaceSize > SCD_LT_WORKSPACE_BYTES)
                 return false;
         }
     return true;
@@ -186,7 +180,7 @@ static scd_code ask(scd_gemm_plan *p, cublasLtMatmulPreference_t like, scd_error
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE, aligned = ALIGNED;
     const uint32_t w_aligned = weight_alignment(&p->shape);
-    const uint64_t workspace = WORKSPACE_BYTES;
+    const uint64_t workspace = SCD_LT_WORKSPACE_BYTES;
     int n = 0;
     const struct {
         cublasLtMatmulPreferenceAttributes_t what;
@@ -203,10 +197,10 @@ static scd_code ask(scd_gemm_plan *p, cublasLtMatmulPreference_t like, scd_error
     scd_code code = SCD_OK;
     for (size_t i = 0; i < sizeof sets / sizeof sets[0] && !code; i++)
         code =
-            CHECK(MatmulPreferenceSetAttribute, like, sets[i].what, sets[i].value, sets[i].bytes);
+            SCD_LT(MatmulPreferenceSetAttribute, like, sets[i].what, sets[i].value, sets[i].bytes);
     if (!code)
-        code = CHECK(MatmulAlgoGetHeuristic, p->lib->handle, p->desc, p->w, p->x, p->y, p->y, like,
-                     CANDIDATES, found, &n);
+        code = SCD_LT(MatmulAlgoGetHeuristic, p->lib->handle, p->desc, p->w, p->x, p->y, p->y, like,
+                      CANDIDATES, found, &n);
     for (int i = 0; i < n && !code; i++)
         if (found[i].state == CUBLAS_STATUS_SUCCESS && fits(p, &found[i].algo))
             p->algos[p->n_algos++] = found[i].algo;
@@ -230,7 +224,7 @@ scd_code scd_gemm_plan_new(scd_gemm_lib *lib, const scd_gemm_shape *shape, scd_g
     p->shape = *shape;
     scd_code code = make_descriptors(p, err);
     if (!code)
-        code = CHECK(MatmulPreferenceCreate, &like);
+        code = SCD_LT(MatmulPreferenceCreate, &like);
     if (!code)
         code = ask(p, like, err);
     if (like)
@@ -275,7 +269,7 @@ scd_code scd_gemm_run(scd_gemm_plan *p, size_t parts, const void *w, const void 
                         (int)ALIGNED);
     scd_code code = set_sizes(p, parts, m, err);
     return code ? code
-                : CHECK(Matmul, p->lib->handle, p->desc, &one, w, p->w, x, p->x, &times_y, y, p->y,
-                        y, p->y, &p->algos[p->at], p->lib->workspace, WORKSPACE_BYTES,
-                        (cudaStream_t)scd_gpu_stream(p->lib->gpu));
+                : SCD_LT(Matmul, p->lib->handle, p->desc, &one, w, p->w, x, p->x, &times_y, y, p->y,
+                         y, p->y, &p->algos[p->at], p->lib->workspace, SCD_LT_WORKSPACE_BYTES,
+                         (cudaStream_t)scd_gpu_stream(p->lib->gpu));
 }

@@ -98,6 +98,29 @@ SCD_BOTH int scd_rows_left(size_t first, size_t size, size_t end)
     return (int)(first >= end ? 0 : end - first < size ? end - first : size);
 }
 
+/* The cell c with cu[c] <= row < cu[c + 1]; cu (n + 1) ascends from 0 to more than row. */
+SCD_BOTH size_t scd_cell_of_row(const uint32_t *cu, size_t n, size_t row)
+{
+    size_t low = 0, high = n;
+    while (high - low > 1) {
+        size_t mid = low + (high - low) / 2;
+        if (cu[mid] <= row)
+            low = mid;
+        else
+            high = mid;
+    }
+    return low;
+}
+
+/* A sum over `rows` rows is cut into this many pieces of scd_piece_rows rows, so that there are
+ * some `wanted` blocks of work where one piece makes `blocks`; no piece is shorter than `least`. */
+SCD_BOTH size_t scd_piece_rows(size_t rows, size_t blocks, size_t wanted, size_t least)
+{
+    size_t most = rows / least, pieces = scd_ceil_div(wanted, blocks ? blocks : 1);
+    pieces = pieces < most ? pieces : most;
+    return scd_ceil_div(rows, pieces ? pieces : 1);
+}
+
 /* ---- RoPE, rotate-half ---- */
 
 /* Pair p of a part's row (H / 2 pairs): columns a and a + half, entry i of the head's table row. */

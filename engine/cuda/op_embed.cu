@@ -4,10 +4,9 @@
  *   mean of the pooled clean rows of each cell;  h[LAT] = MLP(mean)
  *
  * Products run over all rows: in [LAT] rows they multiply zeros, and what they leave in h there is
- * overwritten by the latent MLP, which comes last. The mean of 32 columns of a cell is made by one
- * block: its warp w sums rows w, w + 8, .. and the eight sums are added in order, so it depends on
- * the cell's rows alone. */
+ * overwritten by the latent MLP, which comes last. The mean is pool.cuh's. */
 #include "engine/cuda/gpu.cuh"
+#include "engine/cuda/pool.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / SCD_WARP };
 
@@ -88,36 +87,6 @@ template <typename T> SCD_KERNEL token_rows(token_args a)
     }
 }
 
-/* Block (cell, 32 columns): mean over the cell's tokens, those with hidden == 0 alone if `visible`.
- * Shared: (WARPS, 32) sums, then (WARPS) counts. */
-template <typename T>
-SCD_KERNEL pool_cells(const float *clean, const uint8_t *hidden, const uint32_t *cu_rows,
-                      int visible, size_t d, T *mean)
-{
-    float *sums = (float *)gpu_shared(), *counts = sums + WARPS * SCD_WARP;
-    size_t cell = blockIdx.x, warp = threadIdx.x / SCD_WARP, lane = threadIdx.x % SCD_WARP;
-    size_t col = blockIdx.y * SCD_WARP + lane, end = cu_rows[cell + 1];
-    float sum = 0.0f, count = 0.0f;
-    for (size_t row = cu_rows[cell] + 1 + warp; row < end; row += WARPS) {
-        if (visible && hidden[row])
-            continue;
-        count += 1.0f;
-        sum += col < d ? clean[row * d + col] : 0.0f;
-    }
-    sums[warp * SCD_WARP + lane] = sum;
-    if (lane == 0)
-        counts[warp] = count;
-    gpu_sync_block();
-    if (warp > 0 || col >= d)
-        return;
-    sum = count = 0.0f;
-    for (size_t w = 0; w < WARPS; w++) {
-        sum += sums[w * SCD_WARP + lane];
-        count += counts[w];
-    }
-    gpu_store(&mean[cell * d + col], count > 0.0f ? sum / count : 0.0f);
-}
-
 /* out = relu(LayerNorm(y + b)), a warp takes a row; the variance is biased, eps 1e-5. */
 template <typename T>
 SCD_KERNEL latent_norm(const float *y, const float *b, const float *norm_w, const float *norm_b,
@@ -186,9 +155,9 @@ static scd_code latents(scd_device *device, const scd_batch_rows *b, const scd_e
 {
     size_t n = b->n_cells, width = a->hidden_dim;
     dim3 pieces((unsigned)n, (unsigned)scd_ceil_div(a->d, SCD_WARP));
-    size_t shared = (WARPS * SCD_WARP + WARPS) * sizeof(float);
-    scd_code code = SCD_LAUNCH_2D(device, err, pool_cells<T>, pieces, THREADS, shared, a->clean,
-                                  b->hidden, b->cu_rows, a->visible_pooling, a->d, (T *)s->mean);
+    scd_code code =
+        SCD_LAUNCH_2D(device, err, pool_cells<T>, pieces, POOL_THREADS, POOL_SHARED, a->clean,
+                      b->hidden, b->cu_rows, a->visible_pooling, a->d, (T *)s->mean);
     if (!code)
         code = scd_cuda_product(device, a->latent_w0, 0, 1, s->mean, n, false, s->y, err);
     if (!code)

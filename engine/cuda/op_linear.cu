@@ -31,19 +31,23 @@ SCD_KERNEL gather(const float *src, const uint32_t *index, size_t width, float *
         dst[i] = src[i];
 }
 
+scd_code scd_cuda_rows_act(scd_device *device, const float *x, size_t n, size_t width, void *room,
+                           const void **out, scd_error *err)
+{
+    *out = device->bf16 ? room : x;
+    return device->bf16 ? SCD_LAUNCH(device, err, round_rows, scd_ceil_div(n * width, THREADS),
+                                     THREADS, 0, x, n * width, (uint16_t *)room)
+                        : SCD_OK;
+}
+
 /* Rows [first, first + n). */
 static scd_code some_rows(scd_device *device, const scd_linear_args *a, size_t first, size_t n,
                           scd_error *err)
 {
-    const float *rows = a->x + first * a->in_dim;
     float *y = a->y + first * a->out_dim;
-    const void *x = rows;
-    scd_code code = SCD_OK;
-    if (device->bf16) {
-        x = device->scratch;
-        code = SCD_LAUNCH(device, err, round_rows, scd_ceil_div(n * a->in_dim, THREADS), THREADS, 0,
-                          rows, n * a->in_dim, (uint16_t *)(void *)device->scratch);
-    }
+    const void *x;
+    scd_code code =
+        scd_cuda_rows_act(device, a->x + first * a->in_dim, n, a->in_dim, device->scratch, &x, err);
     if (!code)
         code = scd_cuda_product(device, a->w, 0, 1, x, n, false, y, err);
     if (!code && (a->bias || a->relu))

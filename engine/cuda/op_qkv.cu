@@ -94,6 +94,7 @@ static scd_code rope_fill(scd_device *device, size_t dim, double theta, scd_erro
     size_t n = device->max_rows * (dim / 2);
     scd_code code = SCD_LAUNCH(device, err, rope_table, scd_ceil_div(n, THREADS), THREADS, 0,
                                device->rope, device->max_rows, dim, theta);
+    device->epoch++; /* graphs read another table */
     device->rope_dim = code ? 0 : dim;
     device->rope_theta = theta;
     return code;

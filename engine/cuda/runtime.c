@@ -157,6 +157,43 @@ scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
     return check(cudaStreamSynchronize(gpu->stream), "cudaStreamSynchronize", err);
 }
 
+/* Only this thread's calls are held to what a capture allows: other devices' owners go on. */
+scd_code scd_gpu_record(scd_gpu *gpu, scd_error *err)
+{
+    return check(cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal),
+                 "cudaStreamBeginCapture", err);
+}
+
+scd_code scd_gpu_record_end(scd_gpu *gpu, void **out, scd_error *err)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t ready = NULL;
+    *out = NULL;
+    scd_code code = check(cudaStreamEndCapture(gpu->stream, &graph), "cudaStreamEndCapture", err);
+    if (!code)
+        code = check(cudaGraphInstantiate(&ready, graph, 0), "cudaGraphInstantiate", err);
+    if (graph)
+        cudaGraphDestroy(graph);
+    if (!code)
+        *out = ready;
+    else
+        (void)cudaGetLastError(); /* or the next launch would be blamed for it */
+    return code;
+}
+
+scd_code scd_gpu_replay(scd_gpu *gpu, void *graph, scd_error *err)
+{
+    return check(cudaGraphLaunch((cudaGraphExec_t)graph, gpu->stream), "cudaGraphLaunch", err);
+}
+
+void scd_gpu_graph_free(scd_gpu *gpu, void *graph)
+{
+    if (graph) {
+        cudaStreamSynchronize(gpu->stream);
+        cudaGraphExecDestroy((cudaGraphExec_t)graph);
+    }
+}
+
 scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err)
 {
     (void)gpu;

@@ -50,6 +50,13 @@ scd_code scd_gpu_mark(scd_gpu *gpu, int mark, scd_error *err);
 scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err);
 scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err);
 
+/* Between these launches and products are kept, not done, and become *out; after an error *out is
+ * NULL. Copies, waits and memory may not stand between. */
+scd_code scd_gpu_record(scd_gpu *gpu, scd_error *err);
+scd_code scd_gpu_record_end(scd_gpu *gpu, void **out, scd_error *err);
+scd_code scd_gpu_replay(scd_gpu *gpu, void *graph, scd_error *err);
+void scd_gpu_graph_free(scd_gpu *gpu, void *graph); /* NULL is fine */
+
 /* After a launch: what became of it. */
 scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err);
 void *scd_gpu_stream(scd_gpu *gpu); /* cudaStream_t */

@@ -62,7 +62,8 @@ static scd_course *allocate(const scd_plan *plan, const scd_model_config *config
                         .n_left = n_hidden,
                         .n_layers = config->n_layers,
                         .n_heads = config->n_heads};
-    scd_course *c = scd_calloc(1, sizeof *c + carve(&shape, NULL, config));
+    shape.bytes = sizeof shape + carve(&shape, NULL, config);
+    scd_course *c = scd_calloc(1, shape.bytes);
     if (!c)
         return NULL;
     *c = shape;
@@ -193,6 +194,11 @@ size_t scd_course_passes_left(const scd_course *c)
 size_t scd_course_width(const scd_course *c)
 {
     return scd_plan_width(c->plan.kind, c->n_tokens, c->n_hidden);
+}
+
+size_t scd_course_bytes(const scd_course *c)
+{
+    return c->bytes;
 }
 
 const float *scd_course_result(const scd_course *c, size_t *width)

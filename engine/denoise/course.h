@@ -63,6 +63,7 @@ size_t scd_course_rows(const scd_course *course);        /* of the next pass: to
 size_t scd_course_passes_left(const scd_course *course); /* at most; 0: it is done */
 
 size_t scd_course_width(const scd_course *course); /* floats of its result */
+size_t scd_course_bytes(const scd_course *course); /* of memory that it holds */
 
 /* Floats of the result of a plan that marks so many tokens of a cell. */
 static inline size_t scd_plan_width(scd_plan_kind kind, size_t n_tokens, size_t n_hidden)

@@ -9,7 +9,7 @@
 
 struct scd_course {
     scd_plan plan; /* its pointers are not used any more */
-    size_t vocab;
+    size_t bytes, vocab;
     size_t n_tokens, n_hidden, n_left; /* hidden at the start, and still */
     size_t pass;                       /* how many were made */
     bool refreshing, done;

@@ -3,7 +3,8 @@
  * Every hidden token comes with its best genes. The most confident token takes its first; a gene is
  * taken once in a cell, so who wanted it too goes on to the next of its own list. Confidence is the
  * probability of the gene; with temperature its logarithm gets Gumbel noise too, so that tokens are
- * found in an order that is random in proportion to it (Chang et al. 2022, "MaskGIT"). */
+ * found in an order that is random in proportion to it (Chang et al. 2022, "MaskGIT") - but not
+ * where a threshold decides, which is for all that reach it. */
 #include "engine/denoise/course_impl.h"
 
 #include "engine/base/rng.h"
@@ -41,7 +42,7 @@ static bool is_allowed(const scd_course *c, int32_t gene)
 static float turn_noise(const scd_course *c, size_t i)
 {
     uint32_t words[4];
-    if (c->plan.temperature == 0)
+    if (c->plan.temperature == 0 || c->plan.confidence > 0)
         return 0;
     scd_rng_block(c->plan.seed, c->pass, block_of(c->left[i]) + TURN_BLOCK, words);
     return c->plan.temperature * (float)scd_rng_gumbel(words[0]);

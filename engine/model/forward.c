@@ -187,7 +187,7 @@ static void *carve(knife *k, size_t bytes)
     return here;
 }
 
-static size_t carve_staging(char *base, size_t rows, staging *s)
+size_t scd_forward_carve_staging(char *base, size_t rows, staging *s)
 {
     knife k = {base, 0};
     s->cu_rows = carve(&k, (rows + 1) * sizeof *s->cu_rows);
@@ -219,16 +219,14 @@ static size_t carve_activations(scd_forward *f, char *base, size_t act_bytes)
 
 static scd_code allocate(scd_forward *f, scd_error *err)
 {
-    f->staging_bytes = carve_staging(NULL, f->max_rows, &f->host);
-    f->host_block = scd_calloc(f->staging_bytes, 1);
+    size_t staging_bytes = scd_forward_carve_staging(NULL, f->max_rows, &f->host);
+    f->host_block = scd_calloc(staging_bytes, 1);
     f->cells = scd_calloc(f->max_rows / 2 + 1, sizeof *f->cells); /* a cell has at least two rows */
     if (!f->host_block || !f->cells)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", f->max_rows);
-    carve_staging(f->host_block, f->max_rows, &f->host);
-    scd_code code = f->be->alloc(f->device, f->staging_bytes, &f->device_block, err);
+    scd_code code = f->be->alloc(f->device, staging_bytes, &f->device_block, err);
     if (code)
         return code;
-    carve_staging(f->device_block, f->max_rows, &f->dev);
     size_t act_bytes = f->be->info(f->device)->act_bytes;
     size_t bytes = carve_activations(f, NULL, act_bytes);
     code = f->be->alloc(f->device, bytes, &f->activations, err);
@@ -273,6 +271,7 @@ scd_code scd_forward_open_over(const scd_forward *base, const scd_safetensors *o
     *f = *base;
     f->base = base;
     f->overlay = overlay;
+    f->recorded = (scd_recorded){0}; /* those of the base name the base's weights */
     f->vectors = NULL;
     f->vectors_used = 0;
     f->layers = scd_malloc(n_layers, sizeof *f->layers);
@@ -301,6 +300,7 @@ void scd_forward_close(scd_forward *f)
     if (!f)
         return;
     const scd_forward *b = f->base ? f->base : f;
+    scd_recorded_release(&f->recorded, f->be, f->device);
     if (!f->base) {
         f->be->free(f->device, f->activations);
         f->be->free(f->device, f->device_block);

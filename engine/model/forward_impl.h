@@ -6,23 +6,28 @@
 #define SCD_MODEL_FORWARD_IMPL_H
 
 #include "engine/model/forward.h"
+#include "engine/model/recorded.h"
 
 typedef struct layer {
     scd_matrix *qkv, *o, *gate_up, *down;
     float *norm1, *norm2; /* device (H) */
 } layer;
 
-/* The integers and floats that describe a batch, in one block on the host and one on the device. */
+/* The integers and floats that describe a batch, in one block on the host and one on the device;
+ * carved anew for each batch, so that it is one short copy. */
 typedef struct staging {
-    uint32_t *cu_rows; /* (max_rows + 1) */
-    uint32_t *cu_want; /* (max_rows + 1) the same of the rows that are wanted */
-    uint32_t *want;    /* (max_rows) which rows those are */
-    uint32_t *wpos;    /* (max_rows) and their positions */
-    uint32_t *pos;     /* (max_rows) */
-    int32_t *ids;      /* (max_rows) */
-    float *values;     /* (max_rows) */
-    uint8_t *hidden;   /* (max_rows) */
+    uint32_t *cu_rows; /* (rows + 1) */
+    uint32_t *cu_want; /* (rows + 1) the same of the rows that are wanted */
+    uint32_t *want;    /* (rows) which rows those are */
+    uint32_t *wpos;    /* (rows) and their positions */
+    uint32_t *pos;     /* (rows) */
+    int32_t *ids;      /* (rows) */
+    float *values;     /* (rows) */
+    uint8_t *hidden;   /* (rows) */
 } staging;
+
+/* The bytes of a block for so many rows, and its pieces; base NULL: only the bytes. */
+size_t scd_forward_carve_staging(char *base, size_t rows, staging *s);
 
 struct scd_forward {
     const scd_backend *be;
@@ -43,8 +48,9 @@ struct scd_forward {
     float *latent_b0, *latent_norm_w, *latent_norm_b, *latent_b3, *final_norm;
 
     void *host_block, *device_block;
-    size_t staging_bytes;
     staging host, dev;
+    scd_recorded recorded;
+    uint32_t recorded_cu[SCD_RECORDED_CELLS + 1]; /* one cell has all rows: the longest there is */
 
     scd_forward_cell *cells; /* (max_rows / 2 + 1) of a batch of plain cells */
 

@@ -29,34 +29,93 @@ static void stage_cell(scd_forward *f, const scd_forward_cell *cell, size_t row,
     }
 }
 
-/* Lay the cells out as rows on the host and copy the description to the device. */
-static scd_code stage(scd_forward *f, const scd_forward_cell *cells, size_t n_cells,
-                      scd_batch_rows *batch, scd_error *err)
+/* A pass over a batch that lies on the device. */
+typedef struct pass {
+    scd_forward *f;
+    scd_batch_rows batch;
+    size_t n_want;
+    scd_pooling pooling;
+    bool small; /* padded to this bucket */
+    scd_bucket bucket;
+} pass;
+
+/* Rows of all cells, and whether [LAT]'s states are all that is wanted. */
+static scd_code count_rows(const scd_forward *f, const scd_forward_cell *cells, size_t n_cells,
+                           size_t *rows, bool *latents_alone, scd_error *err)
 {
-    staging *s = &f->host;
-    size_t row = 0, n_want = 0;
+    *rows = 0;
+    *latents_alone = true;
     for (size_t c = 0; c < n_cells; c++) {
         if (!cells[c].n_tokens)
             return scd_fail(err, SCD_E_INVALID, "cell %zu of the batch has no tokens", c);
-        if (cells[c].n_tokens + 1 > f->max_rows - row)
+        if (cells[c].n_tokens + 1 > f->max_rows - *rows)
             return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", f->max_rows);
+        *rows += cells[c].n_tokens + 1;
+        *latents_alone = *latents_alone && !cells[c].wanted;
+    }
+    return SCD_OK;
+}
+
+/* Behind `row` and cell n_cells: rows of no cell, and cells without rows whose [LAT] state is
+ * wanted. Nobody looks at what they give. */
+static void pad(scd_forward *f, size_t row, size_t n_cells, const scd_bucket *to)
+{
+    staging *s = &f->host;
+    for (size_t c = n_cells; c < to->cells; c++) {
+        s->cu_rows[c + 1] = s->want[c] = (uint32_t)row;
+        s->cu_want[c + 1] = (uint32_t)(c + 1);
+        s->wpos[c] = 0;
+    }
+    for (; row < to->rows; row++) {
+        s->ids[row] = -1;
+        s->values[row] = 0;
+        s->hidden[row] = 0;
+        s->pos[row] = 0;
+    }
+    for (size_t c = 1; c <= to->cells; c++)
+        f->recorded_cu[c] = (uint32_t)to->rows;
+}
+
+/* Lay the cells out as rows on the host and copy the description to the device. `plain`: as they
+ * are, else padded to a bucket where there is one for them. */
+static scd_code stage(pass *p, const scd_forward_cell *cells, size_t n_cells, bool plain,
+                      scd_error *err)
+{
+    scd_forward *f = p->f;
+    staging *s = &f->host;
+    size_t row = 0, rows;
+    bool latents_alone;
+    scd_code code = count_rows(f, cells, n_cells, &rows, &latents_alone, err);
+    if (code)
+        return code;
+    p->small =
+        !plain && latents_alone &&
+        scd_recorded_bucket(f->be, rows, n_cells, (size_t)p->pooling, f->max_rows, &p->bucket);
+    rows = p->small ? p->bucket.rows : rows;
+    size_t bytes = scd_forward_carve_staging(f->host_block, rows, s);
+    scd_forward_carve_staging(f->device_block, rows, &f->dev);
+    for (size_t c = 0; c < n_cells; c++) {
         s->cu_rows[c] = (uint32_t)row;
-        s->cu_want[c] = (uint32_t)n_want;
-        stage_cell(f, &cells[c], row, &n_want);
+        s->cu_want[c] = (uint32_t)p->n_want;
+        stage_cell(f, &cells[c], row, &p->n_want);
         row += cells[c].n_tokens + 1;
     }
     s->cu_rows[n_cells] = (uint32_t)row;
-    s->cu_want[n_cells] = (uint32_t)n_want;
-    *batch = (scd_batch_rows){.n_cells = n_cells,
-                              .n_tokens = row - n_cells,
-                              .n_rows = row,
-                              .cu_rows = f->dev.cu_rows,
-                              .host_cu_rows = s->cu_rows,
-                              .ids = f->dev.ids,
-                              .values = f->dev.values,
-                              .hidden = f->dev.hidden,
-                              .pos = f->dev.pos};
-    return f->be->upload(f->device, f->device_block, f->host_block, f->staging_bytes, err);
+    s->cu_want[n_cells] = (uint32_t)p->n_want;
+    if (p->small) {
+        pad(f, row, n_cells, &p->bucket);
+        n_cells = p->n_want = p->bucket.cells;
+    }
+    p->batch = (scd_batch_rows){.n_cells = n_cells,
+                                .n_tokens = rows - n_cells,
+                                .n_rows = rows,
+                                .cu_rows = f->dev.cu_rows,
+                                .host_cu_rows = p->small ? f->recorded_cu : s->cu_rows,
+                                .ids = f->dev.ids,
+                                .values = f->dev.values,
+                                .hidden = f->dev.hidden,
+                                .pos = f->dev.pos};
+    return f->be->upload(f->device, f->device_block, f->host_block, bytes, err);
 }
 
 static scd_code embed_rows(scd_forward *f, const scd_batch_rows *batch, scd_pooling pooling,
@@ -161,21 +220,28 @@ static scd_code run_layer(scd_forward *f, const layer *l, const scd_batch_rows *
     return code ? code : attend(f, l, batch, last, n_want, err);
 }
 
+static scd_code run_pass(void *arg, scd_error *err)
+{
+    const pass *p = arg;
+    scd_forward *f = p->f;
+    scd_code code = embed_rows(f, &p->batch, p->pooling, err);
+    for (size_t i = 0; i < f->c.n_layers && !code; i++)
+        code = run_layer(f, &f->layers[i], &p->batch, i + 1 == f->c.n_layers, p->n_want, err);
+    return code ? code
+                : f->be->rms_norm(f->device, f->h_want, f->final_norm, p->n_want, f->c.hidden_dim,
+                                  f->states, err);
+}
+
 scd_code scd_forward_pass(scd_forward *f, const scd_forward_cell *cells, size_t n_cells,
                           scd_pooling pooling, const float **out, scd_error *err)
 {
-    scd_batch_rows batch;
-    scd_code code = stage(f, cells, n_cells, &batch, err);
-    if (!code)
-        code = embed_rows(f, &batch, pooling, err);
-    size_t n_want = f->host.cu_want[n_cells];
-    for (size_t i = 0; i < f->c.n_layers && !code; i++)
-        code = run_layer(f, &f->layers[i], &batch, i + 1 == f->c.n_layers, n_want, err);
-    if (!code)
-        code = f->be->rms_norm(f->device, f->h_want, f->final_norm, n_want, f->c.hidden_dim,
-                               f->states, err);
+    pass p = {.f = f, .pooling = pooling};
     *out = f->states;
-    return code;
+    scd_code code = stage(&p, cells, n_cells, false, err);
+    if (code)
+        return code;
+    return p.small ? scd_recorded_run(&f->recorded, f->be, f->device, &p.bucket, run_pass, &p, err)
+                   : run_pass(&p, err);
 }
 
 scd_code scd_forward_run(scd_forward *f, const scd_cell *const *cells, size_t n_cells,
@@ -206,17 +272,17 @@ scd_code scd_forward_embed(scd_forward *f, const scd_cell *const *cells, size_t 
 scd_code scd_forward_watch(scd_forward *f, const scd_forward_cell *cell, const scd_watch_keys *w,
                            scd_error *err)
 {
-    scd_batch_rows batch;
+    pass p = {.f = f};
     if (!f->be->attention_weights)
         return scd_fail(err, SCD_E_DEVICE, "this device does not tell its attention");
-    scd_code code = stage(f, cell, 1, &batch, err);
+    scd_code code = stage(&p, cell, 1, true, err);
     if (!code)
-        code = embed_rows(f, &batch, SCD_POOL_VISIBLE, err);
+        code = embed_rows(f, &p.batch, SCD_POOL_VISIBLE, err);
     const uint32_t cu_keys[2] = {0, (uint32_t)w->n_keys};
     scd_attention_weights_args a = {.n_cells = 1,
                                     .hidden_dim = f->c.hidden_dim,
                                     .n_heads = f->c.n_heads,
-                                    .host_cu_rows = batch.host_cu_rows,
+                                    .host_cu_rows = p.batch.host_cu_rows,
                                     .q = f->q,
                                     .k = f->k,
                                     .use_heads = w->heads,
@@ -227,12 +293,12 @@ scd_code scd_forward_watch(scd_forward *f, const scd_forward_cell *cell, const s
     while (n && !w->layers[n - 1]) /* nothing is watched behind the last that is */
         n--;
     for (size_t i = 0; i < n && !code; i++) {
-        scd_qkv_args qkv = qkv_of(f, &f->layers[i], &batch, SCD_PART_Q | SCD_PART_K | SCD_PART_V);
+        scd_qkv_args qkv = qkv_of(f, &f->layers[i], &p.batch, SCD_PART_Q | SCD_PART_K | SCD_PART_V);
         code = f->be->qkv(f->device, &qkv, err);
         if (!code && w->layers[i])
             code = f->be->attention_weights(f->device, &a, err);
         if (!code && i + 1 < n)
-            code = attend(f, &f->layers[i], &batch, false, 0, err);
+            code = attend(f, &f->layers[i], &p.batch, false, 0, err);
     }
     return code;
 }

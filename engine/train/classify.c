@@ -1,8 +1,8 @@
 /* classify.c - see classify.h. */
 #include "engine/train/classify.h"
 
-#include "engine/backend/registry.h"
 #include "engine/base/mem.h"
+#include "engine/train/device.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,18 +14,15 @@ scd_code scd_classifier_open(const scd_model *model, const scd_classifier_option
     size_t classes = o->classes, micro_rows = o->micro_rows;
     if (micro_rows < config->max_gene_len + 1)
         micro_rows = config->max_gene_len + 1;
-    *out = (scd_classifier){.be = &scd_backend_cpu,
-                            .ops = &scd_train_ops_cpu,
-                            .model = model,
-                            .config = config,
-                            .vocab = scd_model_vocab(model),
-                            .classes = classes};
-    scd_device_options device = {.precision = SCD_PRECISION_FP32, .threads = o->threads};
+    *out = (scd_classifier){
+        .model = model, .config = config, .vocab = scd_model_vocab(model), .classes = classes};
     scd_net_options net = {.max_rows = micro_rows};
     scd_class_head_shape shape = {config->hidden_dim, o->mlp_dim, classes, micro_rows / 2 + 1};
-    scd_code code = out->be->open(&device, &out->device, err);
-    if (!code)
+    scd_code code = scd_train_device_open(o->device, o->threads, &out->be, &out->device, err);
+    if (!code) {
+        out->ops = out->be->train;
         code = scd_net_new(out->be, out->ops, out->device, config, &net, &out->net, err);
+    }
     if (!code)
         code = scd_net_load(out->net, scd_model_tensors(model), err);
     if (!code && classes)
@@ -42,8 +39,10 @@ scd_code scd_classifier_open(const scd_model *model, const scd_classifier_option
 
 void scd_classifier_close(scd_classifier *c)
 {
-    if (!c->be)
+    if (!c->device) {
+        *c = (scd_classifier){0};
         return;
+    }
     scd_pack_free(c->pack);
     scd_gene_head_free(c->genes_head);
     scd_class_head_free(c->head);

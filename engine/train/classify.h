@@ -29,7 +29,8 @@ typedef struct scd_classifier_options {
     size_t classes, mlp_dim; /* classes 0: no head */
     bool has_genes;          /* the head has a linear half */
     size_t micro_rows;       /* rows of a micro-batch; at least one longest cell fits */
-    int threads;
+    const char *device;      /* as device.h has it, and threads */
+    size_t threads;
 } scd_classifier_options;
 
 scd_code scd_classifier_open(const scd_model *model, const scd_classifier_options *options,

@@ -9,6 +9,7 @@
 #include "engine/base/mem.h"
 #include "engine/denoise/head.h"
 #include "engine/model/file.h"
+#include "engine/train/device.h"
 #include "engine/train/eval.h"
 #include "engine/train/labels.h"
 #include "engine/train/options.h"
@@ -24,7 +25,7 @@
 
 typedef struct options {
     const char *model, *head, *exclude, *matrix, *gene_column, *labels, *label_column;
-    const char *predictions, *embeddings;
+    const char *predictions, *embeddings, *device;
     scd_option_list data;
     size_t threads, micro_rows;
     double min_mapped;
@@ -203,7 +204,8 @@ static scd_code open_all(evaluation *e, scd_error *err)
         code = scd_corpus_check_mapped(e->corpus, o->min_mapped, err);
     if (!code && (o->labels || o->label_column))
         code = open_labels(e, err);
-    scd_classifier_options classifier = {.micro_rows = o->micro_rows, .threads = (int)o->threads};
+    scd_classifier_options classifier = {
+        .micro_rows = o->micro_rows, .device = o->device, .threads = o->threads};
     if (e->info) {
         classifier.classes = e->info->n_labels;
         classifier.mlp_dim = e->info->mlp_dim;
@@ -463,6 +465,7 @@ int scd_train_eval(int argc, char **argv)
          0},
         {"losses", SCD_OPTION_FLAG, &o.losses, NULL,
          "the objective's losses of the model, 15, 50 and 90 % hidden", 0, 0, 0, 0},
+        {"device", SCD_OPTION_TEXT, &o.device, "DEVICE", SCD_TRAIN_DEVICE_HELP, 0, 0, 0, 0},
         {"threads", SCD_OPTION_COUNT, &o.threads, "N", "0: one per core", 0, 512, 0, 0},
         {"micro-rows", SCD_OPTION_COUNT, &o.micro_rows, "N", "rows of a batch", 64, 1 << 24, 0, 0},
     };

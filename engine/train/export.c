@@ -29,8 +29,8 @@ static const char summary[] =
     "at the end of card.md.";
 
 /* In the order in which they move; the last makes a directory a model. */
-static const char *const files[] = {"config.json", "genes.tsv", "card.md", "heads",
-                                    "model.safetensors"};
+static const char *const files[] = {"config.json", "genes.tsv", "lengths.tsv",
+                                    "card.md",     "heads",     "model.safetensors"};
 enum { N_FILES = sizeof files / sizeof files[0] };
 
 static scd_code io_error(const char *path, const char *what, scd_error *err)
@@ -176,7 +176,8 @@ static scd_code publish(scd_export *run, scd_error *err)
     if ((code = scd_folder_remove(path, err)))
         return code;
     for (size_t i = 0; i + 1 < N_FILES && !code; i++)
-        if (strcmp(files[i], "heads") != 0 || run->n_heads)
+        if ((strcmp(files[i], "heads") != 0 || run->n_heads) &&
+            (strcmp(files[i], "lengths.tsv") != 0 || run->has_lengths))
             code = move_up(run, files[i], err);
     if (code || (code = sync_folder(run->out, err)) ||
         (code = move_up(run, files[N_FILES - 1], err)))

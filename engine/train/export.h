@@ -17,7 +17,7 @@ typedef struct scd_export {
     /* as given */
     const char *from, *out, *dtype_name; /* dtype_name NULL: every tensor keeps its own */
     scd_option_list head_names;
-    bool no_heads, force;
+    bool no_heads, force, has_lengths;
 
     size_t dtype;                /* an scd_dtype, or SCD_EXPORT_KEPT */
     char stage[SCD_EXPORT_PATH]; /* the folder that is written to; "" while there is none */

@@ -259,6 +259,11 @@ scd_code scd_export_texts(scd_export *run, scd_error *err)
     scd_code code = write_config(run, err);
     if (!code)
         code = scd_export_copy(run, "genes.tsv", err);
+    char path[SCD_EXPORT_PATH + 32];
+    snprintf(path, sizeof path, "%s/lengths.tsv", run->from);
+    run->has_lengths = !access(path, F_OK);
+    if (!code && run->has_lengths)
+        code = scd_export_copy(run, "lengths.tsv", err);
     return code ? code : write_card(run, err);
 }
 

@@ -5,6 +5,7 @@
  * threshold use cells that training never saw.
  *
  * Threads: main and the device's. Owns: everything of the run. */
+#include "engine/train/device.h"
 #include "engine/train/finetune.h"
 
 #include "engine/train/finetune_perturb.h"
@@ -133,10 +134,10 @@ static size_t option_table(scd_finetune_options *o, scd_option table[MAX_OPTIONS
         NUMBER("subset-min", augment.subset_min, "of at least this fraction", 0.001, 1),
         COUNT("max-tokens", augment.max_tokens, "tokens of a cell; 0: the model's", 0, 65536),
         HEADING("calibration:"),
-        COUNT("calibrate-copies", calibrate_copies, "augmented copies of held-out cells; 0: none",
-              0, 64),
+        COUNT("calibrate-copies", calibrate_copies, "of held-out cells, augmented", 0, 64),
         NUMBER("precision", precision, "of labels above the threshold", 0, 1),
         HEADING("running:"),
+        {"device", SCD_OPTION_TEXT, &o->device, "DEVICE", SCD_TRAIN_DEVICE_HELP, 0, 0, true, false},
         {"threads", SCD_OPTION_COUNT, &o->threads, "N", "0: one per core", 0, 512, true, false},
         COUNT("micro-rows", micro_rows, "rows of a micro-batch: memory", 64, 1u << 24),
         TEXT("dtype", dtype, "T", "of backbone tensors in the head: f32 or bf16"),
@@ -263,7 +264,7 @@ static scd_code run_all(scd_finetune *run, const scd_option *table, size_t n, sc
     run->frozen = !o->train_layers;
     run->first_layer = o->train_layers >= layers ? 0 : layers - o->train_layers;
     scd_classifier_options classifier = {run->labels.n_classes, o->mlp_dim, o->gene_lr > 0,
-                                         o->micro_rows, (int)o->threads};
+                                         o->micro_rows, o->device, o->threads};
     code = scd_classifier_open(run->model, &classifier, &run->c, err);
     run->c.genes = run->measured; /* held-out cells are read as the head's users will be */
     if (!code)

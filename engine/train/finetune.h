@@ -29,7 +29,7 @@ typedef struct scd_finetune_options {
     scd_augment_options augment;
     uint64_t seed;
     size_t threads, micro_rows;
-    const char *dtype;
+    const char *dtype, *device;
     bool force;
 } scd_finetune_options;
 

@@ -12,6 +12,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/denoise/predictor.h"
+#include "engine/train/device.h"
 #include "engine/train/progress.h"
 #include "engine/train/train.h"
 
@@ -102,6 +103,7 @@ static size_t option_table(scd_perturb_options *o, scd_option table[MAX_OPTIONS]
         NUMBER("rank-weight", rank_weight, "of the ranking loss", 0, 1000),
         {"seed", SCD_OPTION_SEED, &o->seed, "N", "fixes the run", 0, 0, false, false},
         HEADING("running:"),
+        {"device", SCD_OPTION_TEXT, &o->device, "DEVICE", SCD_TRAIN_DEVICE_HELP, 0, 0, true, false},
         {"threads", SCD_OPTION_COUNT, &o->threads, "N", "0: one per core", 0, 512, true, false},
         COUNT("micro-rows", micro_rows, "rows of a micro-batch: memory", 64, 1u << 24),
         TEXT("dtype", dtype, "T", "of the network in the head: f32 or bf16"),
@@ -259,8 +261,8 @@ static scd_code fit_all(scd_perturb_run *run, scd_error *err)
 static scd_code run_all(scd_perturb_run *run, scd_error *err)
 {
     const scd_perturb_options *o = run->o;
-    const scd_classifier_options backbone = {.micro_rows = o->micro_rows,
-                                             .threads = (int)o->threads};
+    const scd_classifier_options backbone = {
+        .micro_rows = o->micro_rows, .device = o->device, .threads = o->threads};
     scd_digest digest;
     scd_code code = scd_model_open(o->model, &run->model, err);
     if (!code)

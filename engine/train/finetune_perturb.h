@@ -26,6 +26,7 @@ typedef struct scd_perturb_options {
     size_t mlp_dim, epochs, cells, batch, folds;
     double min_mapped, lr, warmup, decay, clip, de_weight, rank_weight;
     uint64_t seed;
+    const char *device; /* NULL: auto */
     size_t threads, micro_rows;
     const char *dtype;
     bool force;

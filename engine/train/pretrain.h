@@ -34,7 +34,7 @@ typedef struct scd_pretrain_options {
     const char *out, *exclude, *matrix, *gene_column, *genes, *extra_genes_column, *gene_table;
     const char *init, *init_embedding, *held_out_column;
     const char *pooling; /* NULL until it is known: that of --init, else visible */
-    const char *order, *dtype;
+    const char *order, *dtype, *device;
     size_t hidden, dim, layers, heads, ffn, max_genes; /* 0: the default, or those of --init */
     uint64_t seed;
     double epochs, held_out, min_mapped;
@@ -77,6 +77,7 @@ typedef struct scd_pretrain {
     size_t n_cells, n_train, n_held_out;
     scd_digest fingerprint;
 
+    const scd_backend *be;
     scd_device *device;
     scd_net *net;
     scd_pack *pack;

@@ -1,4 +1,5 @@
 /* pretrain_options.c - the options of pretrain, and what they come to. */
+#include "engine/train/device.h"
 #include "engine/train/pretrain.h"
 #include "engine/train/train.h"
 
@@ -118,12 +119,12 @@ static size_t fill_table(scd_pretrain_options *o, scd_option *table)
         NUMBER("beta1", beta1, 0, 0.9999, "AdamW"),
         NUMBER("beta2", beta2, 0, 0.99999, "AdamW"),
         {"seed", SCD_OPTION_SEED, &o->seed, "N", "fixes the run", 0, 0, false, false},
-        HEADING("running (changes nothing in the model):"),
+        HEADING("running (changes nothing in the model but how another device rounds):"),
+        {"device", SCD_OPTION_TEXT, &o->device, "DEVICE", SCD_TRAIN_DEVICE_HELP, 0, 0, true, false},
         {"threads", SCD_OPTION_COUNT, &o->threads, "N", "0: one per core", 0, 512, true, false},
         {"eval-every", SCD_OPTION_COUNT, &o->eval_every, "STEPS", "0: twenty times a run", 0, 1e12,
          true, false},
-        {"eval-cells", SCD_OPTION_COUNT, &o->eval_cells, "N", "held-out cells looked at", 1, 1e9,
-         true, false},
+        {"eval-cells", SCD_OPTION_COUNT, &o->eval_cells, "N", "held-out", 1, 1e9, true, false},
         {"checkpoint-every", SCD_OPTION_NUMBER, &o->checkpoint_seconds, "SECONDS",
          "0: only at the end", 0, 1e9, true, false},
         {"checkpoint-steps", SCD_OPTION_COUNT, &o->checkpoint_steps, "STEPS", "besides; 0: never",

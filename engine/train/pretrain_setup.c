@@ -6,6 +6,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "engine/model/file.h"
+#include "engine/train/device.h"
 #include "engine/train/gene_svd.h"
 #include "engine/train/model_text.h"
 #include "engine/train/pretrain.h"
@@ -327,7 +328,7 @@ static scd_code silence_latent(scd_pretrain *run, scd_error *err)
         size_t first, n;
         scd_code code = scd_net_tensor(run->net, names[i], &first, &n, err);
         if (!code)
-            code = scd_train_ops_cpu.zero(run->device, scd_net_params(run->net) + first, n, err);
+            code = run->be->train->zero(run->device, scd_net_params(run->net) + first, n, err);
         if (code)
             return code;
     }
@@ -349,11 +350,11 @@ static scd_code embed_genes(scd_pretrain *run, scd_error *err)
     float *host = scd_malloc(n, sizeof *host), *device = scd_net_params(run->net) + first;
     if (!host)
         return scd_fail(err, SCD_E_NOMEM, "out of memory for the gene embedding");
-    code = scd_backend_cpu.download(run->device, host, device, n * sizeof *host, err);
+    code = run->be->download(run->device, host, device, n * sizeof *host, err);
     if (!code)
         code = scd_gene_svd(&input, host, err);
     if (!code)
-        code = scd_backend_cpu.upload(run->device, device, host, n * sizeof *host, err);
+        code = run->be->upload(run->device, device, host, n * sizeof *host, err);
     free(host);
     return code;
 }
@@ -367,28 +368,25 @@ static scd_code calm_value_head(scd_pretrain *run, scd_error *err)
     float mean = (float)run->mean_value;
     scd_code code = scd_net_tensor(run->net, "value_head.2.weight", &weight, &n, err);
     if (!code)
-        code = scd_train_ops_cpu.zero(run->device, scd_net_params(run->net) + weight, n, err);
+        code = run->be->train->zero(run->device, scd_net_params(run->net) + weight, n, err);
     if (!code)
         code = scd_net_tensor(run->net, "value_head.2.bias", &bias, &n, err);
     if (!code)
-        code = scd_backend_cpu.upload(run->device, scd_net_params(run->net) + bias, &mean,
-                                      sizeof mean, err);
+        code =
+            run->be->upload(run->device, scd_net_params(run->net) + bias, &mean, sizeof mean, err);
     return code;
 }
 
 static scd_code make_net(scd_pretrain *run, scd_error *err)
 {
-    const scd_device_options device = {.precision = SCD_PRECISION_FP32,
-                                       .threads = (int)run->o.threads};
     const scd_net_options net = {.max_rows = run->o.micro_rows};
     scd_code code;
     if (run->o.micro_rows < run->config.max_gene_len + 1)
         return scd_fail(err, SCD_E_INVALID,
                         "--micro-rows %zu: must be at least %zu, the longest cell and [LAT]",
                         run->o.micro_rows, run->config.max_gene_len + 1);
-    if ((code = scd_backend_cpu.open(&device, &run->device, err)) ||
-        (code = scd_net_new(&scd_backend_cpu, &scd_train_ops_cpu, run->device, &run->config, &net,
-                            &run->net, err)) ||
+    if ((code = scd_net_new(run->be, run->be->train, run->device, &run->config, &net, &run->net,
+                            err)) ||
         (code = scd_pack_new(run->o.micro_rows, &run->pack, err)))
         return code;
     code = run->start ? scd_net_load(run->net, scd_model_tensors(run->start), err)
@@ -420,6 +418,8 @@ scd_code scd_pretrain_set_up(scd_pretrain *run, scd_error *err)
     scd_arena_init(&run->eval_arena, SIZE_MAX / 2);
     run->dir_lock = -1;
     if ((code = scd_augment_check(&run->o.augment, err)) ||
+        (code =
+             scd_train_device_open(run->o.device, run->o.threads, &run->be, &run->device, err)) ||
         (code = scd_pretrain_open_dir(run, err)) ||
         (code = scd_corpus_open(&corpus, &run->corpus, err)) || (code = choose_genes(run, err)) ||
         (code = split(run, err)) || (code = fit_entropies(run, err)))
@@ -440,7 +440,7 @@ void scd_pretrain_release(scd_pretrain *run)
     scd_pack_free(run->pack);
     scd_net_free(run->net);
     if (run->device)
-        scd_backend_cpu.close(run->device);
+        run->be->close(run->device);
     scd_arena_release(&run->eval_arena);
     free(run->eval_cells);
     free(run->eval_draws);

@@ -6,6 +6,7 @@
 #include "engine/base/mem.h"
 #include "engine/denoise/head.h"
 #include "engine/model/file.h"
+#include "engine/model/lengths.h"
 #include "engine/train/checkpoint.h"
 #include "engine/train/folder.h"
 #include "engine/train/model_text.h"
@@ -36,8 +37,8 @@ static const char *path_of(const scd_pretrain *run, const char *name, char out[P
 /* What a killed run left of its own: NAME.PID.tmp. */
 static void remove_temporaries(const scd_pretrain *run)
 {
-    static const char *const names[] = {checkpoint_name, weights_name, "config.json.",
-                                        "genes.tsv.",    "card.md.",   "train.csv."};
+    static const char *const names[] = {checkpoint_name, weights_name, "config.json.", "genes.tsv.",
+                                        "card.md.",      "train.csv.", "lengths.tsv."};
     char path[PATH_BYTES];
     DIR *dir = opendir(run->o.out);
     for (const struct dirent *e; dir && (e = readdir(dir));) {
@@ -240,9 +241,10 @@ static scd_code write_card(const scd_pretrain *run, const scd_pretrain_score *sc
                    run->n_train, run->n_held_out);
     scd_options_recipe(run->table, run->n_table, &out);
     scd_buf_printf(&out,
-                   "\n\n%llu steps of %zu cells; the same bytes on any number of threads. Made "
-                   "with scdiva-train %s.\n\n## Quality\n\n",
-                   (unsigned long long)run->n_steps, run->o.batch, SCD_VERSION);
+                   "\n\n%llu steps of %zu cells on %s; the same bytes on any number of threads. "
+                   "Made with scdiva-train %s.\n\n## Quality\n\n",
+                   (unsigned long long)run->n_steps, run->o.batch,
+                   run->be->info(run->device)->identity, SCD_VERSION);
     write_table(run, scores, &out);
     write_limits(run, &out);
     path_of(run, "card.md", path);
@@ -265,6 +267,34 @@ static scd_code write_config(const scd_pretrain *run, scd_error *err)
     return code;
 }
 
+/* How many tokens the training cells had, as the model saw them at most. */
+static scd_code write_lengths(const scd_pretrain *run, scd_error *err)
+{
+    char path[PATH_BYTES];
+    size_t most = run->config.max_gene_len, n = 0;
+    if (run->o.augment.max_tokens && run->o.augment.max_tokens < most)
+        most = run->o.augment.max_tokens;
+    path_of(run, "lengths.tsv", path);
+    size_t *lengths = scd_malloc(run->n_cells, sizeof *lengths);
+    if (!lengths)
+        return scd_fail(err, SCD_E_NOMEM, "%s: out of memory", path);
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < run->n_cells && !code; i++) {
+        scd_corpus_cell cell;
+        scd_arena arena;
+        scd_arena_init(&arena, SIZE_MAX / 2);
+        if (run->keep[i])
+            code = scd_corpus_read(run->corpus, i, 1, &arena, &cell, err);
+        if (run->keep[i] && !code && cell.n)
+            lengths[n++] = cell.n < most ? cell.n : most;
+        scd_arena_release(&arena);
+    }
+    if (!code && n)
+        code = scd_lengths_write(path, lengths, n, err);
+    free(lengths);
+    return code;
+}
+
 /* The old model goes: first what makes it one, then its heads. */
 static scd_code make_way(const scd_pretrain *run, scd_error *err)
 {
@@ -284,7 +314,7 @@ scd_code scd_pretrain_write_model(scd_pretrain *run, const scd_pretrain_score *s
     if ((code = make_way(run, err)) || (code = write_config(run, err)) ||
         (code = scd_file_write(path_of(run, "genes.tsv", path), run->genes.data, run->genes.n_bytes,
                                err)) ||
-        (code = write_card(run, scores, err)) ||
+        (code = write_lengths(run, err)) || (code = write_card(run, scores, err)) ||
         (code = scd_net_save(run->net, path_of(run, weights_name, path), run->dtype, err)))
         return code;
     unlink(path_of(run, checkpoint_name, path));

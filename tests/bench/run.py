@@ -49,6 +49,7 @@ def main():
     section("two hundred cells by heart", [python, os.path.join(HERE, "overfit.py")], env)
     section("JSON", [os.path.join(build, "bench", "bench_json")], env)
     section("genes and serialization", [os.path.join(build, "bench", "bench_cells")], env)
+    section("embeddings beside denoising", [python, os.path.join(HERE, "mixed_load.py")], env)
     if args.long:
         section("overload", [python, os.path.join(HERE, "overload.py")], env)
         section("kill -9", [python, os.path.join(HERE, "kill9.py")], env)

@@ -6,6 +6,7 @@
 
 #include "tests/cuda_host/impl.h"
 
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,8 @@ struct copy {
 
 struct fiber {
     ucontext_t context;
+    jmp_buf at; /* where it goes on, once it has begun */
+    bool begun;
     char *stack;
     void *fake_stack; /* of the sanitizer */
     enum state state;
@@ -59,6 +62,7 @@ static struct fiber *fibers[MAX_THREADS];
 static struct fiber *of_thread[MAX_THREADS]; /* NULL: not started, or done */
 static struct fiber *running;
 static ucontext_t scheduler;
+static jmp_buf scheduler_at;
 #ifdef FIBERS_KNOWN
 static void *scheduler_fake;
 static const void *scheduler_stack;
@@ -78,31 +82,52 @@ static void *shared_memory;
     abort();
 }
 
-/* ---- switching ----------------------------------------------------------------------------- */
+/* ---- switching: swapcontext asks the kernel for the signal mask each time, which is most of what
+ * a launch would take, so a fiber that has begun is left and entered by a jump. The sanitizer must
+ * be told of every switch and takes jumps for returns: there it is swapcontext. ---------------- */
+
+#ifdef FIBERS_KNOWN
 
 static void to_scheduler(void)
 {
     struct fiber *me = running;
-#ifdef FIBERS_KNOWN
     __sanitizer_start_switch_fiber(&me->fake_stack, scheduler_stack, scheduler_bytes);
-#endif
     swapcontext(&me->context, &scheduler);
-#ifdef FIBERS_KNOWN
     __sanitizer_finish_switch_fiber(me->fake_stack, &scheduler_stack, &scheduler_bytes);
-#endif
 }
+
+static void to_fiber(struct fiber *f)
+{
+    __sanitizer_start_switch_fiber(&scheduler_fake, f->stack, STACK_BYTES);
+    swapcontext(&scheduler, &f->context);
+    __sanitizer_finish_switch_fiber(scheduler_fake, NULL, NULL);
+}
+
+#else
+
+static void to_scheduler(void)
+{
+    if (!_setjmp(running->at))
+        _longjmp(scheduler_at, 1);
+}
+
+static void to_fiber(struct fiber *f)
+{
+    if (_setjmp(scheduler_at))
+        return;
+    if (f->begun)
+        _longjmp(f->at, 1);
+    f->begun = true;
+    swapcontext(&scheduler, &f->context);
+}
+
+#endif
 
 static void resume(struct fiber *f)
 {
     running = f;
     threadIdx = dim3(f->thread, 0, 0);
-#ifdef FIBERS_KNOWN
-    __sanitizer_start_switch_fiber(&scheduler_fake, f->stack, STACK_BYTES);
-#endif
-    swapcontext(&scheduler, &f->context);
-#ifdef FIBERS_KNOWN
-    __sanitizer_finish_switch_fiber(scheduler_fake, NULL, NULL);
-#endif
+    to_fiber(f);
     running = NULL;
 }
 
@@ -292,6 +317,7 @@ void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, s
     if (block == 0 || block > MAX_THREADS || block % WARP || shared > MAX_SHARED ||
         grid.y > 65535 || grid.z != 1)
         fault("no such launch is possible", none, none);
+    scd_emu_unlock();
     for (unsigned y = 0; y < grid.y; y++)
         for (unsigned x = 0; x < grid.x; x++) {
             blockIdx = dim3(x, y, 0);
@@ -299,6 +325,7 @@ void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, s
             run_block();
             shared_close(shared);
         }
+    scd_emu_lock();
 }
 
 void *scd_emu_shared(void)

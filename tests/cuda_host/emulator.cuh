@@ -19,6 +19,8 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <functional>
+#include <tuple>
 
 #define SCD_KERNEL static void
 #define SCD_KERNEL_OF(threads) static void
@@ -50,15 +52,26 @@ typedef void (*scd_emu_thread)(void *arg);
 void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, scd_emu_thread body,
                  void *arg);
 
-template <typename F>
-void scd_emu_launch(const char *kernel, dim3 grid, unsigned block, size_t shared, F f)
+bool scd_emu_keep(std::function<void()> work);
+
+/* Arguments are what they are now, also where the launch is recorded and done later. */
+template <typename... P, typename... A>
+void scd_emu_launch(const char *name, dim3 grid, unsigned block, size_t shared,
+                    void (*kernel)(P...), A... args)
 {
-    scd_emu_run(
-        kernel, grid, block, shared, [](void *arg) { (*static_cast<F *>(arg))(); }, &f);
+    std::tuple<P...> given(static_cast<P>(args)...);
+    auto work = [=]() mutable {
+        auto body = [&]() { std::apply(kernel, given); };
+        scd_emu_run(
+            name, grid, block, shared, [](void *arg) { (*static_cast<decltype(body) *>(arg))(); },
+            &body);
+    };
+    if (!scd_emu_keep(work))
+        work();
 }
 
 #define SCD_LAUNCH_2D(device, err, kernel, grid, block, shared, ...)                               \
-    (scd_emu_launch(#kernel, (grid), (block), (shared), [&]() { (kernel)(__VA_ARGS__); }),         \
+    (scd_emu_launch(#kernel, (grid), (block), (shared), (kernel), __VA_ARGS__),                    \
      scd_gpu_launched((device)->gpu, #kernel, (err)))
 
 #define gpu_shared() scd_emu_shared()

@@ -89,11 +89,41 @@ static float dot(const float *a, const float *b, size_t n, bool backwards)
     return sum;
 }
 
+/* What scd_gemm_run was given. */
+struct product {
+    scd_gemm_shape shape;
+    bool bad;
+    size_t parts, m;
+    const void *w, *x;
+    bool add;
+    void *y;
+};
+
+static void multiply(const struct product *p)
+{
+    const scd_gemm_shape *s = &p->shape;
+    size_t n = p->parts * s->part_rows;
+    scd_emu_flush();
+    scd_emu_unlock();
+    float *wide_w = widen(p->w, n * s->cols, s->bf16),
+          *wide_x = widen(p->x, p->m * s->cols, s->bf16);
+    for (size_t r = 0; r < p->m; r++)
+        for (size_t j = 0; j < n; j++) {
+            float sum = dot(wide_x + r * s->cols, wide_w + j * s->cols, s->cols, p->bad && r % 2);
+            if (scd_gemm_gives_act(s) && s->bf16)
+                ((uint16_t *)p->y)[r * n + j] = scd_f32_to_bf16(sum);
+            else
+                ((float *)p->y)[r * n + j] = sum + (p->add ? ((float *)p->y)[r * n + j] : 0.0f);
+        }
+    free(wide_w);
+    free(wide_x);
+    scd_emu_lock();
+}
+
 scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
                       bool add, void *y, scd_error *err)
 {
     const scd_gemm_shape *s = &plan->shape;
-    size_t n = parts * s->part_rows;
     scd_code code = scd_emu_call("gemm", err);
     if (code)
         return code;
@@ -101,18 +131,38 @@ scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const vo
         return scd_fail(err, SCD_E_INVALID, "a product's rows lie at no multiple of 16 bytes");
     if ((add && scd_gemm_gives_act(s)) || parts > s->n_parts)
         return scd_fail(err, SCD_E_INTERNAL, "no such product");
+    const struct product p = {*s, plan->algorithm < scd_emu_bad_algorithms, parts, m, w, x, add, y};
+    if (!scd_emu_keep([=] { multiply(&p); }))
+        multiply(&p);
+    return SCD_OK;
+}
+
+/* Element (r, c) of a (rows, cols) view, transposed where the matrix lies the other way. */
+static float at(const float *x, size_t ld, bool turned, size_t r, size_t c)
+{
+    return turned ? x[c * ld + r] : x[r * ld + c];
+}
+
+scd_code scd_gemm_f32_run(scd_gemm_lib *lib, const scd_gemm_f32 *p, scd_error *err)
+{
+    (void)lib;
+    scd_code code = scd_emu_call("gemm_f32", err);
+    if (code)
+        return code;
+    if (!p->m || !p->n || !p->k || !p->batch || p->ldc < p->n || p->lda < (p->ta ? p->m : p->k) ||
+        p->ldb < (p->tb ? p->k : p->n))
+        return scd_fail(err, SCD_E_INTERNAL, "no such product");
     scd_emu_flush();
-    float *wide_w = widen(w, n * s->cols, s->bf16), *wide_x = widen(x, m * s->cols, s->bf16);
-    bool bad = plan->algorithm < scd_emu_bad_algorithms;
-    for (size_t r = 0; r < m; r++)
-        for (size_t j = 0; j < n; j++) {
-            float sum = dot(wide_x + r * s->cols, wide_w + j * s->cols, s->cols, bad && r % 2);
-            if (scd_gemm_gives_act(s) && s->bf16)
-                ((uint16_t *)y)[r * n + j] = scd_f32_to_bf16(sum);
-            else
-                ((float *)y)[r * n + j] = sum + (add ? ((float *)y)[r * n + j] : 0.0f);
-        }
-    free(wide_w);
-    free(wide_x);
+    scd_emu_unlock();
+    for (size_t i = 0; i < p->batch; i++)
+        for (size_t r = 0; r < p->m; r++)
+            for (size_t j = 0; j < p->n; j++) {
+                const float *a = p->a + i * p->step_a, *b = p->b + i * p->step_b;
+                float sum = 0.0f, *c = p->c + i * p->step_c + r * p->ldc + j;
+                for (size_t k = 0; k < p->k; k++)
+                    sum += at(a, p->lda, p->ta, r, k) * at(b, p->ldb, p->tb, k, j);
+                *c = p->alpha * sum + (p->beta != 0.0f ? p->beta * *c : 0.0f);
+            }
+    scd_emu_lock();
     return SCD_OK;
 }

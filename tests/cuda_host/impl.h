@@ -5,9 +5,19 @@
 #include "engine/cuda/runtime.h"
 #include "tests/cuda_host/host.h"
 
+#include <functional>
+
 /* SCD_E_DEVICE when this call is the one that is to fail. */
 scd_code scd_emu_call(const char *name, scd_error *err);
 /* Copies are put on the stream; work that comes after them carries them out first. */
 void scd_emu_flush(void);
+
+/* While launches are recorded: `work` is kept, to be done at replay. False: do it now. */
+bool scd_emu_keep(std::function<void()> work);
+
+/* Between these device memory may be touched. They nest. Where CUDA_EMULATOR_GUARD is set at any
+ * other time touching it ends the program, as code that takes it for host memory deserves. */
+void scd_emu_unlock(void);
+void scd_emu_lock(void);
 
 #endif

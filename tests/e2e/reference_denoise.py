@@ -85,7 +85,7 @@ def sample(model, ids, x, hidden, steps, temperature=0.0, seed=0, confidence=0.0
         if temperature:
             for i, t in enumerate(left):
                 keys[i] += temperature * gene_noise(seed, step, t, vocab)
-                turn[i] = temperature * turn_noise(seed, step, t)
+                turn[i] = 0 if confidence else temperature * turn_noise(seed, step, t)
         last, done = step + 1 == steps, {}
         quota = math.ceil(len(left) / (steps - step))
         while len(done) < len(left):

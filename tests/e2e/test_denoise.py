@@ -94,6 +94,8 @@ def test_hidden_tokens_are_found_in_fixed_steps():
 
 def test_hidden_tokens_are_found_by_confidence():
     check_sample({"steps": 16, "confidence": 0.2}, confidence=0.2)
+    check_sample({"steps": 5, "confidence": 0.1, "temperature": 1}, seed=3, confidence=0.1,
+                 temperature=1)
 
 
 def test_temperature_draws_the_noise_of_the_reference():
@@ -287,6 +289,21 @@ def test_more_cells_begin_with_the_same_ones_and_no_gene_comes_twice():
     assert [i["genes"] for i in other] != [i["genes"] for i in few]
 
 
+def test_without_a_length_those_of_the_training_cells_are_drawn():
+    path = harness.scratch("lengths")
+    models.write_model(path, GENES, MAX_GENE_LEN=60)
+    with open(os.path.join(path, "lengths.tsv"), "w", encoding="utf-8") as f:
+        f.write("tokens\n7\n19\n")
+    with Daemon(path) as d:
+        items = post(d, "/v1/generate", {"n": 12, "seed": 1})["data"]
+        assert {item["tokens"] for item in items} == {7, 19}
+        items = post(d, "/v1/generate", {"n": 2, "length": 5})["data"]
+        assert {item["tokens"] for item in items} == {5}
+    with open(os.path.join(path, "lengths.tsv"), "w", encoding="utf-8") as f:
+        f.write("tokens\n61\n")
+    assert "line 2: must be a number from 1 to 60" in harness.refused(["--model", path])
+
+
 def test_a_client_that_leaves_stops_its_cells_within_a_step():
     body = {"cells": harness.slow_cells(2), "mask": {"fraction": 0.9}, "steps": 500}
     with Daemon(harness.slow_model()) as d:
@@ -300,6 +317,22 @@ def test_a_client_that_leaves_stops_its_cells_within_a_step():
         assert tokens < 500 * 1200
         d.embed({"cells": harness.slow_cells(1, seed=5)})
         assert d.metric("scdiva_engine_tokens_total") - tokens <= 1200 * 3
+
+
+def test_an_embedding_passes_by_a_long_denoising_and_neither_starves():
+    body = {"cells": harness.slow_cells(3, length=150), "mask": {"fraction": 0.9}, "steps": 30}
+    with Daemon(harness.slow_model()) as d:
+        done = []
+        long = threading.Thread(target=lambda: done.append(denoise(body, d)))
+        long.start()
+        d.wait_metric("scdiva_engine_tokens_total", lambda v: v > 900)
+        n = 0
+        while not done:
+            d.embed({"cells": harness.slow_cells(1, seed=100 + n, length=150)})
+            n += 1
+        long.join()
+        assert n >= 3, n
+        assert all(item["passes"] == 30 for item in done[0]["data"])
 
 
 def test_a_deadline_ends_a_long_course():

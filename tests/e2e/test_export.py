@@ -3,6 +3,7 @@ import functools
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 
@@ -94,6 +95,15 @@ def test_nothing_to_convert_is_a_copy():
                      "heads/types/head.safetensors", "heads/states/head.json"):
             assert read(out, name) == read(source(), name), name
         assert "are what they were" in read(out, "card.md").decode()
+
+
+def test_lengths_go_along_where_there_are_some():
+    model, out = scratch("export.lengths"), scratch("export.lengths.out")
+    shutil.copytree(source(), model)
+    with open(os.path.join(model, "lengths.tsv"), "w", encoding="utf-8") as f:
+        f.write("tokens\n7\n")
+    export(model, out)
+    assert read(out, "lengths.tsv") == b"tokens\n7\n"
 
 
 def test_a_wider_dtype_and_back_changes_nothing():

@@ -197,13 +197,29 @@ def test_anndata_of_pypi_reads_every_file():
     check_read("pypi", [out for _, out in real(REAL_H5AD + REAL_TENX)])
 
 
-def test_scanpy_finds_neighbors_clusters_and_a_umap():
-    names = [n for n in REAL_H5AD + REAL_TENX if "cellxgene" not in n]  # two cells have no map
-    outs = [out for _, out in real(names)]
+def check_scanpy(names):
+    """neighbors, leiden and umap on X_scdiva, as the manual has it."""
+    outs = [out for _, out in real(names) if "cellxgene" not in out]  # two cells have no map
     said = python("pypi", USE, *outs)
     for out in outs:
         clusters, shape = said[out]
         assert clusters >= 1 and shape[1] == 2, (out, said[out])
+
+
+def test_scanpy_works_with_the_embeddings_of_new_h5ad_files():
+    check_scanpy(REAL_H5AD[:3])
+
+
+def test_scanpy_works_with_the_embeddings_of_large_h5ad_files():
+    check_scanpy(REAL_H5AD[3:5])
+
+
+def test_scanpy_works_with_the_embeddings_of_old_h5ad_files():
+    check_scanpy(REAL_H5AD[5:])
+
+
+def test_scanpy_works_with_the_embeddings_of_10x_files():
+    check_scanpy(REAL_TENX)
 
 
 # ---- what is in the way --------------------------------------------------------------------------
@@ -279,11 +295,12 @@ def test_a_run_that_is_interrupted_leaves_nothing():
         files.h5ad_files.frame(f, "var", files.h5ad_files.GENES)
         f["X"] = x
     p = subprocess.Popen(scdiva() + ["embed", path, "-o", out, "--model", small_model()],
-                         stderr=subprocess.PIPE, text=True, env=clean_environment())
+                         stderr=subprocess.PIPE, text=True, env=clean_environment(),
+                         start_new_session=True)
     end = time.monotonic() + 20 * SLOW
     while not left_behind(out) and time.monotonic() < end and p.poll() is None:
         time.sleep(0.001)
-    p.send_signal(signal.SIGINT)
+    os.killpg(p.pid, signal.SIGINT)  # as a terminal does
     _, said = p.communicate(timeout=60 * SLOW)
     if p.returncode == 0:
         raise Skip("it was over before the signal came")

@@ -24,7 +24,7 @@ from harness import SLOW, Daemon, Skip, clean_environment, scdiva_train, scratch
 N_CELLS, N_GENES = 160, 60
 SIZES = ["--hidden", "32", "--layers", "2", "--heads", "2", "--ffn", "48", "--batch", "8",
          "--micro-rows", "256", "--max-genes", "100"]
-FILES = ["card.md", "config.json", "genes.tsv", "model.safetensors", "train.csv"]
+FILES = ["card.md", "config.json", "genes.tsv", "lengths.tsv", "model.safetensors", "train.csv"]
 
 
 # ---- data ----------------------------------------------------------------------------------------

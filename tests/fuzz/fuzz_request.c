@@ -3,7 +3,9 @@
  * The first byte picks which of the two decoders and whether cells are required. Beside crashes it
  * looks for answers that contradict themselves: a refusal without words, a problem document that is
  * not JSON, cells whose parts do not fit together, numbers that are not finite. */
+#include "api/denoise_fields.h"
 #include "api/genes_request.h"
+#include "api/grn_fields.h"
 #include "api/request.h"
 
 #include <cjson/cJSON.h>
@@ -48,6 +50,43 @@ static void check_cell(const scd_request *request, const scd_cell_input *cell)
     }
 }
 
+static void check_sampling(const scd_sampling_fields *f)
+{
+    must(f->steps <= SCD_MAX_STEPS && f->confidence >= 0 && f->confidence <= 1);
+    must(f->temperature == 0 ||
+         (f->temperature >= SCD_MIN_TEMPERATURE && f->temperature <= SCD_MAX_TEMPERATURE));
+    must(!f->candidates.given || f->candidates.n > 0);
+}
+
+/* The fields of the tasks that have many: taken as they promise, or refused with words. */
+static void check_tasks(const scd_request *request, scd_arena *arena)
+{
+    scd_denoise_fields d;
+    scd_generate_fields g;
+    scd_grn_fields r;
+    scd_problem problem = {0};
+    if (scd_denoise_fields_decode(request, arena, &d, &problem)) {
+        check_problem(&problem);
+    } else {
+        check_sampling(&d.sampling);
+        must((d.fraction > 0) + d.mask.given + d.impute.given == 1 && d.fraction < 1);
+    }
+    problem = (scd_problem){0};
+    if (scd_generate_fields_decode(request, arena, &g, &problem)) {
+        check_problem(&problem);
+    } else {
+        check_sampling(&g.sampling);
+        must(g.n >= 1 && g.n_lengths <= SCD_MAX_LENGTHS && !g.sampling.clean);
+        for (size_t i = 0; i < g.n_lengths; i++)
+            must(g.lengths[i] >= 1);
+    }
+    problem = (scd_problem){0};
+    if (scd_grn_fields_decode(request, arena, &r, &problem))
+        check_problem(&problem);
+    else
+        must(r.regulators.n >= 1 && r.regulators.n <= SCD_MAX_REGULATORS && r.top_k >= 1);
+}
+
 static void check_request(const char *body, size_t n, bool cells_required)
 {
     scd_arena arena;
@@ -63,6 +102,7 @@ static void check_request(const char *body, size_t n, bool cells_required)
         must(!cells_required || request.n_cells > 0);
         for (size_t i = 0; i < request.n_cells; i++)
             check_cell(&request, &request.cells[i]);
+        check_tasks(&request, &arena);
     }
     scd_request_release(&request);
     scd_arena_release(&arena);

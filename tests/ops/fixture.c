@@ -15,17 +15,36 @@ static const struct {
     const char *isa;
     scd_precision precision;
     double tolerance;
-} configs[N_CONFIGS] = {
+} configs[N_DEVICES] = {
     /* fp32: the promise of the specification. bf16 has 8 bits: every product rounds both inputs by
      * up to 2^-9, and three products follow one another in the longest operation. */
-    {"generic", SCD_PRECISION_FP32, 1e-4},
-    {"avx2", SCD_PRECISION_FP32, 1e-4},
-    {"avx512", SCD_PRECISION_FP32, 1e-4},
-    {"avx512_bf16", SCD_PRECISION_BF16, 2e-2},
+    {"generic", SCD_PRECISION_FP32, 1e-4}, {"avx2", SCD_PRECISION_FP32, 1e-4},
+    {"avx512", SCD_PRECISION_FP32, 1e-4},  {"avx512_bf16", SCD_PRECISION_BF16, 2e-2},
+    {"cuda", SCD_PRECISION_FP32, 1e-4},    {"cuda", SCD_PRECISION_BF16, 2e-2},
 };
+
+/* Not in builds of the thread sanitizer: the emulator's fibers are one thread's. */
+extern const scd_backend scd_backend_cuda __attribute__((weak));
+
+static bool open_cuda(fixture *f, size_t config, bool needed)
+{
+    scd_error err = {.message = "this build has no CUDA backend"};
+    const scd_backend *be = &scd_backend_cuda;
+    bool there =
+        be && fixture_open_on(f, be, configs[config].precision, configs[config].tolerance, &err);
+    if (needed && !there)
+        fail_msg("%s", err.message);
+    return there;
+}
 
 bool fixture_open(fixture *f, size_t config, int threads)
 {
+    const char *only = getenv("SCDIVA_TEST_DEVICES");
+    bool of_cuda = config >= N_CONFIGS;
+    if (only && strcmp(only, of_cuda ? "cuda" : "cpu") != 0)
+        return false;
+    if (of_cuda)
+        return open_cuda(f, config, only != NULL);
     *f = (fixture){.be = &scd_backend_cpu};
     scd_device_options options = {.precision = configs[config].precision, .threads = threads};
     setenv("SCDIVA_ISA", configs[config].isa, 1);
@@ -42,6 +61,20 @@ bool fixture_open(fixture *f, size_t config, int threads)
         return true;
     fixture_release(f); /* the machine has less */
     return false;
+}
+
+void fixture_on_every_device(void (*check)(fixture *f))
+{
+    size_t tested = 0;
+    for (size_t i = 0; i < N_DEVICES; i++) {
+        fixture f;
+        if (!fixture_open(&f, i, 2))
+            continue;
+        check(&f);
+        fixture_release(&f);
+        tested++;
+    }
+    assert_true(tested > 0);
 }
 
 bool fixture_open_on(fixture *f, const scd_backend *be, scd_precision precision, double tolerance,
@@ -157,6 +190,10 @@ void *fixture_place(fixture *f, const void *host, size_t bytes)
 {
     scd_error err;
     void *p = NULL;
+    if (f->be == &scd_backend_cpu) { /* not from its alloc, which rounds sizes up */
+        p = fixture_block(f, bytes);
+        return memcpy(p, host, bytes);
+    }
     assert_true(f->n_placed < MAX_BLOCKS);
     if (f->be->alloc(f->device, bytes, &p, &err) || f->be->upload(f->device, p, host, bytes, &err))
         fail_msg("%s", err.message);
@@ -176,6 +213,16 @@ void *fixture_fetch(fixture *f, const void *device, size_t bytes)
     if (f->be->download(f->device, host, device, bytes, &err))
         fail_msg("%s", err.message);
     return host;
+}
+
+float *fixture_place_array(fixture *f, array a)
+{
+    return fixture_place(f, a.f, a.n * sizeof *a.f);
+}
+
+float *fixture_room_floats(fixture *f, size_t n)
+{
+    return fixture_room(f, n * sizeof(float));
 }
 
 double fixture_error(const double *want, const double *got, size_t n)

@@ -1,5 +1,9 @@
-/* fixture.h - what the operation tests share: devices of every instruction set this machine has,
- * random arrays in float and float64, activations in the device's type.
+/* fixture.h - what the operation tests share: the devices to test, random arrays in float and
+ * float64, activations in the device's type.
+ *
+ * A device is an instruction set of the CPU, or CUDA in either precision: on the emulator of
+ * tests/cuda_host in `make test`, on a GPU in `make test-gpu`. Tests are written for memory of the
+ * device (fixture_place, fixture_room, fixture_fetch), which on the CPU is plain memory.
  *
  * Arrays are separate heap blocks of their exact size, so that the address sanitizer sees a read or
  * write past the end. Everything allocated here is freed by fixture_release. */
@@ -11,7 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { N_CONFIGS = 4, MAX_BLOCKS = 1024 };
+enum { N_CONFIGS = 4, N_DEVICES = 6, MAX_BLOCKS = 2048 };
 
 typedef struct fixture {
     const scd_backend *be;
@@ -27,9 +31,12 @@ typedef struct fixture {
     size_t n_placed;
 } fixture;
 
-/* Config i: generic, avx2 and avx512 in fp32, avx512_bf16 in bf16. False where the machine lacks
- * it. */
+/* Config i: generic, avx2 and avx512 in fp32, avx512_bf16 in bf16; from N_CONFIGS on CUDA in fp32
+ * and bf16. False where the machine, or this build, lacks it. SCDIVA_TEST_DEVICES=cpu or cuda
+ * leaves the other out; CUDA that is not there is a failure then. */
 bool fixture_open(fixture *f, size_t config, int threads);
+/* check(f) on every device there is, with two threads; a failure where there is none. */
+void fixture_on_every_device(void (*check)(fixture *f));
 /* Device 0 of another backend. False where there is none, and *err says why. */
 bool fixture_open_on(fixture *f, const scd_backend *be, scd_precision precision, double tolerance,
                      scd_error *err);
@@ -55,6 +62,8 @@ scd_matrix *fixture_matrix(fixture *f, const array *parts, size_t n_parts, size_
 void *fixture_place(fixture *f, const void *host, size_t bytes);
 void *fixture_room(fixture *f, size_t bytes);
 void *fixture_fetch(fixture *f, const void *device, size_t bytes);
+float *fixture_place_array(fixture *f, array a); /* its floats */
+float *fixture_room_floats(fixture *f, size_t n);
 
 /* Largest |got - want| over largest |want|; NaN counts as infinite. */
 double fixture_error(const double *want, const double *got, size_t n);

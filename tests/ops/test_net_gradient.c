@@ -2,7 +2,8 @@
  *
  * The twin computes forward pass and losses in float64 from the functions of ref64.h; its central
  * differences (step 1e-6, so their own error is about 1e-8 of the gradient) are held against what
- * engine/train/net.h leaves in its gradients, several elements of every tensor. */
+ * engine/train/net.h leaves in its gradients, several elements of every tensor, on every device. */
+#include "tests/ops/fixture.h"
 #include "tests/ops/ref64.h"
 #include "tests/unit/net_fixture.h"
 
@@ -203,44 +204,62 @@ static void check_losses(net_fixture *f, twin *t, const loss_case *l)
     assert_true(fabs(loss.value_sum - value) <= 1e-5 * fabs(value));
 }
 
-static void check_gradient(const loss_case *l)
+/* float64 copies of n floats of the device; free() them. */
+static double *widened(fixture *on, const float *device, size_t n)
+{
+    const float *host = fixture_fetch(on, device, n * sizeof *host);
+    double *wide = malloc(n * sizeof *wide);
+    for (size_t i = 0; i < n; i++)
+        wide[i] = (double)host[i];
+    return wide;
+}
+
+static void check_on(fixture *on, const loss_case *l)
 {
     net_fixture f;
     made_batch m;
     made_cells(&m, 5, lengths, N_CELLS, l->mask);
-    net_open_sized(&f, 2, l->visible, 11, m.b.n_rows); /* full: no array may be too small */
+    /* full: no array may be too small */
+    net_open_on(&f, on->be, on->device, l->visible, 11, m.b.n_rows);
     const scd_model_config *c = scd_net_config(f.net);
     size_t n = scd_net_n_params(f.net), n_lat = N_CELLS * c->hidden_dim;
-    float *params = malloc(n * sizeof *params), *d_latents = malloc(n_lat * sizeof *d_latents);
-    double *wide = malloc(n * sizeof *wide), *wide_latents = malloc(n_lat * sizeof *wide_latents);
-    memcpy(params, scd_net_params(f.net), n * sizeof *params);
-    for (size_t i = 0; i < n; i++)
-        wide[i] = (double)params[i];
-    for (size_t i = 0; i < n_lat; i++)
-        wide_latents[i] = (double)(d_latents[i] = scd_rng_normal(21, 0, i));
+    array d_latents = fixture_random(on, 21, n_lat, 1);
+    double *wide = widened(on, scd_net_params(f.net), n);
     twin t = {.net = f.net,
               .c = c,
               .b = &m.b,
               .use_latent = l->use_latent,
               .gene_scale = (double)l->gene_scale,
               .value_scale = (double)l->value_scale,
-              .d_latents = l->with_latents ? wide_latents : NULL,
+              .d_latents = l->with_latents ? d_latents.d : NULL,
               .params = wide};
 
     net_ok(scd_net_zero_grads(f.net, &f.err), &f.err);
     net_ok(scd_net_forward(f.net, &m.b, l->use_latent, &f.err), &f.err);
     check_losses(&f, &t, l);
     if (l->with_latents)
-        net_ok(scd_net_latent_gradient(f.net, d_latents, &f.err), &f.err);
+        net_ok(scd_net_latent_gradient(f.net, fixture_place_array(on, d_latents), &f.err), &f.err);
     net_ok(scd_net_backward(f.net, 0, &f.err), &f.err);
-    checked check = {.t = &t, .grads = scd_net_grads(f.net), .seed = 3};
+    const float *grads = fixture_fetch(on, scd_net_grads(f.net), n * sizeof *grads);
+    checked check = {.t = &t, .grads = grads, .seed = 3};
     net_ok(scd_model_each_tensor(c, check_tensor, &check, &f.err), &f.err);
     assert_int_equal(check.n_nonzero, l->n_nonzero);
-    free(wide_latents);
     free(wide);
-    free(d_latents);
-    free(params);
-    net_close(&f);
+    scd_net_free(f.net);
+}
+
+static const loss_case *current;
+
+static void check_current(fixture *on)
+{
+    if (!on->bf16 || on->be == &scd_backend_cpu) /* training is fp32 on every device */
+        check_on(on, current);
+}
+
+static void check_gradient(const loss_case *l)
+{
+    current = l;
+    fixture_on_every_device(check_current);
 }
 
 static void the_whole_loss_has_the_gradient_that_differences_say(void **state)

@@ -17,7 +17,8 @@ static const uint32_t cu[CELLS + 1] = {0, 8, 13, 14, 34, 264, 270};
 enum { ROWS = 270, GENE = SCD_HIDE_GENE | SCD_HIDE_VALUE };
 
 typedef struct embed_case {
-    scd_t_tokens t;
+    scd_t_tokens t;              /* as on the host */
+    scd_t_tokens dev;            /* as on the device */
     array x, w, b;               /* value_in */
     array u, table, gene, value; /* tokens */
     array dtok, dpooled, du;
@@ -67,6 +68,10 @@ static embed_case random_case(fixture *f, size_t d, int visible)
     fill_tokens(f, &c.t);
     c.t.d = d;
     c.t.visible_pooling = visible;
+    c.dev = c.t;
+    c.dev.ids = fixture_place(f, c.t.ids, ROWS * sizeof *c.t.ids);
+    c.dev.hidden = fixture_place(f, c.t.hidden, ROWS);
+    c.dev.cu_rows = fixture_place(f, cu, sizeof cu);
     return c;
 }
 
@@ -84,15 +89,16 @@ static void check_value_in(fixture *f)
     for (size_t i = 0; i < 4; i++) {
         size_t d = widths[i];
         embed_case c = random_case(f, d, 0);
-        float *u = fixture_block(f, ROWS * d * sizeof *u);
-        scd_t_value_in a = {ROWS, d, c.x.f, c.w.f, c.b.f, c.t.ids, u};
-        train_ok(train_ops->value_in(f->device, &a, &err), &err);
+        const float *x = fixture_place_array(f, c.x), *w = fixture_place_array(f, c.w);
+        float *u = fixture_room_floats(f, ROWS * d);
+        scd_t_value_in a = {ROWS, d, x, w, fixture_place_array(f, c.b), c.dev.ids, u};
+        train_ok(f->be->train->value_in(f->device, &a, &err), &err);
         value_scalar(&c);
         train_same(f, "value_in", c.out, u, ROWS * d);
         array dw0 = fixture_random(f, 11, d, 1), db0 = fixture_random(f, 12, d, 1);
-        float *dw = train_copy(f, &dw0), *db = train_copy(f, &db0);
-        scd_t_value_in_back b = {ROWS, d, c.x.f, u, c.du.f, c.t.ids, dw, db};
-        train_ok(train_ops->value_in_back(f->device, &b, &err), &err);
+        float *dw = fixture_place_array(f, dw0), *db = fixture_place_array(f, db0);
+        scd_t_value_in_back b = {ROWS, d, x, u, fixture_place_array(f, c.du), c.dev.ids, dw, db};
+        train_ok(f->be->train->value_in_back(f->device, &b, &err), &err);
         train_gradient(f, "value_in dw", value_scalar, &c, &c.w, dw0.f, dw);
         train_gradient(f, "value_in db", value_scalar, &c, &c.b, db0.f, db);
     }
@@ -101,7 +107,7 @@ static void check_value_in(fixture *f)
 static void the_value_encoders_first_layer_and_its_gradients_agree(void **state)
 {
     (void)state;
-    train_on_every_isa(check_value_in);
+    fixture_on_every_device(check_value_in);
 }
 
 static double token_scalar(void *ctx)
@@ -116,14 +122,21 @@ static void check_tokens(fixture *f, size_t d, int visible)
 {
     scd_error err;
     embed_case c = random_case(f, d, visible);
-    float *clean = train_copy(f, &c.u), *tok = fixture_block(f, ROWS * d * sizeof *tok);
-    float *pooled = fixture_block(f, CELLS * d * sizeof *pooled);
-    scd_t_embed a = {c.t, c.table.f, c.gene.f, c.value.f, clean, tok, pooled};
-    train_ok(train_ops->embed(f->device, &a, &err), &err);
+    float *clean = fixture_place_array(f, c.u), *tok = fixture_room_floats(f, ROWS * d);
+    float *mean = fixture_room_floats(f, CELLS * d);
+    scd_t_embed a = {c.dev,
+                     fixture_place_array(f, c.table),
+                     fixture_place_array(f, c.gene),
+                     fixture_place_array(f, c.value),
+                     clean,
+                     tok,
+                     mean};
+    train_ok(f->be->train->embed(f->device, &a, &err), &err);
     token_scalar(&c);
     train_same(f, "clean", c.clean, clean, ROWS * d);
     train_same(f, "tok", c.tok, tok, ROWS * d);
-    train_same(f, "pooled", c.pooled, pooled, CELLS * d);
+    train_same(f, "pooled", c.pooled, mean, CELLS * d);
+    const float *pooled = fixture_fetch(f, mean, CELLS * d * sizeof *pooled);
     for (size_t i = 0; i < d; i++) {
         assert_true(pooled[2 * d + i] == 0); /* no tokens */
         assert_true(!visible || pooled[d + i] == 0);
@@ -131,22 +144,29 @@ static void check_tokens(fixture *f, size_t d, int visible)
 
     array dtable0 = fixture_random(f, 20, VOCAB * d, 1), dgene0 = fixture_random(f, 21, d, 1);
     array dvalue0 = fixture_random(f, 22, d, 1);
-    float *dclean = fixture_block(f, ROWS * d * sizeof *dclean), *dtable = train_copy(f, &dtable0);
-    float *dgene = train_copy(f, &dgene0), *dvalue = train_copy(f, &dvalue0);
-    scd_t_embed_back b = {c.t, c.dtok.f, c.dpooled.f, dclean, dtable, dgene, dvalue};
-    train_ok(train_ops->embed_back(f->device, &b, &err), &err);
+    float *dclean = fixture_room_floats(f, ROWS * d), *dtable = fixture_place_array(f, dtable0);
+    float *dgene = fixture_place_array(f, dgene0), *dvalue = fixture_place_array(f, dvalue0);
+    scd_t_embed_back b = {c.dev,
+                          fixture_place_array(f, c.dtok),
+                          fixture_place_array(f, c.dpooled),
+                          dclean,
+                          dtable,
+                          dgene,
+                          dvalue};
+    train_ok(f->be->train->embed_back(f->device, &b, &err), &err);
     train_gradient(f, "embed dclean", token_scalar, &c, &c.u, NULL, dclean);
     train_gradient(f, "embed dtable", token_scalar, &c, &c.table, dtable0.f, dtable);
     train_gradient(f, "embed dgene_mask", token_scalar, &c, &c.gene, dgene0.f, dgene);
     train_gradient(f, "embed dvalue_mask", token_scalar, &c, &c.value, dvalue0.f, dvalue);
+    const float *host = fixture_fetch(f, dclean, ROWS * d * sizeof *host);
     for (size_t k = 0; k < CELLS; k++)
         for (size_t i = 0; i < d; i++)
-            assert_true(dclean[cu[k] * d + i] == 0);
-    float *again = fixture_block(f, ROWS * d * sizeof *again);
+            assert_true(host[cu[k] * d + i] == 0);
+    float *again = fixture_room_floats(f, ROWS * d);
     b.dtable = NULL;
     b.dclean = again;
-    train_ok(train_ops->embed_back(f->device, &b, &err), &err);
-    assert_memory_equal(again, dclean, ROWS * d * sizeof *again);
+    train_ok(f->be->train->embed_back(f->device, &b, &err), &err);
+    train_equal(f, again, dclean, ROWS * d);
 }
 
 static void check_all_tokens(fixture *f)
@@ -160,7 +180,7 @@ static void check_all_tokens(fixture *f)
 static void tokens_and_pooling_and_all_their_gradients_agree(void **state)
 {
     (void)state;
-    train_on_every_isa(check_all_tokens);
+    fixture_on_every_device(check_all_tokens);
 }
 
 int main(void)

@@ -1,5 +1,5 @@
 /* test_train_linear.c - products of training: forward against float64, gradients against central
- * differences, on each instruction set. Outputs are NaN before the call. */
+ * differences, on every device. Outputs are NaN before the call. */
 #include "tests/ops/ref64.h"
 #include "tests/ops/train_check.h"
 
@@ -38,28 +38,30 @@ static void one_product(fixture *f, size_t rows, size_t in, size_t out)
 {
     scd_error err;
     product p = random_product(f, rows, in, out);
-    float *y = fixture_block(f, rows * out * sizeof *y);
-    scd_t_linear a = {rows, in, out, p.x.f, p.w.f, p.b.f, y};
-    train_ok(train_ops->linear(f->device, &a, &err), &err);
+    float *y = fixture_room_floats(f, rows * out);
+    const float *x = fixture_place_array(f, p.x), *w = fixture_place_array(f, p.w);
+    const float *dy = fixture_place_array(f, p.dy);
+    scd_t_linear a = {rows, in, out, x, w, fixture_place_array(f, p.b), y};
+    train_ok(f->be->train->linear(f->device, &a, &err), &err);
     ref_linear(rows, in, out, p.x.d, p.w.d, p.b.d, 0, p.y);
     train_same(f, "linear", p.y, y, rows * out);
     a.b = NULL;
-    train_ok(train_ops->linear(f->device, &a, &err), &err);
+    train_ok(f->be->train->linear(f->device, &a, &err), &err);
     ref_linear(rows, in, out, p.x.d, p.w.d, NULL, 0, p.y);
     train_same(f, "linear without bias", p.y, y, rows * out);
 
     array dx0 = fixture_random(f, 5, rows * in, 1), dw0 = fixture_random(f, 6, out * in, 1);
     array db0 = fixture_random(f, 7, out, 1);
-    float *dx = fixture_block(f, rows * in * sizeof *dx);
-    float *dw = train_copy(f, &dw0), *db = train_copy(f, &db0);
-    scd_t_linear_back b = {rows, in, out, p.x.f, p.w.f, p.dy.f, dx, dw, db, 0};
-    train_ok(train_ops->linear_back(f->device, &b, &err), &err);
+    float *dx = fixture_room_floats(f, rows * in);
+    float *dw = fixture_place_array(f, dw0), *db = fixture_place_array(f, db0);
+    scd_t_linear_back b = {rows, in, out, x, w, dy, dx, dw, db, 0};
+    train_ok(f->be->train->linear_back(f->device, &b, &err), &err);
     train_gradient(f, "linear dx", scalar, &p, &p.x, NULL, dx);
     train_gradient(f, "linear dw", scalar, &p, &p.w, dw0.f, dw);
     train_gradient(f, "linear db", scalar, &p, &p.b, db0.f, db);
-    float *dx_sum = train_copy(f, &dx0);
-    b = (scd_t_linear_back){rows, in, out, p.x.f, p.w.f, p.dy.f, dx_sum, NULL, NULL, 1};
-    train_ok(train_ops->linear_back(f->device, &b, &err), &err);
+    float *dx_sum = fixture_place_array(f, dx0);
+    b = (scd_t_linear_back){rows, in, out, x, w, dy, dx_sum, NULL, NULL, 1};
+    train_ok(f->be->train->linear_back(f->device, &b, &err), &err);
     train_gradient(f, "linear dx +=", scalar, &p, &p.x, dx0.f, dx_sum);
 }
 
@@ -74,7 +76,7 @@ static void check_products(fixture *f)
 static void a_product_and_its_three_gradients_agree_at_any_size(void **state)
 {
     (void)state;
-    train_on_every_isa(check_products);
+    fixture_on_every_device(check_products);
 }
 
 /* Enough rows that the sum of dw is cut into pieces. */
@@ -84,9 +86,18 @@ static void check_long(fixture *f)
     enum { ROWS = 2061, IN = 19, OUT = 140 };
     product p = random_product(f, ROWS, IN, OUT);
     array dw0 = fixture_random(f, 6, OUT * IN, 1), db0 = fixture_random(f, 7, OUT, 1);
-    float *dw = train_copy(f, &dw0), *db = train_copy(f, &db0);
-    scd_t_linear_back b = {ROWS, IN, OUT, p.x.f, p.w.f, p.dy.f, NULL, dw, db, 0};
-    train_ok(train_ops->linear_back(f->device, &b, &err), &err);
+    float *dw = fixture_place_array(f, dw0), *db = fixture_place_array(f, db0);
+    scd_t_linear_back b = {ROWS,
+                           IN,
+                           OUT,
+                           fixture_place_array(f, p.x),
+                           fixture_place_array(f, p.w),
+                           fixture_place_array(f, p.dy),
+                           NULL,
+                           dw,
+                           db,
+                           0};
+    train_ok(f->be->train->linear_back(f->device, &b, &err), &err);
     double *want = fixture_doubles(f, OUT * IN), *sums = fixture_doubles(f, OUT);
     for (size_t o = 0; o < OUT; o++) {
         sums[o] = db0.d[o];
@@ -105,26 +116,26 @@ static void check_long(fixture *f)
 static void gradients_of_weights_are_right_where_the_sum_over_rows_is_cut(void **state)
 {
     (void)state;
-    train_on_every_isa(check_long);
+    fixture_on_every_device(check_long);
 }
 
 static void check_nothing(fixture *f)
 {
     scd_error err;
     array w = fixture_random(f, 1, 6, 1), before = fixture_random(f, 2, 6, 1);
-    float *dw = train_copy(f, &before), *db = train_copy(f, &before);
-    scd_t_linear a = {.rows = 0, .in_dim = 2, .out_dim = 3, .w = w.f};
-    train_ok(train_ops->linear(f->device, &a, &err), &err);
-    scd_t_linear_back b = {.rows = 0, .in_dim = 2, .out_dim = 3, .w = w.f, .dw = dw, .db = db};
-    train_ok(train_ops->linear_back(f->device, &b, &err), &err);
-    assert_memory_equal(dw, before.f, 6 * sizeof *dw);
-    assert_memory_equal(db, before.f, 3 * sizeof *db);
+    float *dw = fixture_place_array(f, before), *db = fixture_place_array(f, before);
+    scd_t_linear a = {.rows = 0, .in_dim = 2, .out_dim = 3, .w = fixture_place_array(f, w)};
+    train_ok(f->be->train->linear(f->device, &a, &err), &err);
+    scd_t_linear_back b = {.rows = 0, .in_dim = 2, .out_dim = 3, .w = a.w, .dw = dw, .db = db};
+    train_ok(f->be->train->linear_back(f->device, &b, &err), &err);
+    train_same(f, "dw", before.d, dw, 6);
+    train_same(f, "db", before.d, db, 3);
 }
 
 static void no_rows_change_nothing(void **state)
 {
     (void)state;
-    train_on_every_isa(check_nothing);
+    fixture_on_every_device(check_nothing);
 }
 
 int main(void)

@@ -10,29 +10,14 @@
 
 enum { LOOKED_AT = 64 };
 
-const scd_train_ops *const train_ops = &scd_train_ops_cpu;
-
-void train_on_every_isa(void (*check)(fixture *f))
-{
-    size_t tested = 0;
-    for (size_t i = 0; i < N_CONFIGS; i++) {
-        fixture f;
-        if (!fixture_open(&f, i, 2))
-            continue;
-        check(&f);
-        fixture_release(&f);
-        tested++;
-    }
-    assert_true(tested > 0);
-}
-
 void train_ok(scd_code code, const scd_error *err)
 {
     if (code)
         fail_msg("%s", err->message);
 }
 
-void train_same(const fixture *f, const char *what, const double *want, const float *got, size_t n)
+void train_same_host(const fixture *f, const char *what, const double *want, const float *got,
+                     size_t n)
 {
     double worst = 0, most = 1e-30;
     for (size_t i = 0; i < n; i++) {
@@ -44,6 +29,17 @@ void train_same(const fixture *f, const char *what, const double *want, const fl
         fail_msg("%s on %s: error %g of the largest element", what, f->info->isa, worst / most);
 }
 
+void train_same(fixture *f, const char *what, const double *want, const float *got, size_t n)
+{
+    train_same_host(f, what, want, fixture_fetch(f, got, n * sizeof *got), n);
+}
+
+void train_equal(fixture *f, const float *a, const float *b, size_t n)
+{
+    size_t bytes = n * sizeof *a;
+    assert_memory_equal(fixture_fetch(f, a, bytes), fixture_fetch(f, b, bytes), bytes);
+}
+
 double train_dot(const double *a, const double *b, size_t n)
 {
     double sum = 0;
@@ -52,11 +48,11 @@ double train_dot(const double *a, const double *b, size_t n)
     return sum;
 }
 
-void train_gradient(const fixture *f, const char *what, train_scalar *scalar, void *ctx,
-                    const array *x, const float *before, const float *got)
+void train_gradient(fixture *f, const char *what, train_scalar *scalar, void *ctx, const array *x,
+                    const float *before, const float *got)
 {
     double want[LOOKED_AT];
-    float have[LOOKED_AT];
+    float have[LOOKED_AT], *all = fixture_fetch(f, got, x->n * sizeof *got);
     size_t n = x->n < LOOKED_AT ? x->n : LOOKED_AT;
     for (size_t i = 0; i < n; i++) {
         size_t at = i * (x->n - 1) / (n > 1 ? n - 1 : 1); /* the first and the last among them */
@@ -67,13 +63,7 @@ void train_gradient(const fixture *f, const char *what, train_scalar *scalar, vo
         double down = scalar(ctx);
         x->d[at] = here;
         want[i] = (up - down) / (2 * step) + (before ? (double)before[at] : 0);
-        have[i] = got[at];
+        have[i] = all[at];
     }
-    train_same(f, what, want, have, n);
-}
-
-float *train_copy(fixture *f, const array *a)
-{
-    float *copy = fixture_block(f, a->n * sizeof *copy);
-    return memcpy(copy, a->f, a->n * sizeof *copy);
+    train_same_host(f, what, want, have, n);
 }

@@ -59,21 +59,20 @@ static inline scd_device *net_device(int threads)
     return device;
 }
 
-static inline void net_open_sized(net_fixture *f, int threads, bool visible, uint64_t seed,
-                                  size_t max_rows)
+/* A net on a device of somebody else's, who closes it. */
+static inline void net_open_on(net_fixture *f, const scd_backend *be, scd_device *device,
+                               bool visible, uint64_t seed, size_t max_rows)
 {
-    *f = (net_fixture){.device = net_device(threads)};
+    *f = (net_fixture){.device = device};
     scd_model_config config = net_config(visible);
     const scd_net_options options = {.max_rows = max_rows};
-    net_ok(scd_net_new(&scd_backend_cpu, &scd_train_ops_cpu, f->device, &config, &options, &f->net,
-                       &f->err),
-           &f->err);
+    net_ok(scd_net_new(be, be->train, device, &config, &options, &f->net, &f->err), &f->err);
     net_ok(scd_net_randomize(f->net, seed, &f->err), &f->err);
 }
 
 static inline void net_open(net_fixture *f, int threads, bool visible, uint64_t seed)
 {
-    net_open_sized(f, threads, visible, seed, NET_MAX_ROWS);
+    net_open_on(f, &scd_backend_cpu, net_device(threads), visible, seed, NET_MAX_ROWS);
 }
 
 static inline void net_close(net_fixture *f)

@@ -54,6 +54,21 @@ static void a_mask_is_a_fraction_or_genes_and_comes_with_how_to_sample(void **st
     over();
 }
 
+/* 0.001 is a little less than the nearest float, which is the bound. */
+static void the_least_temperature_is_taken_as_it_is_written(void **state)
+{
+    (void)state;
+    scd_denoise_fields f;
+    read("\"impute\":[\"A\"],\"temperature\":0.001");
+    assert_int_equal(scd_denoise_fields_decode(&request, &arena, &f, &problem), 0);
+    assert_true(f.sampling.temperature == SCD_MIN_TEMPERATURE);
+    over();
+    read("\"impute\":[\"A\"],\"temperature\":1e-60");
+    assert_int_equal(scd_denoise_fields_decode(&request, &arena, &f, &problem),
+                     SCD_PROBLEM_INVALID);
+    over();
+}
+
 static void imputed_genes_are_a_list_of_names(void **state)
 {
     (void)state;
@@ -144,6 +159,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_mask_is_a_fraction_or_genes_and_comes_with_how_to_sample),
+        cmocka_unit_test(the_least_temperature_is_taken_as_it_is_written),
         cmocka_unit_test(imputed_genes_are_a_list_of_names),
         cmocka_unit_test(lengths_are_one_or_many_and_default_to_none),
         cmocka_unit_test(every_fault_is_named_at_once),

@@ -1,5 +1,4 @@
-/* test_cpu_weights.c - attention_weights of the CPU backend against float64, on each instruction
- * set. */
+/* test_weights.c - attention_weights against float64 on every device. */
 #include "tests/ops/fixture.h"
 #include "tests/ops/ref64.h"
 
@@ -24,14 +23,15 @@ typedef struct problem {
 static void make(fixture *f, problem *p, const uint8_t *heads)
 {
     scd_error err;
+    size_t bytes = ROWS * WIDTH * f->info->act_bytes;
     p->q = fixture_random(f, 1, ROWS * WIDTH, 1);
     p->k = fixture_random(f, 2, ROWS * WIDTH, 1);
     p->args = (scd_attention_weights_args){.n_cells = CELLS,
                                            .hidden_dim = WIDTH,
                                            .n_heads = HEADS,
                                            .host_cu_rows = cu_rows,
-                                           .q = fixture_act(f, &p->q),
-                                           .k = fixture_act(f, &p->k),
+                                           .q = fixture_place(f, fixture_act(f, &p->q), bytes),
+                                           .k = fixture_place(f, fixture_act(f, &p->k), bytes),
                                            .use_heads = heads,
                                            .cu_keys = cu_keys,
                                            .keys = keys,
@@ -70,20 +70,6 @@ static void check(fixture *f, const uint8_t *heads, size_t n_used)
         assert_true(p.out[at] == 2);
 }
 
-static void on_every_isa(void (*each)(fixture *f))
-{
-    size_t tested = 0;
-    for (size_t i = 0; i < N_CONFIGS; i++) {
-        fixture f;
-        if (!fixture_open(&f, i, 2))
-            continue;
-        each(&f);
-        fixture_release(&f);
-        tested++;
-    }
-    assert_true(tested > 0);
-}
-
 static void check_heads(fixture *f)
 {
     static const uint8_t all[] = {1, 1, 1}, one[] = {0, 1, 0};
@@ -94,7 +80,7 @@ static void check_heads(fixture *f)
 static void weights_are_those_of_the_softmax_over_the_heads_that_are_used(void **state)
 {
     (void)state;
-    on_every_isa(check_heads);
+    fixture_on_every_device(check_heads);
 }
 
 static void check_refusals(fixture *f)
@@ -114,7 +100,7 @@ static void check_refusals(fixture *f)
 static void a_key_beyond_the_cell_and_a_head_that_is_no_part_are_refused(void **state)
 {
     (void)state;
-    on_every_isa(check_refusals);
+    fixture_on_every_device(check_refusals);
 }
 
 int main(void)

@@ -1,0 +1,33 @@
+/* train_ops.c - the table of training operations of CUDA (engine/backend/train_ops.h). */
+#include "engine/cuda/train.h"
+
+const scd_train_ops scd_train_ops_cuda = {
+    .abi = SCD_BACKEND_ABI,
+    .size = sizeof(scd_train_ops),
+    .linear = scd_t_cuda_linear,
+    .linear_back = scd_t_cuda_linear_back,
+    .rms_norm = scd_t_cuda_rms_norm,
+    .rms_norm_back = scd_t_cuda_rms_norm_back,
+    .norm_relu = scd_t_cuda_norm_relu,
+    .norm_relu_back = scd_t_cuda_norm_relu_back,
+    .rope = scd_t_cuda_rope,
+    .attention = scd_t_cuda_attention,
+    .attention_back = scd_t_cuda_attention_back,
+    .swiglu = scd_t_cuda_swiglu,
+    .swiglu_back = scd_t_cuda_swiglu_back,
+    .value_in = scd_t_cuda_value_in,
+    .value_in_back = scd_t_cuda_value_in_back,
+    .embed = scd_t_cuda_embed,
+    .embed_back = scd_t_cuda_embed_back,
+    .rows_get = scd_t_cuda_rows_get,
+    .rows_add = scd_t_cuda_rows_add,
+    .gene_loss = scd_t_cuda_gene_loss,
+    .class_loss = scd_t_cuda_class_loss,
+    .copy = scd_t_cuda_copy,
+    .add = scd_t_cuda_add,
+    .zero = scd_t_cuda_zero,
+    .relu = scd_t_cuda_relu,
+    .relu_back = scd_t_cuda_relu_back,
+    .sum_squares = scd_t_cuda_sum_squares,
+    .adamw = scd_t_cuda_adamw,
+};
