@@ -1,8 +1,8 @@
 #!/bin/sh
 # Make the bundled model again: pre-training, the annotation head, the perturbation head. Half an
-# hour on two cores at most; the same data and program give the same bytes on a CPU. The first two steps go
-# on where they were stopped; the third takes a minute and starts again. A step whose result is
-# there is left out.
+# hour on two cores at most; the same data and program give the same bytes on a CPU. The first two
+# steps go on where they were stopped; the third takes a minute and starts again. A step whose
+# result is there is left out.
 #
 #     config/models/pbmc/train.sh DATA_DIR OUT_DIR [BUILD_DIR]
 set -eu
