@@ -2,6 +2,7 @@
 #include "api/bands.h"
 
 #include "api/cells_impl.h"
+#include "engine/base/fd.h"
 #include "engine/base/mem.h"
 
 #include <errno.h>
@@ -64,36 +65,6 @@ int scd_temporary_open(const char **folder)
     if (fd >= 0)
         unlink(path);
     return fd;
-}
-
-bool scd_pwrite_all(int fd, const void *bytes, size_t n, uint64_t offset)
-{
-    for (const char *at = bytes; n;) {
-        ssize_t wrote = pwrite(fd, at, n, (off_t)offset);
-        if (wrote < 0 && errno == EINTR)
-            continue;
-        if (wrote <= 0)
-            return false;
-        at += wrote;
-        n -= (size_t)wrote;
-        offset += (uint64_t)wrote;
-    }
-    return true;
-}
-
-bool scd_pread_all(int fd, void *bytes, size_t n, uint64_t offset)
-{
-    for (char *at = bytes; n;) {
-        ssize_t got = pread(fd, at, n, (off_t)offset);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return false;
-        at += got;
-        n -= (size_t)got;
-        offset += (uint64_t)got;
-    }
-    return true;
 }
 
 /* ---- bands ---- */

@@ -36,7 +36,5 @@ scd_code scd_bands_read(scd_bands *bands, size_t first, size_t n, scd_arena *are
 
 /* A file in $TMPDIR, else /tmp, that has no name any more; -1: errno says why, *folder where. */
 int scd_temporary_open(const char **folder);
-bool scd_pwrite_all(int fd, const void *bytes, size_t n, uint64_t offset);
-bool scd_pread_all(int fd, void *bytes, size_t n, uint64_t offset);
 
 #endif

@@ -4,11 +4,13 @@
  * Threads: main, alone. Owns: the open file, until the process ends. */
 #include "api/confined.h"
 #include "api/confined_wire.h"
+#include "engine/base/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/landlock.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,34 +169,6 @@ static bool confine(const char *path, uint64_t memory, uint64_t file_bytes)
 
 /* ---- messages ---- */
 
-static bool read_all(void *out, size_t n)
-{
-    for (char *at = out; n;) {
-        ssize_t got = read(SCD_WIRE_FD, at, n);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return false;
-        at += got;
-        n -= (size_t)got;
-    }
-    return true;
-}
-
-static bool write_all(const void *bytes, size_t n)
-{
-    for (const char *at = bytes; n;) {
-        ssize_t put = write(SCD_WIRE_FD, at, n);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return false;
-        at += put;
-        n -= (size_t)put;
-    }
-    return true;
-}
-
 static bool answer(scd_code code, const scd_error *err, scd_buf *out)
 {
     if (!code && out->failed)
@@ -204,7 +178,8 @@ static bool answer(scd_code code, const scd_error *err, scd_buf *out)
                               ? "more at once than its memory allows"
                               : err->message;
     scd_wire_head head = {(uint32_t)code, SCD_WIRE_MAGIC, message ? strlen(message) : out->n_bytes};
-    return write_all(&head, sizeof head) && write_all(message ? message : out->data, head.n_bytes);
+    return scd_write_all(SCD_WIRE_FD, &head, sizeof head) &&
+           scd_write_all(SCD_WIRE_FD, message ? message : out->data, head.n_bytes);
 }
 
 /* ---- requests ---- */
@@ -329,8 +304,8 @@ static bool serve_one(scd_cells **cells)
     scd_error err = {0};
     scd_arena arena;
     scd_buf out;
-    if (!read_all(&head, sizeof head) || head.magic != SCD_WIRE_MAGIC ||
-        head.n_bytes > sizeof request || !read_all(request, head.n_bytes))
+    if (!scd_read_all(SCD_WIRE_FD, &head, sizeof head) || head.magic != SCD_WIRE_MAGIC ||
+        head.n_bytes > sizeof request || !scd_read_all(SCD_WIRE_FD, request, head.n_bytes))
         return false;
     scd_wire_in in = {request, request + head.n_bytes, false};
     size_t most = memory_bytes ? memory_bytes / ARENA_SHARE : SCD_WIRE_MAX_REQUEST;
@@ -352,7 +327,9 @@ bool scd_confined_main(int argc, char **argv, int *status)
     scd_cells *cells = NULL;
     if (argc != 2 || strcmp(argv[1], SCD_CONFINED_ARGUMENT) != 0)
         return false;
-    prctl(PR_SET_PDEATHSIG, 9);
+    signal(SIGINT, SIG_IGN); /* a terminal sends it to all: the parent decides */
+    signal(SIGTERM, SIG_IGN);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     while (serve_one(&cells))
         ;
     *status = 0;

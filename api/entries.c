@@ -2,6 +2,7 @@
 #include "api/entries.h"
 
 #include "api/cells_impl.h"
+#include "engine/base/fd.h"
 #include "engine/base/mem.h"
 
 #include <errno.h>

@@ -1,14 +1,13 @@
 /* task.c - scdiva embed and annotate: a file of cells through a model, block by block; see task.h.
  *
  * Order: what can be refused is refused first - options, output, file, genes - and then computed.
- * The file is read once more from its start; a block is some 250 cells, so that memory does not
+ * The file is read once more from its start; a block is at most 256 cells, so that memory does not
  * grow with the file. Judged over all cells at the end is what was judged over some at the start.
  *
  * Threads: main; the engine's own. Owns: everything of the run. */
 #include "api/cli/task.h"
 
 #include "api/confined.h"
-
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
@@ -21,7 +20,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BLOCK_CELLS = 256, BLOCK_ENTRIES = 1 << 20, BLOCK_BYTES = 1 << 30 };
+/* A block is what one read, one computation and one step of the progress are: enough to fill a
+ * device, and not so much that a slow one says nothing for long. */
+enum { BLOCK_CELLS = 256, BLOCK_TOKENS = 1 << 16, BLOCK_ENTRIES = 1 << 20, BLOCK_BYTES = 1 << 30 };
 
 /* ---- options ---- */
 
@@ -163,6 +164,15 @@ static scd_code make_plan(run *r, scd_error *err)
     return code;
 }
 
+static size_t block_of(const run *r)
+{
+    const scd_file_plan *p = &r->plan;
+    double stored = (double)p->n_stored / (double)(p->n_cells ? p->n_cells : 1);
+    double tokens = fmin(p->values_per_cell, (double)r->model->max_gene_len);
+    double cells = fmin(BLOCK_TOKENS / (tokens + 1), BLOCK_ENTRIES / (stored + 1));
+    return cells < 1 ? 1 : cells > BLOCK_CELLS ? BLOCK_CELLS : (size_t)cells;
+}
+
 static scd_code open_results(run *r, scd_error *err)
 {
     const cli_head *head = &r->model->head;
@@ -176,9 +186,7 @@ static scd_code open_results(run *r, scd_error *err)
                              .n_labels = head->name ? head->n_labels : 0,
                              .labels = head->labels,
                              .threshold = o->has_threshold ? o->threshold : head->threshold};
-    size_t per_cell = r->plan.n_cells ? (size_t)(r->plan.n_stored / r->plan.n_cells) + 1 : 1;
-    r->block = BLOCK_ENTRIES / per_cell;
-    r->block = r->block < 1 ? 1 : r->block > BLOCK_CELLS ? BLOCK_CELLS : r->block;
+    r->block = block_of(r);
     r->said = scd_malloc(r->block, sizeof *r->said);
     if (spec.embedding_width)
         r->embeddings = scd_malloc(r->block, spec.embedding_width * sizeof(float));

@@ -279,11 +279,12 @@ def test_a_run_that_is_interrupted_leaves_nothing():
         files.h5ad_files.frame(f, "var", files.h5ad_files.GENES)
         f["X"] = x
     p = subprocess.Popen(scdiva() + ["embed", path, "-o", out, "--model", small_model()],
-                         stderr=subprocess.PIPE, text=True, env=clean_environment())
+                         stderr=subprocess.PIPE, text=True, env=clean_environment(),
+                         start_new_session=True)
     end = time.monotonic() + 20 * SLOW
     while not left_behind(out) and time.monotonic() < end and p.poll() is None:
         time.sleep(0.001)
-    p.send_signal(signal.SIGINT)
+    os.killpg(p.pid, signal.SIGINT)  # as a terminal does
     _, said = p.communicate(timeout=60 * SLOW)
     if p.returncode == 0:
         raise Skip("it was over before the signal came")
