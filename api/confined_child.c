@@ -22,6 +22,19 @@
 
 enum { ARENA_SHARE = 2, MAX_FILES = 64 };
 
+/* The shadow of a sanitizer needs the address space, and its report files and system calls. */
+#if defined(__has_feature)
+#define HAS_FEATURE(x) __has_feature(x)
+#else
+#define HAS_FEATURE(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
+enum { IS_SANITIZED = 1 };
+#else
+enum { IS_SANITIZED = 0 };
+#endif
+
 static size_t memory_bytes; /* what the address space may hold */
 
 /* ---- bounds ---- */
@@ -67,8 +80,8 @@ static void confine_files(const char *path)
     close(ruleset);
 }
 
-/* What reading files, memory and one thread need. */
-static const int needed[] = {
+/* What reading files, memory and one thread need; all else fails with EPERM. */
+static const int needed_calls[] = {
     SCMP_SYS(read),
     SCMP_SYS(write),
     SCMP_SYS(readv),
@@ -136,13 +149,13 @@ static const int needed[] = {
     SCMP_SYS(exit_group),
 };
 
-/* All else fails with EPERM. */
 static bool confine_calls(void)
 {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     bool ok = filter != NULL;
-    for (size_t i = 0; i < sizeof needed / sizeof needed[0] && ok; i++)
-        seccomp_rule_add(filter, SCMP_ACT_ALLOW, needed[i], 0); /* not there on every machine */
+    for (size_t i = 0; i < sizeof needed_calls / sizeof needed_calls[0] && ok; i++)
+        seccomp_rule_add(filter, SCMP_ACT_ALLOW, needed_calls[i],
+                         0); /* not there on every machine */
     ok = ok && seccomp_load(filter) == 0;
     seccomp_release(filter);
     return ok;
@@ -151,20 +164,17 @@ static bool confine_calls(void)
 static bool confine(const char *path, uint64_t memory, uint64_t file_bytes)
 {
     memory_bytes = memory;
-#ifndef __SANITIZE_ADDRESS__ /* whose shadow needs the address space, and its report more calls */
-    limit(RLIMIT_AS, memory);
-#endif
+    if (!IS_SANITIZED)
+        limit(RLIMIT_AS, memory);
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NOFILE, MAX_FILES);
     if (file_bytes)
         limit(RLIMIT_FSIZE, file_bytes);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (IS_SANITIZED)
+        return true;
     confine_files(path);
-#ifdef __SANITIZE_ADDRESS__
-    return true;
-#else
     return confine_calls();
-#endif
 }
 
 /* ---- messages ---- */

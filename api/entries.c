@@ -217,7 +217,9 @@ static scd_code read_in_order(scd_entries *e, size_t first, size_t n, scd_arena 
     uint64_t *indptr = scd_arena_alloc(arena, n + 1, sizeof *indptr);
     uint32_t *cols = scd_arena_alloc(arena, n_entries, sizeof *cols);
     double *values = scd_arena_alloc(arena, n_entries, sizeof *values);
-    scd_entry *from = e->fd < 0 ? e->held + start : scd_malloc(n_entries, sizeof *from);
+    scd_entry *from = e->fd >= 0 ? scd_malloc(n_entries, sizeof *from)
+                      : e->n     ? e->held + start
+                                 : NULL;
     if (!indptr || !cols || !values || (n_entries && !from)) {
         code = no_memory(e, err);
         goto done;

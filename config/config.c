@@ -254,8 +254,8 @@ static scd_code read_file(loader *l, const char *path)
 }
 
 /* Variables of our prefix that are not options: SCDIVA_ISA belongs to engine/cpu, SCDIVA_API_KEY to
- * the client, SCDIVA_TEST_* to the tests, and Kubernetes gives every pod SCDIVA_PORT... and SCDIVA_SERVICE_... when a service is
- * called scdiva. */
+ * the client, SCDIVA_TEST_* to the tests, and Kubernetes gives every pod SCDIVA_PORT... and
+ * SCDIVA_SERVICE_... when a service is called scdiva. */
 static bool is_foreign(const char *name, size_t n)
 {
     static const char *const prefixes[] = {"ISA", "API_KEY", "TEST_", "PORT", "SERVICE_"};

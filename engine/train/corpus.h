@@ -1,4 +1,4 @@
-/* corpus.h - one or many h5ad files as a numbered list of cells, read by row blocks.
+/* corpus.h - one or many files of cells (api/cells.h) as a numbered list, read by row blocks.
  *
  * Memory is bounded by the blocks being read, never by the files: 59 million cells are only a
  * longer list. What stays is a record of each file, the row numbers that are left out, and one map
@@ -28,7 +28,7 @@ typedef struct scd_corpus_options {
                                 NULL */
 } scd_corpus_options;
 
-/* SCD_E_INVALID names the file: not h5ad, no counts, scaled values, no cells, given twice. */
+/* SCD_E_INVALID names the file: of no known format, no counts, scaled, no cells, given twice. */
 scd_code scd_corpus_open(const scd_corpus_options *options, scd_corpus **out, scd_error *err);
 void scd_corpus_free(scd_corpus *corpus);
 
