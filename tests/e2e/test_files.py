@@ -197,13 +197,29 @@ def test_anndata_of_pypi_reads_every_file():
     check_read("pypi", [out for _, out in real(REAL_H5AD + REAL_TENX)])
 
 
-def test_scanpy_finds_neighbors_clusters_and_a_umap():
-    names = [n for n in REAL_H5AD + REAL_TENX if "cellxgene" not in n]  # two cells have no map
-    outs = [out for _, out in real(names)]
+def check_scanpy(names):
+    """neighbors, leiden and umap on X_scdiva, as the manual has it."""
+    outs = [out for _, out in real(names) if "cellxgene" not in out]  # two cells have no map
     said = python("pypi", USE, *outs)
     for out in outs:
         clusters, shape = said[out]
         assert clusters >= 1 and shape[1] == 2, (out, said[out])
+
+
+def test_scanpy_works_with_the_embeddings_of_new_h5ad_files():
+    check_scanpy(REAL_H5AD[:3])
+
+
+def test_scanpy_works_with_the_embeddings_of_large_h5ad_files():
+    check_scanpy(REAL_H5AD[3:5])
+
+
+def test_scanpy_works_with_the_embeddings_of_old_h5ad_files():
+    check_scanpy(REAL_H5AD[5:])
+
+
+def test_scanpy_works_with_the_embeddings_of_10x_files():
+    check_scanpy(REAL_TENX)
 
 
 # ---- what is in the way --------------------------------------------------------------------------
