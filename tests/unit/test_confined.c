@@ -186,10 +186,10 @@ static void a_reader_that_crashes_is_an_error_of_the_file(void **state)
     scd_cells_rows rows;
     scd_error err = {0};
     scd_cells *cells = open_confined(h5ad_path("good_csr.h5ad"));
-    kill(only_child(), SIGSEGV);
+    kill(only_child(), SIGKILL);
     scd_arena_init(&arena, ARENA_BYTES);
     assert_int_equal(scd_cells_rows_read(cells, "X", 0, 6, &arena, &rows, &err), SCD_E_CORRUPT);
-    assert_non_null(strstr(err.message, "crashed the reader (Segmentation fault)"));
+    assert_non_null(strstr(err.message, "crashed the reader (Killed)"));
     assert_int_equal(scd_cells_rows_read(cells, "X", 0, 6, &arena, &rows, &err), SCD_E_CORRUPT);
     assert_non_null(strstr(err.message, "its reader has gone"));
     scd_arena_release(&arena);
