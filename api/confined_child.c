@@ -22,7 +22,7 @@
 
 enum { ARENA_SHARE = 2, MAX_FILES = 64 };
 
-/* The shadow of a sanitizer needs the address space, and its report more system calls. */
+/* The shadow of a sanitizer needs the address space, and its report files and system calls. */
 #if defined(__has_feature)
 #define HAS_FEATURE(x) __has_feature(x)
 #else
@@ -171,8 +171,10 @@ static bool confine(const char *path, uint64_t memory, uint64_t file_bytes)
     if (file_bytes)
         limit(RLIMIT_FSIZE, file_bytes);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (IS_SANITIZED)
+        return true;
     confine_files(path);
-    return IS_SANITIZED || confine_calls();
+    return confine_calls();
 }
 
 /* ---- messages ---- */

@@ -69,17 +69,18 @@ size_t cli_inspect_options(void *into, cli_option *t)
 
 /* ---- the model ---- */
 
-/* Beside the program: as installed, and as built. */
+/* Beside the program: as installed, as built, as built for a sanitizer. */
 static const char *find_bundled(inspection *in)
 {
-    static const char *const places[] = {"/../share/scdivad/models/pbmc", "/../config/models/pbmc"};
+    static const char *const places[] = {"/../share/scdivad/models/pbmc", "/../config/models/pbmc",
+                                         "/../../config/models/pbmc"};
     char program[PATH_BYTES / 2];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
     if (n <= 0)
         return NULL;
     program[n] = '\0';
     *strrchr(program, '/') = '\0';
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         snprintf(in->bundled, sizeof in->bundled, "%s%s/genes.tsv", program, places[i]);
         if (access(in->bundled, R_OK))
             continue;

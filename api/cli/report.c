@@ -7,8 +7,9 @@
 
 int cli_print(scd_buf *out, int status)
 {
-    bool ok = !out->failed && fwrite(out->data, 1, out->n_bytes, stdout) == out->n_bytes &&
-              fflush(stdout) == 0;
+    bool ok = !out->failed;
+    if (ok && out->n_bytes)
+        ok = fwrite(out->data, 1, out->n_bytes, stdout) == out->n_bytes && fflush(stdout) == 0;
     scd_buf_release(out);
     if (ok)
         return status;

@@ -10,7 +10,12 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-enum { ARENA_BYTES = 256 << 20 };
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) /* whose readers are not bound   \
+                                                                   */
+enum { ARENA_BYTES = 256 << 20, IS_SANITIZED = 1 };
+#else
+enum { ARENA_BYTES = 256 << 20, IS_SANITIZED = 0 };
+#endif
 
 static scd_cells *open_confined(const char *path)
 {
@@ -181,10 +186,10 @@ static void a_reader_that_crashes_is_an_error_of_the_file(void **state)
     scd_cells_rows rows;
     scd_error err = {0};
     scd_cells *cells = open_confined(h5ad_path("good_csr.h5ad"));
-    kill(only_child(), SIGSEGV);
+    kill(only_child(), SIGKILL);
     scd_arena_init(&arena, ARENA_BYTES);
     assert_int_equal(scd_cells_rows_read(cells, "X", 0, 6, &arena, &rows, &err), SCD_E_CORRUPT);
-    assert_non_null(strstr(err.message, "crashed the reader (Segmentation fault)"));
+    assert_non_null(strstr(err.message, "crashed the reader (Killed)"));
     assert_int_equal(scd_cells_rows_read(cells, "X", 0, 6, &arena, &rows, &err), SCD_E_CORRUPT);
     assert_non_null(strstr(err.message, "its reader has gone"));
     scd_arena_release(&arena);
@@ -212,9 +217,8 @@ static void a_reader_that_takes_too_long_is_killed(void **state)
 static void a_reader_gets_no_more_memory_than_it_may_have(void **state)
 {
     (void)state;
-#ifdef __SANITIZE_ADDRESS__
-    skip();
-#endif
+    if (IS_SANITIZED)
+        skip();
     scd_error err = {0};
     scd_cells *cells = NULL;
     scd_confinement limits = {.memory_bytes = 64 << 20}; /* less than its libraries */
@@ -229,7 +233,8 @@ static void a_reader_cannot_follow_a_link_to_another_file(void **state)
     char path[512], link[600];
     scd_cells *cells = NULL;
     scd_error err = {0};
-    if (syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) < 0)
+    if (IS_SANITIZED ||
+        syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) < 0)
         skip();
     snprintf(path, sizeof path, "%s", h5ad_path("mex_linked"));
     snprintf(link, sizeof link, "%s/matrix.mtx", path);
