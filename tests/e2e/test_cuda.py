@@ -78,12 +78,12 @@ def test_without_room_for_its_batches_the_device_gets_smaller_ones():
 
 
 def test_a_device_that_dies_ends_readiness_and_not_the_server():
-    env = {"CUDA_EMULATOR_DIES_AFTER": "1000"}
+    env = {"CUDA_EMULATOR_DIES_AFTER": "4000"}  # calls: more than loading and warming up take
     genes = harness.demo_body()["genes"][:4]
     with Daemon(harness.small_model(), command=emulated(harness.scdivad()), env=env) as d:
         kept = {"cells": [{"genes": genes, "values": [1, 2, 3, 4]}]}
         first = d.embed(kept).embeddings()
-        for i in range(400):
+        for i in range(2000):
             body = {"cells": [{"genes": genes, "values": [i + 5, 2, 3, 4]}]}
             answer = d.post("/v1/embeddings", body)
             if answer.status != 200:
