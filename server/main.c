@@ -1,4 +1,5 @@
 /* main.c - scdivad: options in, a running daemon, signals out. */
+#include "api/confined.h"
 #include "engine/base/log.h"
 #include "server/daemon.h"
 
@@ -52,6 +53,9 @@ static int serve(const scd_config *config)
 
 int main(int argc, char **argv)
 {
+    int status;
+    if (scd_confined_main(argc, argv, &status)) /* the reader of a job's file */
+        return status;
     /* What is large goes back to the system when it is freed, however often that was: glibc would
      * raise this bound with every large block and keep the memory of the largest bodies. */
     mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES);
