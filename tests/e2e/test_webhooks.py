@@ -1,5 +1,5 @@
-"""test_webhooks.py - the end of a job is told as Standard Webhooks has it: signed, again until it is
-heard, across restarts, and never to an address inside.
+"""test_webhooks.py - the end of a job is told as Standard Webhooks has it: signed, again until it
+is heard, across restarts, and never to an address inside.
 """
 import base64
 import hashlib
