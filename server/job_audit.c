@@ -8,6 +8,7 @@
  * Threads: jobs-db; main before it runs. */
 #include "api/json_write.h"
 #include "engine/base/clock.h"
+#include "engine/base/fd.h"
 #include "engine/base/mem.h"
 #include "server/auth.h"
 #include "server/jobs_impl.h"
@@ -129,20 +130,6 @@ scd_code scd_job_audit_change(scd_jobs *jobs, const scd_job_change *c, const scd
 
 /* ---- the file ------------------------------------------------------------------------------- */
 
-static bool write_all(int fd, const char *bytes, size_t n)
-{
-    while (n) {
-        ssize_t put = write(fd, bytes, n);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return false;
-        bytes += put;
-        n -= (size_t)put;
-    }
-    return true;
-}
-
 /* A line that was written in part is taken back, so that the next try begins at a line's start. */
 static scd_code append_line(void *arg, uint64_t seq, const char *line)
 {
@@ -156,7 +143,7 @@ static scd_code append_line(void *arg, uint64_t seq, const char *line)
         return SCD_E_NOMEM;
     memcpy(whole, line, n);
     whole[n] = '\n';
-    bool ok = !fstat(a->fd, &st) && write_all(a->fd, whole, n + 1);
+    bool ok = !fstat(a->fd, &st) && scd_write_all(a->fd, whole, n + 1);
     if (!ok && ftruncate(a->fd, st.st_size))
         ok = false;
     free(whole);

@@ -6,6 +6,7 @@
  * of the queue, so that others find room in it. */
 #include "api/cache_key.h"
 #include "engine/base/clock.h"
+#include "engine/base/fd.h"
 #include "engine/base/mem.h"
 #include "server/job_run.h"
 
@@ -275,21 +276,10 @@ static scd_problem_kind move_on(scd_job_change *change, scd_job_record *job, scd
 
 static scd_code write_rows(scd_job_way *w, const chunk *c, scd_error *err)
 {
-    const char *at = c->rows;
-    size_t left = c->n * w->row_bytes;
-    for (off_t to = (off_t)(c->first * w->row_bytes); left;) {
-        ssize_t put = pwrite(w->fd, at, left, to);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return scd_fail(err, SCD_E_IO, "chunks cannot be written: %s", strerror(errno));
-        at += put;
-        to += put;
-        left -= (size_t)put;
-    }
-    return fdatasync(w->fd)
-               ? scd_fail(err, SCD_E_IO, "chunks cannot be synced: %s", strerror(errno))
-               : SCD_OK;
+    if (scd_pwrite_all(w->fd, c->rows, c->n * w->row_bytes, c->first * w->row_bytes) &&
+        !fdatasync(w->fd))
+        return SCD_OK;
+    return scd_fail(err, SCD_E_IO, "chunks cannot be kept: %s", strerror(errno));
 }
 
 static scd_code keep(computing *p, const chunk *c, scd_error *err)

@@ -6,6 +6,7 @@
 #include "api/confined.h"
 #include "api/json_write.h"
 #include "engine/base/clock.h"
+#include "engine/base/fd.h"
 #include "engine/base/mem.h"
 #include "server/job_run.h"
 #include "server/models.h"
@@ -82,23 +83,19 @@ static scd_code make_plan(scd_job_way *w, scd_error *err)
         scd_file_plan_warn(&w->plan, &w->arena,
                            "model \"%s\" has random weights: its answers mean nothing",
                            w->model->name);
-    if (code)
-        return code;
-    const scd_results_spec spec = scd_job_spec(w);
-    unlink(w->output); /* of a time before a crash */
-    return scd_results_check(&spec, err);
+    return code ? code : scd_job_check_result(w, err);
 }
 
 static scd_code open_all(scd_job_way *w, scd_error *err)
 {
-    char *chunks = scd_jobs_path(w->jobs, w->job.id, "chunks");
+    w->chunks = scd_jobs_path(w->jobs, w->job.id, "chunks");
     w->input = scd_jobs_path(w->jobs, w->job.id, "input");
     w->output = scd_jobs_path(w->jobs, w->job.id, w->job.query.format);
     const scd_confinement limits = {.file_bytes = (uint64_t)w->jobs->o.config->job_disk_mb * MIB};
     scd_code code = SCD_OK;
-    if (!chunks || !w->input || !w->output)
+    if (!w->chunks || !w->input || !w->output)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory");
-    if (!code && (w->fd = open(chunks, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0)
+    if (!code && (w->fd = open(w->chunks, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0)
         code = scd_fail(err, SCD_E_IO, "chunks cannot be opened: %s", strerror(errno));
     if (!code)
         code = choose_model(w, err);
@@ -106,7 +103,6 @@ static scd_code open_all(scd_job_way *w, scd_error *err)
         code = scd_cells_open_confined(w->input, &limits, &w->cells, err);
     if (!code)
         code = make_plan(w, err);
-    free(chunks);
     return code;
 }
 
@@ -155,9 +151,10 @@ static scd_code check_chunk(void *arg, uint64_t first, uint64_t n, const scd_dig
         return SCD_E_NOMEM;
     c->bytes = bytes;
     c->cap = n_bytes > c->cap ? n_bytes : c->cap;
-    ssize_t got = pread(w->fd, bytes, n_bytes, (off_t)(first * w->row_bytes));
-    scd_digest is = scd_digest_of(bytes, got > 0 ? (size_t)got : 0);
-    if (got != (ssize_t)n_bytes || !scd_digest_equal(&is, digest))
+    if (!scd_pread_all(w->fd, bytes, n_bytes, first * w->row_bytes))
+        return SCD_OK;
+    scd_digest is = scd_digest_of(bytes, n_bytes);
+    if (!scd_digest_equal(&is, digest))
         return SCD_OK;
     for (uint64_t row = 0; row < n; row++) {
         scd_run_cell cell = scd_job_row_cell((const scd_job_row *)(bytes + row * w->row_bytes));
@@ -387,6 +384,7 @@ int64_t scd_job_run(scd_jobs *jobs, const char *id)
         close(w.fd);
     scd_arena_release(&w.arena);
     free(w.output);
+    free(w.chunks);
     free(w.input);
     scd_job_release(&w.job);
     return pause_ns;

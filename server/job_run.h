@@ -2,7 +2,7 @@
  *
  *     job_run.c      the way: file, plan, model; resuming; the end
  *     job_chunk.c    some cells: rows -> orders -> the batcher -> the file of chunks
- *     job_result.c   the file of chunks -> the result
+ *     job_result.c   the file of chunks -> the result (job_writer.c: by another process)
  *
  * A cell's row in the file of chunks is a scd_job_row, then its embedding and its probabilities,
  * where these were asked for, as float32.
@@ -21,8 +21,8 @@ typedef struct scd_job_row {
 
 typedef struct scd_job_way {
     scd_jobs *jobs;
-    scd_job_record job; /* as it was when the worker took it; n_done moves on */
-    char *input, *output;
+    scd_job_record job;            /* as it was when the worker took it; n_done moves on */
+    char *input, *chunks, *output; /* paths */
     scd_cells *cells;
     scd_arena arena; /* of the plan */
     scd_file_plan plan;
@@ -43,8 +43,8 @@ scd_code scd_job_compute(scd_job_way *w, scd_error *err);
 scd_run_cell scd_job_row_cell(const scd_job_row *row);
 
 /* ---- job_result.c ---- */
-/* What a result would be; path and all else in it is borrowed from the run. */
-scd_results_spec scd_job_spec(const scd_job_way *w);
+/* What would be in a result's way, told before anything is computed. */
+scd_code scd_job_check_result(scd_job_way *w, scd_error *err);
 /* The result is there, durable; its digest and size. */
 scd_code scd_job_write_result(scd_job_way *w, scd_digest *digest, uint64_t *n_bytes,
                               scd_error *err);

@@ -320,8 +320,8 @@ static void tidy_files(scd_jobs *jobs)
         id[n] = '\0';
         const scd_job_entry *e = scd_jobs_find(jobs, id);
         bool is_input = !strcmp(d->d_name + n, ".input");
-        bool is_work = is_input || strstr(d->d_name, ".chunks") || strstr(d->d_name, ".tmp");
-        if (!e || (scd_job_is_over(&e->job) && is_work))
+        bool is_work = is_input || strstr(d->d_name, ".chunks");
+        if (!e || strstr(d->d_name, ".tmp") || (scd_job_is_over(&e->job) && is_work))
             unlinkat(dirfd(dir), d->d_name, 0);
         else if (is_input && !e->job.uploaded) {
             char *path = scd_jobs_path(jobs, id, "input");

@@ -2,6 +2,7 @@
 #include "api/confined.h"
 #include "engine/base/log.h"
 #include "server/daemon.h"
+#include "server/job_writer.h"
 
 #include <malloc.h>
 #include <signal.h>
@@ -54,7 +55,8 @@ static int serve(const scd_config *config)
 int main(int argc, char **argv)
 {
     int status;
-    if (scd_confined_main(argc, argv, &status)) /* the reader of a job's file */
+    /* The reader of a job's file, the writer of its result. */
+    if (scd_confined_main(argc, argv, &status) || scd_job_writer_main(argc, argv, &status))
         return status;
     /* What is large goes back to the system when it is freed, however often that was: glibc would
      * raise this bound with every large block and keep the memory of the largest bodies. */

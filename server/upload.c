@@ -2,6 +2,7 @@
 #include "server/upload.h"
 
 #include "engine/base/clock.h"
+#include "engine/base/fd.h"
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
 #include "server/job_wait.h"
@@ -77,21 +78,14 @@ static bool reserve(upload *u, uint64_t n)
 
 static bool write_bytes(upload *u, const char *bytes, size_t n)
 {
-    for (size_t left = n; left;) {
-        ssize_t put = pwrite(u->fd, bytes, left, (off_t)u->offset);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0) {
-            scd_problem_set(&u->problem, SCD_PROBLEM_STORAGE,
-                            "the file cannot be written: %s; try again later", strerror(errno));
-            return false;
-        }
-        if (u->hasher)
-            scd_hasher_add(u->hasher, bytes, (size_t)put);
-        bytes += put;
-        left -= (size_t)put;
-        u->offset += (uint64_t)put;
+    if (!scd_pwrite_all(u->fd, bytes, n, u->offset)) {
+        scd_problem_set(&u->problem, SCD_PROBLEM_STORAGE,
+                        "the file cannot be written: %s; try again later", strerror(errno));
+        return false;
     }
+    if (u->hasher)
+        scd_hasher_add(u->hasher, bytes, n);
+    u->offset += n;
     if (u->offset - u->synced > WRITEBACK_BYTES) { /* so that little is left for the sync */
         sync_file_range(u->fd, (off_t)u->synced, (off_t)(u->offset - u->synced),
                         SYNC_FILE_RANGE_WRITE);
