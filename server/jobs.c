@@ -149,13 +149,16 @@ static scd_reservation *reservation_of(scd_jobs *jobs, const char *owner)
     return r;
 }
 
-bool scd_jobs_reserve(scd_jobs *jobs, const char *owner, uint64_t n, scd_problem *problem)
+bool scd_jobs_reserve(scd_jobs *jobs, const char *owner, uint64_t n, bool is_new,
+                      scd_problem *problem)
 {
     const scd_config *c = jobs->o.config;
     uint64_t all = n, own = n, max_all = (uint64_t)c->job_disk_mb * MIB,
              max_own = (uint64_t)c->job_key_disk_mb * MIB;
+    int64_t n_jobs = 0;
     scd_gate_lock(&jobs->gate);
     for (const scd_job_entry *e = jobs->entries; e; e = e->next) {
+        n_jobs++;
         all += scd_job_disk_bytes(&e->job);
         own += strcmp(e->job.owner, owner) ? 0 : scd_job_disk_bytes(&e->job);
     }
@@ -163,12 +166,17 @@ bool scd_jobs_reserve(scd_jobs *jobs, const char *owner, uint64_t n, scd_problem
         all += r->bytes;
         own += strcmp(r->owner, owner) ? 0 : r->bytes;
     }
-    bool ok = all <= max_all && own <= max_own;
+    bool fits = all <= max_all && own <= max_own, ok = fits && (!is_new || n_jobs < c->max_jobs);
     scd_reservation *r = ok ? reservation_of(jobs, owner) : NULL;
     if (r)
         r->bytes += n;
     scd_gate_unlock(&jobs->gate);
-    if (!ok)
+    if (!ok && fits)
+        scd_problem_set(problem, SCD_PROBLEM_STORAGE,
+                        "%lld jobs are kept, the most that this server keeps: DELETE jobs whose "
+                        "results you have",
+                        (long long)n_jobs);
+    else if (!ok)
         scd_problem_set(problem, SCD_PROBLEM_STORAGE,
                         "%s jobs would take %llu MiB of disk, at most %llu are allowed: DELETE "
                         "jobs whose results you have",

@@ -105,8 +105,10 @@ void scd_jobs_count(scd_jobs *jobs, size_t counts[SCD_N_JOB_STATES]);
 char *scd_jobs_path(const scd_jobs *jobs, const char *id, const char *what);
 bool scd_jobs_sync_dir(const scd_jobs *jobs); /* names in it are durable */
 void scd_jobs_unlink(const scd_jobs *jobs, const char *id, const char *what);
-/* n more bytes for this owner, beside what jobs have and what is reserved. False: *problem. */
-bool scd_jobs_reserve(scd_jobs *jobs, const char *owner, uint64_t n, scd_problem *problem);
+/* n more bytes for this owner, beside what jobs have and what is reserved, and room for one more
+ * job where it is_new. False: *problem. */
+bool scd_jobs_reserve(scd_jobs *jobs, const char *owner, uint64_t n, bool is_new,
+                      scd_problem *problem);
 void scd_jobs_unreserve(scd_jobs *jobs, const char *owner, uint64_t n);
 /* One exchange at a time sends a job's file. */
 bool scd_jobs_claim_upload(scd_jobs *jobs, const char *id);

@@ -70,7 +70,7 @@ static void upload_free(upload *u)
 
 static bool reserve(upload *u, uint64_t n)
 {
-    if (!scd_jobs_reserve(u->d->jobs, u->owner, n, &u->problem))
+    if (!scd_jobs_reserve(u->d->jobs, u->owner, n, u->is_new, &u->problem))
         return false;
     u->reserved += n;
     return true;
@@ -481,7 +481,7 @@ static bool check_size(upload *u)
         scd_problem_set(&u->problem, SCD_PROBLEM_TOO_LARGE,
                         "the file has %" PRIu64 " bytes, at most %" PRIu64 " are taken", all, max);
     uint64_t more = all > u->start ? all - u->start : 0;
-    return !u->problem.kind && (!more || reserve(u, more));
+    return !u->problem.kind && reserve(u, more); /* of none, too: is there room for a job? */
 }
 
 static bool open_file(upload *u)

@@ -328,6 +328,12 @@ def test_disk_has_bounds():
         check_problem(full, 507, "insufficient-storage", detail="DELETE")
         d.request("DELETE", f"/v1/jobs/{job['id']}")
         jobs.start(d, b"x" * (1 << 20), headers=other)
+    with Daemon(harness.small_model(), flags=("--max-jobs", "2")) as d:
+        first = jobs.start(d, jobs.table(2))
+        jobs.start(d, b"", headers={"Upload-Length": "5"})
+        check_problem(jobs.post(d, jobs.table(2)), 507, "insufficient-storage", detail="2 jobs")
+        d.request("DELETE", f"/v1/jobs/{jobs.wait(d, first)['id']}")
+        jobs.start(d, jobs.table(2))
 
 
 def test_jobs_are_seen_by_their_key_alone():
