@@ -25,11 +25,6 @@ typedef struct asking {
     scd_buf out;
 } asking;
 
-static void put_time(scd_buf *out, const char *name, int64_t ms)
-{
-    scd_buf_printf(out, ",\"%s\":%lld", name, (long long)ms);
-}
-
 static scd_code take_delivery(void *arg, scd_delivery *d)
 {
     asking *a = arg;
@@ -49,9 +44,9 @@ static scd_code take_delivery(void *arg, scd_delivery *d)
                    : d->given_up ? "given up"
                                  : "pending",
                    d->attempts);
-    put_time(&a->out, "created_ms", d->created_ms);
+    scd_job_write_time(&a->out, "created", d->created_ms);
     if (!d->done && !d->given_up)
-        put_time(&a->out, "next_ms", d->next_ms);
+        scd_job_write_time(&a->out, "next", d->next_ms);
     scd_buf_puts(&a->out, ",\"detail\":");
     scd_json_text(&a->out, d->why);
     scd_buf_putc(&a->out, '}');

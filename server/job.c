@@ -59,7 +59,7 @@ static void put_text(scd_buf *out, const char *name, const char *text)
     scd_json_text(out, text);
 }
 
-static void put_time(scd_buf *out, const char *name, int64_t ms)
+void scd_job_write_time(scd_buf *out, const char *name, int64_t ms)
 {
     char text[40];
     struct tm tm;
@@ -151,10 +151,10 @@ void scd_job_write(const scd_job_record *job, double rate, int64_t expires_ms, s
     scd_buf_putc(out, '}');
     put_parameters(&job->query, out);
     put_text(out, "owner", job->owner);
-    put_time(out, "created", job->created_ms);
-    put_time(out, "started", job->started_ms);
-    put_time(out, "finished", job->finished_ms);
-    put_time(out, "expires", expires_ms);
+    scd_job_write_time(out, "created", job->created_ms);
+    scd_job_write_time(out, "started", job->started_ms);
+    scd_job_write_time(out, "finished", job->finished_ms);
+    scd_job_write_time(out, "expires", expires_ms);
     put_upload(job, out);
     put_progress(job, rate, out);
     put_outcome(job, out);

@@ -64,6 +64,8 @@ void scd_job_release(scd_job_record *job);
 /* What it occupies on disk, file and chunks or result. */
 uint64_t scd_job_disk_bytes(const scd_job_record *job);
 
+/* A member ",\"name\":\"2026-01-31T12:00:00.000Z\"" of wall time; nothing for 0. */
+void scd_job_write_time(scd_buf *out, const char *name, int64_t ms);
 /* The job as JSON; rate in cells/s, 0: not known. */
 void scd_job_write(const scd_job_record *job, double rate, int64_t expires_ms, scd_buf *out);
 

@@ -19,23 +19,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { LINE_BYTES = 1 << 17 };
 
 /* ---- making lines --------------------------------------------------------------------------- */
-
-static void put_time(scd_buf *out)
-{
-    char text[40];
-    struct tm tm;
-    int64_t ms = scd_wall_ms();
-    time_t s = (time_t)(ms / 1000);
-    gmtime_r(&s, &tm);
-    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
-    scd_buf_printf(out, ",\"time\":\"%s.%03dZ\"", text, (int)(ms % 1000));
-}
 
 static void put_text(scd_buf *out, const char *name, const char *text)
 {
@@ -54,7 +42,7 @@ scd_code scd_job_audit_add(scd_jobs *jobs, const char *event, const char *actor,
     scd_buf line;
     scd_buf_init(&line, LINE_BYTES);
     scd_buf_printf(&line, "{\"seq\":%llu", (unsigned long long)next.seq);
-    put_time(&line);
+    scd_job_write_time(&line, "time", scd_wall_ms());
     put_text(&line, "event", event);
     scd_buf_puts(&line, ",\"actor\":");
     scd_json_text(&line, !actor ? "scdivad" : *actor ? actor : "anonymous");

@@ -485,8 +485,8 @@ static scd_code take_attempt(sqlite3_stmt *stmt, void *arg, scd_error *err)
     (void)err;
     scd_buf_puts(out, out->data[out->n_bytes - 1] == '[' ? "{\"id\":" : ",{\"id\":");
     scd_json_text(out, id ? id : "");
-    scd_buf_printf(out, ",\"time_ms\":%lld,\"status\":%d,\"detail\":",
-                   (long long)sqlite3_column_int64(stmt, 1), sqlite3_column_int(stmt, 2));
+    scd_job_write_time(out, "time", sqlite3_column_int64(stmt, 1));
+    scd_buf_printf(out, ",\"status\":%d,\"detail\":", sqlite3_column_int(stmt, 2));
     scd_json_text(out, why ? why : "");
     scd_buf_putc(out, '}');
     return SCD_OK;

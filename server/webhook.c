@@ -122,8 +122,9 @@ scd_code scd_webhooks_add(scd_jobs *jobs, const scd_job_record *job, scd_error *
     memcpy(d.owner, job->owner, sizeof d.owner);
     memcpy(d.url, job->query.webhook, sizeof d.url);
     scd_buf_init(&payload, MAX_PAYLOAD);
-    scd_buf_printf(&payload, "{\"type\":\"%s\",\"timestamp_ms\":%lld,\"data\":", types[job->state],
-                   (long long)d.created_ms);
+    scd_buf_printf(&payload, "{\"type\":\"%s\"", types[job->state]);
+    scd_job_write_time(&payload, "timestamp", d.created_ms);
+    scd_buf_puts(&payload, ",\"data\":");
     scd_jobs_write(jobs, job, 0, &payload);
     scd_buf_putc(&payload, '}');
     d.payload = payload.data;
