@@ -18,7 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 30, REPORT_BYTES = 1 << 20, MIB = 1 << 20 };
+enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 30, REPORT_BYTES = 1 << 20 };
+#define MIB (UINT64_C(1) << 20)
 static const int64_t PAUSE_NS = 15 * SCD_NS_PER_S;
 
 /* ---- model and plan ------------------------------------------------------------------------- */
@@ -91,7 +92,8 @@ static scd_code open_all(scd_job_way *w, scd_error *err)
     w->chunks = scd_jobs_path(w->jobs, w->job.id, "chunks");
     w->input = scd_jobs_path(w->jobs, w->job.id, "input");
     w->output = scd_jobs_path(w->jobs, w->job.id, w->job.query.format);
-    const scd_confinement limits = {.file_bytes = (uint64_t)w->jobs->o.config->job_disk_mb * MIB};
+    /* What is not stored by cells is turned through a file: so much of it a real file may need. */
+    const scd_confinement limits = {.file_bytes = 16 * w->job.upload_bytes + 4096 * MIB};
     scd_code code = SCD_OK;
     if (!w->chunks || !w->input || !w->output)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory");

@@ -482,6 +482,28 @@ def test_sigterm_keeps_what_was_computed():
         jobs.wait(d, job, timeout=100 * SLOW)
 
 
+def test_who_listens_or_waits_does_not_hold_up_a_stop():
+    d = Daemon(harness.small_model())
+    try:
+        job = jobs.start(d, b"half", headers={"Upload-Length": "8"})
+        with d.socket() as listening, d.socket() as waiting:
+            for s, path, more in ((listening, "/events", ""), (waiting, "", "Prefer: wait=300\r\n")):
+                s.sendall(f"GET /v1/jobs/{job['id']}{path} HTTP/1.1\r\nHost: x\r\n{more}\r\n"
+                          .encode())
+            said = b""
+            while b"event: state" not in said:
+                said += listening.recv(65536)
+            time.sleep(0.2)
+            begin = time.monotonic()
+            d.stop()
+            assert time.monotonic() - begin < 5 * SLOW
+            assert b'"QUEUED"' in waiting.recv(65536)
+            rest = b"".join(iter(lambda: listening.recv(65536), b""))
+            assert rest.endswith(b"0\r\n\r\n") or not rest, rest
+    finally:
+        d.kill()
+
+
 def test_chunks_that_were_damaged_are_computed_again():
     genes = [f"GENE{i}" for i in range(2000)]
     body = jobs.table(20, genes=genes, length=400)
