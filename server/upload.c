@@ -1,6 +1,7 @@
 /* upload.c - see upload.h. */
 #include "server/upload.h"
 
+#include "api/gunzip.h"
 #include "engine/base/clock.h"
 #include "engine/base/fd.h"
 #include "engine/base/mem.h"
@@ -37,7 +38,8 @@ typedef struct upload {
     bool replayed, mismatch;
     int fd, wait_s;
     uint64_t offset, start, reserved, synced;
-    scd_hasher *hasher; /* of a POST */
+    scd_hasher *hasher;      /* of a POST */
+    scd_gunzip_stream *gzip; /* NULL: the body is the file as it is */
     scd_problem problem;
 } upload;
 
@@ -60,6 +62,7 @@ static void upload_free(upload *u)
     let_go(u);
     if (u->created && !u->kept)
         scd_jobs_unlink(u->d->jobs, u->change.id, "input");
+    scd_gunzip_free(u->gzip);
     scd_hasher_free(u->hasher);
     scd_job_release(&u->change.job);
     scd_job_release(&u->job);
@@ -111,23 +114,37 @@ static bool begin_part(upload *u, const char *part, const char *filename)
     return !u->problem.kind;
 }
 
+/* Bytes of the file. */
+static bool keep_bytes(void *arg, const char *bytes, size_t n)
+{
+    upload *u = arg;
+    uint64_t have = u->offset - u->start, max = (uint64_t)u->d->config->job_upload_mb << 20;
+    if (u->job.upload_length && n > u->job.upload_length - u->offset)
+        scd_problem_set(&u->problem, SCD_PROBLEM_INVALID,
+                        "more bytes than the Upload-Length of %" PRIu64, u->job.upload_length);
+    else if (n > max - u->offset)
+        scd_problem_set(&u->problem, SCD_PROBLEM_TOO_LARGE,
+                        "the file is over %" PRIu64 " bytes, the most that a job takes here", max);
+    else if (have + n <= u->reserved || reserve(u, n > RESERVE_BYTES ? n : RESERVE_BYTES))
+        return write_bytes(u, bytes, n);
+    return false;
+}
+
 /* http-N */
 static bool take(void *arg, const char *part, const char *filename, const char *bytes, size_t n)
 {
     upload *u = arg;
+    bool damaged = false;
     if (u->problem.kind)
         return false;
     if (part && !bytes)
         return begin_part(u, part, filename);
-    if (u->job.upload_length && n > u->job.upload_length - u->offset) {
-        scd_problem_set(&u->problem, SCD_PROBLEM_INVALID,
-                        "more bytes than the Upload-Length of %" PRIu64, u->job.upload_length);
-        return false;
-    }
-    uint64_t have = u->offset - u->start;
-    if (have + n > u->reserved && !reserve(u, n > RESERVE_BYTES ? n : RESERVE_BYTES))
-        return false;
-    return write_bytes(u, bytes, n);
+    if (!u->gzip)
+        return keep_bytes(u, bytes, n);
+    bool ok = scd_gunzip_feed(u->gzip, bytes, n, keep_bytes, u, &damaged);
+    if (damaged)
+        scd_problem_set(&u->problem, SCD_PROBLEM_BAD_REQUEST, "the gzip body is damaged, or none");
+    return ok;
 }
 
 /* ---- in jobs-db ----------------------------------------------------------------------------- */
@@ -283,6 +300,8 @@ static bool judge_body(upload *u)
         scd_problem_set(&u->problem, SCD_PROBLEM_TOO_LARGE,
                         "the file is over %" PRIi64 " MiB, the most that a job takes here",
                         u->d->config->job_upload_mb);
+    else if (u->gzip && !scd_gunzip_is_whole(u->gzip))
+        scd_problem_set(&u->problem, SCD_PROBLEM_BAD_REQUEST, "the gzip body is cut off");
     else if (u->is_form && !u->met_file)
         scd_problem_add(&u->problem, "", "the form has no part \"file\"");
     else if (u->is_form && scd_exchange_form_is_cut(u->x))
@@ -357,11 +376,17 @@ static bool takes_type(scd_exchange *x, upload *u)
                         "text/tab-separated-values or multipart/form-data (curl: -H 'Content-Type: "
                         "application/octet-stream')",
                         type);
-    else if (encoding && *encoding && strcasecmp(encoding, "identity"))
-        scd_problem_set(&u->problem, SCD_PROBLEM_MEDIA_TYPE,
-                        "Content-Encoding \"%.40s\": a file is kept as it comes; .csv, .tsv and "
-                        ".tar may be gzip files themselves",
-                        encoding);
+    else if (!encoding || !*encoding || !strcasecmp(encoding, "identity"))
+        return true;
+    else if ((strcasecmp(encoding, "gzip") && strcasecmp(encoding, "x-gzip")) || u->is_form ||
+             !u->is_new || scd_exchange_header(x, "Upload-Length"))
+        scd_problem_set(
+            &u->problem, SCD_PROBLEM_MEDIA_TYPE,
+            "Content-Encoding \"%.40s\": gzip is taken, of a whole file that is a plain "
+            "body; parts of a file and forms come as they are",
+            encoding);
+    else if (!(u->gzip = scd_gunzip_new()))
+        scd_problem_set(&u->problem, SCD_PROBLEM_UNAVAILABLE, "out of memory: try again");
     return !u->problem.kind;
 }
 

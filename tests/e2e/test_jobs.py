@@ -1,6 +1,7 @@
 """test_jobs.py - files in, results out through /v1/jobs: uploads, states, events, results, what is
 refused, and that nothing accepted is lost.
 """
+import gzip
 import hashlib
 import json
 import os
@@ -121,6 +122,19 @@ def test_the_sha256_is_checked():
     assert jobs.get(daemon(), job)["state"] == "FAILED"
 
 
+def test_a_body_may_be_gzip_encoded_within_the_bound_of_what_it_holds():
+    body, packed = jobs.table(20), {"Content-Encoding": "gzip"}
+    plain = jobs.wait(daemon(), jobs.start(daemon(), body))
+    for sent in (gzip.compress(body), gzip.compress(body[:999]) + gzip.compress(body[999:])):
+        job = jobs.wait(daemon(), jobs.start(daemon(), sent, headers=packed))
+        assert job["upload"]["sha256"] == hashlib.sha256(body).hexdigest(), job
+        assert jobs.result(daemon(), job) == jobs.result(daemon(), plain)
+    with Daemon(harness.small_model(), flags=("--job-upload-mb", "2")) as d:
+        check_problem(jobs.post(d, gzip.compress(b"x" * (3 << 20)), headers=packed), 413,
+                      "too-large")
+        assert [n for n in os.listdir(os.path.join(d.data, "jobs")) if "input" in n] == []
+
+
 def test_an_idempotency_key_gives_the_same_job_again():
     body = jobs.table(3)
     key = {"Idempotency-Key": "k 1"}
@@ -239,8 +253,15 @@ def test_bodies_that_are_no_file_are_refused():
     check_problem(jobs.post(daemon(), b"", good), 422, "invalid", detail="empty")
     check_problem(jobs.post(daemon(), b"{}", good, {"Content-Type": "application/json"}), 415,
                   "unsupported-media-type", detail="octet-stream")
-    check_problem(jobs.post(daemon(), b"x", good, {"Content-Encoding": "gzip"}), 415,
+    check_problem(jobs.post(daemon(), b"x", good, {"Content-Encoding": "br"}), 415,
                   "unsupported-media-type")
+    packed = {"Content-Encoding": "gzip"}
+    check_problem(jobs.post(daemon(), b"x" * 100, good, packed), 400, "bad-request", detail="none")
+    whole = gzip.compress(jobs.table(3))
+    check_problem(jobs.post(daemon(), whole[:-5], good, packed), 400, "bad-request", detail="cut")
+    check_problem(jobs.post(daemon(), whole + b"x" * 20, good, packed), 400, "bad-request")
+    length = {**packed, "Upload-Length": "5"}
+    check_problem(jobs.post(daemon(), whole, good, length), 415, "unsupported-media-type")
     check_problem(jobs.post(daemon(), b"x", good, {"Upload-Length": "many"}), 400, "bad-request")
     more = jobs.post(daemon(), b"1234", good, {"Upload-Length": "3"})
     assert more.status in (413, 422), more
@@ -487,7 +508,8 @@ def test_who_listens_or_waits_does_not_hold_up_a_stop():
     try:
         job = jobs.start(d, b"half", headers={"Upload-Length": "8"})
         with d.socket() as listening, d.socket() as waiting:
-            for s, path, more in ((listening, "/events", ""), (waiting, "", "Prefer: wait=300\r\n")):
+            for s, path, more in ((listening, "/events", ""),
+                                  (waiting, "", "Prefer: wait=300\r\n")):
                 s.sendall(f"GET /v1/jobs/{job['id']}{path} HTTP/1.1\r\nHost: x\r\n{more}\r\n"
                           .encode())
             said = b""
