@@ -343,6 +343,24 @@ static void tidy_files(scd_jobs *jobs)
         closedir(dir);
 }
 
+/* Where readers turn what is not stored by cells: theirs alone, and empty. */
+static scd_code make_scratch(scd_jobs *jobs, scd_error *err)
+{
+    size_t n = strlen(jobs->dir) + sizeof SCD_JOBS_SCRATCH;
+    char *path = scd_malloc(n, 1);
+    if (!path)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for the jobs");
+    snprintf(path, n, "%s%s", jobs->dir, strrchr(SCD_JOBS_SCRATCH, '/'));
+    scd_code code = make_dir(path, err);
+    DIR *dir = code ? NULL : opendir(path);
+    for (const struct dirent *d; dir && (d = readdir(dir));)
+        unlinkat(dirfd(dir), d->d_name, 0);
+    if (dir)
+        closedir(dir);
+    free(path);
+    return code;
+}
+
 static scd_code open_files(scd_jobs *jobs, scd_error *err)
 {
     const char *data = jobs->o.config->data;
@@ -368,6 +386,8 @@ static scd_code open_files(scd_jobs *jobs, scd_error *err)
         scd_fail(err, code, "out of memory for the jobs");
     if (!code)
         tidy_files(jobs);
+    if (!code)
+        code = make_scratch(jobs, err);
     free(path);
     return code;
 }

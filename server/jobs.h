@@ -4,6 +4,7 @@
  *   DIR/jobs/ID.input    the file, until the job is over
  *   DIR/jobs/ID.chunks   results of the cells done so far
  *   DIR/jobs/ID.FORMAT   the result
+ *   DIR/jobs/tmp         of the readers of files
  *   DIR/audit.jsonl      who did what (api/audit.h)
  *
  * What is in memory here is what is committed there: every change is made by the thread `jobs-db`,
@@ -33,6 +34,9 @@ typedef struct scd_jobs_options {
     void (*log)(void *arg, int level, const char *event, const char *job, const char *message);
     void *log_arg;
 } scd_jobs_options;
+
+/* In the data directory: $TMPDIR of the readers of jobs' files, where main was given none. */
+#define SCD_JOBS_SCRATCH "jobs/tmp"
 
 /* Where the directory cannot be used - another daemon has it, or its database is damaged - jobs are
  * unavailable and all else is served: *out is there, and scd_jobs_unavailable says why. */

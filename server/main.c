@@ -1,6 +1,7 @@
 /* main.c - scdivad: options in, a running daemon, signals out. */
 #include "api/confined.h"
 #include "engine/base/log.h"
+#include "engine/base/mem.h"
 #include "server/daemon.h"
 #include "server/job_writer.h"
 
@@ -8,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { EXIT_USAGE = 2, MAX_TEXT_BYTES = 64 << 10, OWN_PAGES_BYTES = 256 << 10 };
@@ -22,6 +24,19 @@ static int print(void (*write_text)(scd_buf *out))
     int rc = text.data && fputs(text.data, stdout) >= 0 ? EXIT_SUCCESS : EXIT_FAILURE;
     scd_buf_release(&text);
     return rc;
+}
+
+/* Readers of jobs' files write where nothing else is kept: the root may be read-only, and /tmp is
+ * everybody's. Before any thread, for that is when the environment may change. */
+static void set_scratch(const scd_config *config)
+{
+    size_t n = strlen(config->data) + sizeof "/" SCD_JOBS_SCRATCH;
+    char *path = scd_malloc(n, 1);
+    if (!path)
+        return;
+    snprintf(path, n, "%s/" SCD_JOBS_SCRATCH, config->data);
+    setenv("TMPDIR", path, 0);
+    free(path);
 }
 
 /* Serve until SIGTERM or SIGINT; a second one kills at once. */
@@ -82,6 +97,7 @@ int main(int argc, char **argv)
         break;
     case SCD_CONFIG_RUN:
         scd_log_setup((scd_log_level)config.log_level, config.log_format == 1);
+        set_scratch(&config);
         rc = serve(&config);
         break;
     }
