@@ -1,8 +1,11 @@
 /* gunzip.c - see gunzip.h. */
 #include "api/gunzip.h"
 
+#include "engine/base/mem.h"
+
 #include <limits.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <zlib.h>
 
 enum { STEP_BYTES = 1 << 16, GZIP_WINDOW = 15 + 16 };
@@ -44,4 +47,67 @@ scd_code scd_gunzip(const void *bytes, size_t n, scd_buf *out, scd_error *err)
     }
     inflateEnd(&z);
     return code;
+}
+
+/* ---- piece by piece ---- */
+
+struct scd_gunzip_stream {
+    z_stream z;
+    bool between; /* members */
+    char plain[STEP_BYTES];
+};
+
+scd_gunzip_stream *scd_gunzip_new(void)
+{
+    scd_gunzip_stream *s = scd_calloc(1, sizeof *s);
+    if (s && inflateInit2(&s->z, GZIP_WINDOW) != Z_OK) {
+        free(s);
+        return NULL;
+    }
+    return s;
+}
+
+void scd_gunzip_free(scd_gunzip_stream *s)
+{
+    if (!s)
+        return;
+    inflateEnd(&s->z);
+    free(s);
+}
+
+bool scd_gunzip_feed(scd_gunzip_stream *s, const void *bytes, size_t n,
+                     bool (*take)(void *arg, const char *bytes, size_t n), void *arg, bool *damaged)
+{
+    const char *at = bytes;
+    *damaged = false;
+    while (n || !s->z.avail_out) {
+        uInt step = n < UINT_MAX ? (uInt)n : UINT_MAX;
+        if (s->between && n) {
+            inflateReset(&s->z);
+            s->between = false;
+        }
+        s->z.next_in = (Bytef *)(uintptr_t)at;
+        s->z.avail_in = step;
+        s->z.next_out = (Bytef *)s->plain;
+        s->z.avail_out = STEP_BYTES;
+        int rc = inflate(&s->z, Z_NO_FLUSH);
+        size_t got = STEP_BYTES - s->z.avail_out;
+        at += step - s->z.avail_in;
+        n -= step - s->z.avail_in;
+        if (rc != Z_OK && rc != Z_STREAM_END && rc != Z_BUF_ERROR) {
+            *damaged = true;
+            return false;
+        }
+        if (got && !take(arg, s->plain, got))
+            return false;
+        s->between = rc == Z_STREAM_END;
+        if (s->between)
+            s->z.avail_out = STEP_BYTES; /* nothing more is in it */
+    }
+    return true;
+}
+
+bool scd_gunzip_is_whole(const scd_gunzip_stream *s)
+{
+    return s->between;
 }

@@ -12,4 +12,15 @@
  * SCD_E_TOO_LARGE: more than the bound. */
 scd_code scd_gunzip(const void *bytes, size_t n, scd_buf *out, scd_error *err);
 
+/* The same piece by piece, of a body of any length. */
+typedef struct scd_gunzip_stream scd_gunzip_stream;
+scd_gunzip_stream *scd_gunzip_new(void); /* NULL: out of memory */
+void scd_gunzip_free(scd_gunzip_stream *stream);
+/* What the next n bytes hold goes to `take`, some 64 KiB at a time, until it returns false. False:
+ * that, or *damaged: they are not gzip, or what follows is not. */
+bool scd_gunzip_feed(scd_gunzip_stream *stream, const void *bytes, size_t n,
+                     bool (*take)(void *arg, const char *bytes, size_t n), void *arg,
+                     bool *damaged);
+bool scd_gunzip_is_whole(const scd_gunzip_stream *stream); /* it ends where a member ends */
+
 #endif

@@ -19,15 +19,18 @@ static const struct {
     [SCD_PROBLEM_FORBIDDEN] = {403, "forbidden", "This API key may not do that"},
     [SCD_PROBLEM_NOT_FOUND] = {404, "not-found", "There is no such resource"},
     [SCD_PROBLEM_METHOD] = {405, "method-not-allowed", "The resource has no such method"},
+    [SCD_PROBLEM_CONFLICT] = {409, "conflict", "The resource is not in a state for that"},
     [SCD_PROBLEM_LENGTH_REQUIRED] = {411, "length-required", "The request has no usable length"},
     [SCD_PROBLEM_TOO_LARGE] = {413, "too-large", "The request is larger than the limits allow"},
     [SCD_PROBLEM_MEDIA_TYPE] = {415, "unsupported-media-type",
                                 "The body's media type or encoding is not supported"},
+    [SCD_PROBLEM_RANGE] = {416, "range", "The range is not in the file"},
     [SCD_PROBLEM_INVALID] = {422, "invalid", "The request's content is invalid"},
     [SCD_PROBLEM_OVERLOADED] = {429, "overloaded", "The queue is full"},
     [SCD_PROBLEM_INTERNAL] = {500, "internal", "The server failed"},
     [SCD_PROBLEM_UNAVAILABLE] = {503, "unavailable", "The server cannot answer at the moment"},
     [SCD_PROBLEM_DEADLINE] = {504, "deadline-exceeded", "The deadline passed before the answer"},
+    [SCD_PROBLEM_STORAGE] = {507, "insufficient-storage", "There is no room on disk for that"},
 };
 
 int scd_problem_status(scd_problem_kind kind)

@@ -18,14 +18,17 @@ typedef enum scd_problem_kind {
     SCD_PROBLEM_FORBIDDEN,       /* 403 */
     SCD_PROBLEM_NOT_FOUND,       /* 404 */
     SCD_PROBLEM_METHOD,          /* 405 */
+    SCD_PROBLEM_CONFLICT,        /* 409: not in this state */
     SCD_PROBLEM_LENGTH_REQUIRED, /* 411 */
     SCD_PROBLEM_TOO_LARGE,       /* 413 */
     SCD_PROBLEM_MEDIA_TYPE,      /* 415 */
+    SCD_PROBLEM_RANGE,           /* 416 */
     SCD_PROBLEM_INVALID,         /* 422 */
     SCD_PROBLEM_OVERLOADED,      /* 429, with Retry-After */
     SCD_PROBLEM_INTERNAL,        /* 500 */
     SCD_PROBLEM_UNAVAILABLE,     /* 503 */
     SCD_PROBLEM_DEADLINE,        /* 504 */
+    SCD_PROBLEM_STORAGE,         /* 507: no room on disk, or none left for this key */
     SCD_N_PROBLEMS
 } scd_problem_kind;
 

@@ -201,13 +201,18 @@ static scd_code check_free(const scd_results_spec *s, scd_error *err)
                                    "%s: is there already (--overwrite replaces it)", s->path);
 }
 
-scd_code scd_results_open(const scd_results_spec *spec, scd_results **out, scd_error *err)
+scd_code scd_results_check(const scd_results_spec *spec, scd_error *err)
 {
     scd_code code = scd_results_check_path(spec->path, err);
     if (!code)
         code = check_free(spec, err);
-    if (!code && kind_of(spec->path) == SCD_RESULTS_H5AD)
-        code = scd_results_h5ad_check(spec, err);
+    return code || kind_of(spec->path) != SCD_RESULTS_H5AD ? code
+                                                           : scd_results_h5ad_check(spec, err);
+}
+
+scd_code scd_results_open(const scd_results_spec *spec, scd_results **out, scd_error *err)
+{
+    scd_code code = scd_results_check(spec, err);
     if (code)
         return code;
     scd_results *r = scd_calloc(1, sizeof *r);

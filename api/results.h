@@ -51,7 +51,9 @@ typedef struct scd_fact {
 scd_code scd_results_check_path(const char *path, scd_error *err);
 bool scd_results_is_h5ad(const char *path);
 
-/* Refuses what is in the way before anything is computed. */
+/* What would be in the way, told before anything is computed. */
+scd_code scd_results_check(const scd_results_spec *spec, scd_error *err);
+/* Refuses that as well. */
 scd_code scd_results_open(const scd_results_spec *spec, scd_results **out, scd_error *err);
 
 /* SHA-256 of the input where writing it took reading it (an .h5ad into an .h5ad), else NULL. */

@@ -193,6 +193,11 @@ size_t scd_auth_count(const scd_auth *auth)
     return auth->n_keys;
 }
 
+const char *scd_auth_name(const scd_auth *auth, size_t index)
+{
+    return auth->keys[index].name;
+}
+
 /* The token of "Bearer TOKEN" and its length; NULL when the header is anything else. */
 static const char *bearer_token(const char *header, size_t *n)
 {

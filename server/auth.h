@@ -29,6 +29,7 @@ void scd_auth_close(scd_auth *auth); /* NULL is fine */
 /* What an administrator should be told about the file (others can read it), or NULL. */
 const char *scd_auth_warning(const scd_auth *auth);
 size_t scd_auth_count(const scd_auth *auth);
+const char *scd_auth_name(const scd_auth *auth, size_t index);
 
 /* The name of the key in an Authorization header ("Bearer TOKEN"), borrowed until close; NULL: not
  * one of ours, malformed, or no header. Takes the same time whichever key matches, or none. */

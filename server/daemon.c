@@ -51,6 +51,13 @@ static void on_watch_event(void *arg, uint64_t id, scd_code code)
     if (!atomic_load(&d->ready))
         return;
     scd_batcher_cancel(d->batcher, id, code);
+    scd_jobs_expire_exchange(d->jobs, id);
+}
+
+static void log_jobs(void *arg, int level, const char *event, const char *job, const char *message)
+{
+    (void)arg;
+    scd_log((scd_log_level)level, event, "message", message, job ? "job" : NULL, job, NULL);
 }
 
 static int http_threads(const scd_config *c)
@@ -157,6 +164,17 @@ static scd_code open_batcher(scd_daemon *d, scd_error *err)
     return code ? code : scd_batcher_warm_up(d->batcher, err);
 }
 
+static scd_code open_jobs(scd_daemon *d, scd_error *err)
+{
+    scd_jobs_options o = {.config = d->config,
+                          .engine = d->engine,
+                          .batcher = d->batcher,
+                          .store = d->store,
+                          .auth = d->auth,
+                          .log = log_jobs};
+    return scd_jobs_open(&o, &d->jobs, err);
+}
+
 scd_code scd_daemon_start(scd_daemon *d, const scd_config *config, scd_error *err)
 {
     *d = (scd_daemon){.config = config};
@@ -187,6 +205,8 @@ scd_code scd_daemon_start(scd_daemon *d, const scd_config *config, scd_error *er
         code = open_caches(d, err);
     if (!code)
         code = open_batcher(d, err);
+    if (!code)
+        code = open_jobs(d, err);
     if (code)
         return code;
     atomic_store(&d->ready, true);
@@ -199,6 +219,8 @@ void scd_daemon_stop(scd_daemon *d)
 {
     atomic_store(&d->draining, true);
     int64_t deadline = scd_now_ns() + (int64_t)d->config->drain_s * SCD_NS_PER_S;
+    if (d->jobs) /* what they have computed is kept; they go on at the next start */
+        scd_jobs_stop(d->jobs);
     if (d->http) /* whole requests, also those whose cells the batcher does not know yet */
         scd_http_wait_idle(d->http, deadline);
     if (d->batcher) {
@@ -213,6 +235,7 @@ void scd_daemon_stop(scd_daemon *d)
     if (d->crew)
         scd_crew_stop(d->crew);
     scd_http_close(d->http);
+    scd_jobs_close(d->jobs);
     scd_crew_close(d->crew);
     scd_watch_close(d->watch);
     scd_batcher_close(d->batcher);

@@ -1,6 +1,7 @@
 /* daemon.h - the running daemon: every part, built and stopped in one visible order.
  *
- * Threads of the daemon: main (signals), http-N, prep-0, watch, batch-0, store.
+ * Threads of the daemon: main (signals), http-N, prep-0, watch, batch-0, store, jobs-db, job-N,
+ * webhook.
  * Parts are constant once `ready` is set; before that only the routes that need none are served. */
 #ifndef SCD_DAEMON_H
 #define SCD_DAEMON_H
@@ -12,6 +13,7 @@
 #include "server/batcher.h"
 #include "server/crew.h"
 #include "server/http.h"
+#include "server/jobs.h"
 #include "server/memo.h"
 #include "server/metrics.h"
 #include "server/store.h"
@@ -31,6 +33,7 @@ typedef struct scd_daemon {
     scd_store *store;
     scd_memo *memo;
     scd_batcher *batcher;
+    scd_jobs *jobs;
     atomic_bool ready, draining;
     atomic_bool device_lost; /* the device failed: cached answers alone are served from then on */
 } scd_daemon;

@@ -153,8 +153,9 @@ void scd_exchange_free(scd_exchange *x)
         x->resumed(x); /* whoever held it lets go of it */
     }
     count_held(x, 0);
-    if (x->phase == SCD_PHASE_DONE)
+    if (x->counted)
         atomic_fetch_sub(&x->http->answering, 1);
+    scd_exchange_end_flows(x);
     scd_buf_release(&x->body);
     free(x->answer);
     free(x->path);
@@ -206,13 +207,13 @@ void scd_exchange_finish(scd_exchange *x)
 static enum MHD_Result send_answer(scd_exchange *x)
 {
     scd_exchange_finish(x);
-    struct MHD_Response *r =
-        x->answer
-            ? MHD_create_response_from_buffer(x->answer_bytes, x->answer, MHD_RESPMEM_MUST_FREE)
-            : MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT);
+    bool flows = x->flow.read || x->has_file; /* a drain does not wait for these */
+    if (flows && x->counted)
+        atomic_fetch_sub(&x->http->answering, 1);
+    x->counted = x->counted && !flows;
+    struct MHD_Response *r = scd_exchange_response(x);
     if (!r)
         return MHD_NO;
-    x->answer = NULL;
     MHD_add_response_header(r, "X-Request-Id", x->request_id);
     if (x->content_type)
         MHD_add_response_header(r, "Content-Type", x->content_type);
@@ -246,6 +247,8 @@ static void check_length(scd_exchange *x)
         return;
     size_t max = x->http->o.max_body_bytes, max_all = x->http->o.max_held_bytes;
     unsigned long long n = strtoull(text, NULL, 10);
+    if (x->sink.take)
+        return; /* it judges itself */
     if (n > max)
         scd_reply_problem(x, SCD_PROBLEM_TOO_LARGE,
                           "the body has %llu bytes, at most %zu are taken: send fewer cells at a "
@@ -268,9 +271,12 @@ static bool too_slow(const scd_exchange *x, size_t n_bytes)
 /* Keep a piece; false: close the connection. */
 static bool take_piece(scd_exchange *x, const char *piece, size_t n)
 {
-    if (too_slow(x, x->body.n_bytes + x->discarded_bytes + n))
+    if (too_slow(x, x->body.n_bytes + x->sunk_bytes + x->discarded_bytes + n))
         return false;
-    if (!x->body_problem) {
+    if (x->sink.take) {
+        if (scd_exchange_pour(x, piece, n))
+            return true;
+    } else if (!x->body_problem) {
         if (n > x->body.max_bytes - x->body.n_bytes)
             x->body_problem = SCD_PROBLEM_TOO_LARGE;
         else if (!count_held(x, x->body.n_bytes + n) || !scd_buf_append(&x->body, piece, n))
@@ -417,6 +423,8 @@ static void body_complete(scd_exchange *x)
 {
     if (x->body_problem)
         refuse_body(x, x->body_problem);
+    else if (x->sink.take)
+        scd_exchange_pour_end(x);
     else
         decompress(x);
     if (x->phase == SCD_PHASE_DONE) /* else it is being inflated */
@@ -453,6 +461,7 @@ enum MHD_Result scd_exchange_step(scd_exchange *x, const char *upload, size_t *u
             return ok ? MHD_YES : MHD_NO;
         }
         x->phase = SCD_PHASE_DONE;
+        x->counted = true;
         atomic_fetch_add(&x->http->answering, 1);
         body_complete(x);
         return go_on(x);

@@ -32,6 +32,8 @@ static void write_limits(const scd_daemon *d, scd_buf *out)
     put_number(out, "max_queue_tokens", (size_t)d->config->max_queue_tokens);
     put_number(out, "max_batch_tokens", scd_engine_max_rows(d->engine));
     put_number(out, "max_steps", SCD_MAX_STEPS);
+    put_number(out, "max_job_file_bytes", (size_t)d->config->job_upload_mb << 20);
+    put_number(out, "max_jobs", (size_t)d->config->max_jobs);
     scd_buf_putc(out, '}');
 }
 

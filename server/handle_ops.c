@@ -31,6 +31,17 @@ void scd_handle_readyz(scd_daemon *d, scd_exchange *x)
         reply_text(x, 200, "ready\n");
 }
 
+static void write_jobs(scd_daemon *d, scd_buf *out)
+{
+    static const char name[] = "scdiva_jobs";
+    size_t counts[SCD_N_JOB_STATES];
+    scd_jobs_count(d->jobs, counts);
+    scd_metrics_write_family(out, name, "gauge", "Jobs that are kept, by state.");
+    for (int i = 0; i < SCD_N_JOB_STATES; i++)
+        scd_metrics_write_sample(out, name, "state", scd_job_state_name((scd_job_state)i),
+                                 (double)counts[i]);
+}
+
 void scd_handle_metrics(scd_daemon *d, scd_exchange *x)
 {
     scd_buf body;
@@ -44,6 +55,7 @@ void scd_handle_metrics(scd_daemon *d, scd_exchange *x)
                                  "Tokens per second as measured over recent batches.");
         scd_metrics_write_sample(&body, "scdiva_engine_tokens_per_second", NULL, NULL,
                                  scd_batcher_rate(d->batcher));
+        write_jobs(d, &body);
     }
     scd_exchange_answer(x, 200, SCD_METRICS_TYPE, &body);
 }

@@ -21,6 +21,7 @@
 
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 typedef struct scd_http scd_http;
 typedef struct scd_exchange scd_exchange;
@@ -113,5 +114,40 @@ void scd_exchange_drop_body(scd_exchange *x);
  * others hold that is too much, so answer SCD_PROBLEM_OVERLOADED. Who holds all there is gets it,
  * however much. Little is not counted, so that large requests never lock single cells out. */
 bool scd_exchange_keep(scd_exchange *x, size_t n);
+
+/* ---- too large for memory ---- */
+const char *scd_exchange_query(const scd_exchange *x, const char *name); /* NULL: absent */
+typedef void scd_exchange_visit(void *arg, const char *name, const char *value);
+void scd_exchange_each_query(const scd_exchange *x, scd_exchange_visit *fn, void *arg);
+
+/* Where a body goes piece by piece, in an http thread. */
+typedef struct scd_sink {
+    /* False: no more of it is wanted; the rest is thrown away, and `handle` comes all the same.
+     * part, filename: of a multipart body, each part of which begins with no bytes; else NULL. */
+    bool (*take)(void *arg, const char *part, const char *filename, const char *bytes, size_t n);
+    void (*end)(void *arg); /* once, when the exchange is over, whatever became of it */
+    void *arg;
+    uint64_t max_bytes;
+    bool multipart; /* take the parts of a form, not its bytes */
+} scd_sink;
+/* In `begin` alone. Such bodies are neither kept, nor counted, nor decompressed. */
+void scd_exchange_set_sink(scd_exchange *x, const scd_sink *sink);
+bool scd_exchange_sink_over(const scd_exchange *x);   /* it was more than max_bytes */
+bool scd_exchange_form_is_cut(const scd_exchange *x); /* a form without its end */
+
+/* n bytes of the file from offset; fd is taken. A drain does not wait until they are sent. */
+void scd_exchange_answer_file(scd_exchange *x, unsigned status, const char *content_type, int fd,
+                              uint64_t offset, uint64_t n);
+
+/* An answer that comes as it happens, in an http thread. */
+typedef struct scd_flow {
+    /* Bytes into out; 0: nothing now, until scd_exchange_wake_flow; negative: the end. */
+    ssize_t (*read)(void *arg, char *out, size_t max);
+    void (*end)(void *arg); /* once: x is not to be woken any more */
+    void *arg;
+} scd_flow;
+void scd_exchange_answer_flow(scd_exchange *x, const char *content_type, const scd_flow *flow);
+/* Any thread, until flow.end was called. Calls nothing back. */
+void scd_exchange_wake_flow(scd_exchange *x);
 
 #endif

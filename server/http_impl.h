@@ -9,7 +9,7 @@
 #include <microhttpd.h>
 #include <stdatomic.h>
 
-enum { SCD_MAX_HEADERS = 8, SCD_HEADER_BYTES = 256, SCD_REQUEST_ID_BYTES = 129 };
+enum { SCD_MAX_HEADERS = 12, SCD_HEADER_BYTES = 640, SCD_REQUEST_ID_BYTES = 129 };
 
 struct scd_http {
     scd_http_options o;
@@ -47,6 +47,7 @@ struct scd_exchange {
     int64_t arrived_ns;
     scd_exchange_phase phase;
     bool answered, finished, abandoned;
+    bool counted;                  /* in http->answering */
     scd_problem_kind body_problem; /* not NONE: the rest is read, thrown away, and this answered */
     size_t discarded_bytes;
     scd_exchange_resumed *resumed;
@@ -54,6 +55,14 @@ struct scd_exchange {
     const char *content_type;
     char *answer;
     size_t answer_bytes;
+    scd_sink sink;                  /* take NULL: the body goes to memory */
+    struct MHD_PostProcessor *form; /* of a multipart body */
+    uint64_t sunk_bytes;
+    bool sink_closed, form_is_cut;
+    scd_flow flow; /* read NULL: the answer is in memory, or in a file */
+    bool has_file;
+    int file_fd;
+    uint64_t file_offset, file_bytes;
     size_t n_headers;
     struct {
         const char *name;
@@ -68,6 +77,13 @@ void scd_exchange_free(scd_exchange *x);
 
 /* Tell the layers above that it is over, the first time. */
 void scd_exchange_finish(scd_exchange *x);
+
+/* ---- exchange_flow.c ---- */
+/* A piece of the body goes to the sink; false: it takes no more. */
+bool scd_exchange_pour(scd_exchange *x, const char *piece, size_t n);
+void scd_exchange_pour_end(scd_exchange *x);                 /* the body is whole */
+struct MHD_Response *scd_exchange_response(scd_exchange *x); /* NULL: out of memory */
+void scd_exchange_end_flows(scd_exchange *x);
 
 /* One call of libmicrohttpd's access handler for this exchange. */
 enum MHD_Result scd_exchange_step(scd_exchange *x, const char *upload, size_t *upload_bytes);

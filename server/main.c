@@ -1,11 +1,15 @@
 /* main.c - scdivad: options in, a running daemon, signals out. */
+#include "api/confined.h"
 #include "engine/base/log.h"
+#include "engine/base/mem.h"
 #include "server/daemon.h"
+#include "server/job_writer.h"
 
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { EXIT_USAGE = 2, MAX_TEXT_BYTES = 64 << 10, OWN_PAGES_BYTES = 256 << 10 };
@@ -20,6 +24,19 @@ static int print(void (*write_text)(scd_buf *out))
     int rc = text.data && fputs(text.data, stdout) >= 0 ? EXIT_SUCCESS : EXIT_FAILURE;
     scd_buf_release(&text);
     return rc;
+}
+
+/* Readers of jobs' files write where nothing else is kept: the root may be read-only, and /tmp is
+ * everybody's. Before any thread, for that is when the environment may change. */
+static void set_scratch(const scd_config *config)
+{
+    size_t n = strlen(config->data) + sizeof "/" SCD_JOBS_SCRATCH;
+    char *path = scd_malloc(n, 1);
+    if (!path)
+        return;
+    snprintf(path, n, "%s/" SCD_JOBS_SCRATCH, config->data);
+    setenv("TMPDIR", path, 0);
+    free(path);
 }
 
 /* Serve until SIGTERM or SIGINT; a second one kills at once. */
@@ -52,6 +69,10 @@ static int serve(const scd_config *config)
 
 int main(int argc, char **argv)
 {
+    int status;
+    /* The reader of a job's file, the writer of its result. */
+    if (scd_confined_main(argc, argv, &status) || scd_job_writer_main(argc, argv, &status))
+        return status;
     /* What is large goes back to the system when it is freed, however often that was: glibc would
      * raise this bound with every large block and keep the memory of the largest bodies. */
     mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES);
@@ -76,6 +97,7 @@ int main(int argc, char **argv)
         break;
     case SCD_CONFIG_RUN:
         scd_log_setup((scd_log_level)config.log_level, config.log_format == 1);
+        set_scratch(&config);
         rc = serve(&config);
         break;
     }

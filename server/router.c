@@ -4,6 +4,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "server/reply.h"
+#include "server/upload.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -35,19 +36,27 @@ const char *const *scd_router_names(size_t *n)
     return names;
 }
 
+/* A '*' stands for one segment that is not empty. */
 static bool path_matches(const char *pattern, const char *path)
 {
-    size_t n = strlen(pattern);
-    if (pattern[n - 1] != '*')
-        return !strcmp(pattern, path);
-    return !strncmp(pattern, path, n - 1) && path[n - 1] && !strchr(path + n - 1, '/');
+    for (; *pattern && *path; pattern++)
+        if (*pattern != '*') {
+            if (*pattern != *path++)
+                return false;
+        } else {
+            size_t n = strcspn(path, "/");
+            if (!n)
+                return false;
+            path += n;
+        }
+    return !*pattern && !*path;
 }
 
 /* The route of this exchange, or NULL with 404 or 405 answered. */
 static const route *find_route(scd_exchange *x)
 {
     const char *path = scd_exchange_path(x), *method = scd_exchange_method(x);
-    char allow[64] = "";
+    char allow[80] = "";
     for (size_t i = 0; i < N_ROUTES; i++) {
         if (!path_matches(routes[i].path, path))
             continue;
@@ -135,7 +144,9 @@ void scd_router_begin(void *daemon, scd_exchange *x)
         return;
     if (needs_model(r) && !available(d, x))
         return;
-    if (!strcmp(r->method, "POST"))
+    if (r->handle == scd_handle_jobs_create || r->handle == scd_handle_job_append)
+        scd_upload_begin(d, x); /* a file, which goes to disk as it comes */
+    else if (!strcmp(r->method, "POST"))
         takes_json(x);
 }
 

@@ -87,6 +87,8 @@ int cli_inspect(const cli_verb *verb, int argc, char **argv);
 size_t cli_inspect_options(void *into, cli_option *table);
 int cli_models(const cli_verb *verb, int argc, char **argv);
 size_t cli_models_options(void *into, cli_option *table);
+int cli_audit(const cli_verb *verb, int argc, char **argv);
+size_t cli_audit_options(void *into, cli_option *table);
 int cli_completion(const cli_verb *verb, int argc, char **argv);
 
 #endif

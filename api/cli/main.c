@@ -20,6 +20,8 @@ const cli_verb cli_verbs[] = {
      cli_inspect_options, false},
     {"models", "what a model directory or a server holds", NULL, cli_models, cli_models_options,
      false},
+    {"audit", "verify FILE: is a daemon's audit.jsonl whole and unchanged", "FILE", cli_audit,
+     cli_audit_options, false},
     {"completion", "print the completion of a shell: bash, zsh or fish", "SHELL", cli_completion,
      NULL, false},
 };

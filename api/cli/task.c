@@ -198,34 +198,6 @@ static scd_code open_results(run *r, scd_error *err)
     return scd_results_open(&spec, &r->results, err);
 }
 
-static scd_code add_up(run *r, size_t first, size_t n, scd_error *err)
-{
-    cli_sums *s = &r->sums;
-    for (size_t i = 0; i < n; i++) {
-        const cli_cell *c = r->said + i;
-        s->n_cells++;
-        s->n_tokens += c->n_tokens;
-        s->n_truncated += c->n_truncated;
-        s->n_unused += c->n_unused;
-        s->n_truncated_cells += c->n_truncated > 0;
-        s->mapped += c->mapped;
-        s->given += c->given;
-        if (c->is_answered) {
-            s->n_answered++;
-            s->n_poor += c->mapped < SCD_REFUSE_MAPPED * c->given;
-            continue;
-        }
-        if (strcmp(r->o->on_error, "fail") == 0)
-            return scd_fail(err, SCD_E_INVALID,
-                            "%s: row %zu has no known gene with a value above 0: leave the cell "
-                            "out, or use --on-error skip",
-                            r->o->input, first + i);
-        if (s->n_cells - s->n_answered == 1)
-            s->first_unanswered = first + i;
-    }
-    return SCD_OK;
-}
-
 static scd_code run_block(run *r, size_t first, size_t n, scd_error *err)
 {
     scd_arena arena;
@@ -237,7 +209,8 @@ static scd_code run_block(run *r, size_t first, size_t n, scd_error *err)
         code = cli_worker_run(r->worker, &r->plan, &rows, first, r->embeddings, r->probabilities,
                               r->said, err);
     if (!code)
-        code = add_up(r, first, n, err);
+        code = scd_run_count(&r->sums, r->said, n, first, strcmp(r->o->on_error, "fail") == 0,
+                             r->o->input, err);
     scd_results_block block = {n, r->embeddings, r->probabilities, &rows, NULL};
     if (!code)
         code = scd_results_add(r->results, &block, err);
@@ -259,47 +232,14 @@ static scd_code run_all(run *r, scd_error *err)
     return code;
 }
 
-/* Over all cells, what was judged over a sample before. */
 static scd_code judge(run *r, scd_error *err)
 {
-    const cli_sums *s = &r->sums;
     size_t before = r->plan.n_warnings;
-    double share = s->given > 0 ? s->mapped / s->given : 0;
-    if (!s->n_answered)
-        return scd_fail(err, SCD_E_INVALID, "%s: no cell has a known gene with a value above 0",
-                        r->o->input);
-    if (share < SCD_REFUSE_MAPPED && !r->o->force)
-        return scd_fail(
-            err, SCD_E_INVALID,
-            "%s: only %.1f %% of the counts are of genes that model \"%s\" knows: check "
-            "the gene names, or use --force",
-            r->o->input, 100 * share, r->model->name);
-    if (s->n_answered < s->n_cells)
-        scd_file_plan_warn(
-            &r->plan, &r->arena,
-            "%zu cells have no known gene with a value above 0 and are not answered, the "
-            "first is row %zu",
-            s->n_cells - s->n_answered, s->first_unanswered);
-    if (s->n_poor)
-        scd_file_plan_warn(&r->plan, &r->arena,
-                           "%zu cells have less than half of their counts on known genes",
-                           s->n_poor);
-    double expressed = (double)(s->n_tokens + s->n_unused);
-    if ((double)s->n_unused > (1 - SCD_WARN_MAPPED) * expressed)
-        scd_file_plan_warn(
-            &r->plan, &r->arena,
-            "%.1f %% of the expressed genes were left out: the training data of head "
-            "\"%.80s\" did not measure them",
-            100 * (double)s->n_unused / expressed, r->model->head.name);
-    if (s->n_truncated_cells)
-        scd_file_plan_warn(
-            &r->plan, &r->arena,
-            "%zu cells have more than %zu known genes: the last ones of their order were "
-            "left out",
-            s->n_truncated_cells, r->model->max_gene_len);
-    if (!r->o->quiet)
+    scd_code code = scd_run_judge(&r->sums, &r->plan, &r->arena, r->o->force, r->o->input,
+                                  r->model->name, r->model->max_gene_len, r->model->head.name, err);
+    if (!code && !r->o->quiet)
         cli_print_notes("warning", r->plan.warnings + before, r->plan.n_warnings - before);
-    return SCD_OK;
+    return code;
 }
 
 /* Of a file; "" of a folder. */

@@ -21,18 +21,11 @@ typedef struct cli_task {
 /* What the user says of the file, for the plan. */
 void cli_task_plan(const cli_task *task, scd_file_plan_options *options);
 
-/* The sums over all cells. */
-typedef struct cli_sums {
-    size_t n_cells, n_answered, n_poor, n_truncated_cells, first_unanswered;
-    uint64_t n_tokens, n_truncated, n_unused;
-    double mapped, given;
-    double seconds; /* of the whole run; told, not written */
-} cli_sums;
+typedef scd_run_sums cli_sums; /* over all cells */
 
-enum { CLI_MAX_FACTS = 40 };
+enum { CLI_MAX_FACTS = SCD_RUN_MAX_FACTS };
 
-/* The facts of uns["scdiva"][verb], in the arena; how many. They do not depend on when, where or
- * how long: the same input and model give the same ones. */
+/* The facts of uns["scdiva"][verb], in the arena; how many (api/run.h). */
 size_t cli_task_facts(const cli_task *task, const cli_model *model, const scd_file_plan *plan,
                       const cli_sums *sums, const char *input_sha256, const char *format,
                       scd_arena *arena, scd_fact facts[CLI_MAX_FACTS]);

@@ -4,7 +4,7 @@
 #ifndef SCD_CLI_WORKER_H
 #define SCD_CLI_WORKER_H
 
-#include "api/cells_plan.h"
+#include "api/run.h"
 
 typedef struct cli_head {
     const char *name, *digest_hex;
@@ -23,13 +23,7 @@ typedef struct cli_model {
     cli_head head; /* name NULL: none was asked for */
 } cli_model;
 
-/* What came out of one cell. */
-typedef struct cli_cell {
-    bool is_answered;
-    size_t n_tokens, n_truncated;
-    size_t n_unused;      /* expressed genes that the head does not use */
-    double mapped, given; /* counts */
-} cli_cell;
+typedef scd_run_cell cli_cell; /* what came out of one cell */
 
 typedef struct cli_worker cli_worker;
 

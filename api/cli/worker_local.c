@@ -183,71 +183,12 @@ static bool is_mouse_here(void *arg, const char *name)
 typedef struct block {
     const scd_file_plan *plan;
     const scd_cells_rows *rows;
-    size_t first;
     scd_arena arena;
     scd_cell *cells;           /* (n) */
     const scd_cell **answered; /* those with tokens, ... */
     size_t *places;            /* ... and their rows */
     size_t n_answered;
 } block;
-
-/* The values of a row without the columns that are left out, and their tokens. */
-static bool gather(const block *b, size_t row, int32_t *tokens, double *values, uint32_t *genes,
-                   size_t *n)
-{
-    const scd_cells_rows *rows = b->rows;
-    *n = 0;
-    for (uint64_t i = rows->indptr[row]; i < rows->indptr[row + 1]; i++) {
-        uint32_t gene = rows->indices[i];
-        if (b->plan->left_out[gene])
-            continue;
-        tokens[*n] = b->plan->tokens[gene];
-        values[*n] = rows->data[i];
-        genes[(*n)++] = gene;
-    }
-    return true;
-}
-
-static scd_code serialize_row(const local *l, block *b, const scd_head_info *head, size_t row,
-                              cli_cell *out, scd_error *err)
-{
-    size_t n = (size_t)(b->rows->indptr[row + 1] - b->rows->indptr[row]), bad = SIZE_MAX;
-    scd_arena scratch;
-    scd_arena_init(&scratch, CELL_BYTES);
-    int32_t *tokens = scd_arena_alloc(&scratch, n, sizeof *tokens);
-    double *values = scd_arena_alloc(&scratch, n, sizeof *values);
-    uint32_t *genes = scd_arena_alloc(&scratch, n, sizeof *genes);
-    scd_cell *cell = b->cells + row;
-    scd_error why = {0};
-    scd_code code = SCD_E_NOMEM;
-    if (tokens && values && genes && gather(b, row, tokens, values, genes, &n)) {
-        scd_cell_values in = {
-            .n = n, .tokens = tokens, .values = values, .wanted = head ? head->genes : NULL};
-        code = scd_cell_serialize(l->served->config, l->served->vocab, b->plan->choice.kind, &in,
-                                  &b->arena, cell, &bad, &why);
-    }
-    *out = (cli_cell){.is_answered = !code};
-    if (!code) {
-        out->n_tokens = cell->n_tokens;
-        out->n_truncated = cell->genes_truncated;
-        out->n_unused = cell->genes_unwanted;
-        out->mapped = cell->mapped_counts;
-        out->given = cell->given_counts;
-        b->places[b->n_answered] = row;
-        b->answered[b->n_answered++] = cell;
-    } else if (code == SCD_E_INVALID && bad == SIZE_MAX) {
-        for (size_t i = 0; i < n; i++)
-            out->given += b->plan->choice.kind == SCD_INPUT_COUNTS ? values[i] : expm1(values[i]);
-        code = SCD_OK; /* nothing that the model knows: not answered */
-    } else if (code == SCD_E_INVALID) {
-        code = scd_fail(err, code, "%s, row %zu, gene \"%.80s\": %s", b->plan->choice.matrix,
-                        b->first + row, b->plan->genes[genes[bad]], why.message);
-    } else {
-        code = scd_fail(err, SCD_E_NOMEM, "out of memory for row %zu", b->first + row);
-    }
-    scd_arena_release(&scratch);
-    return code;
-}
 
 /* Whole cells up to the engine's rows at a time; results go to the places of their cells. */
 static scd_code compute(local *l, const block *b, const scd_head_info *head, float *out,
@@ -279,7 +220,7 @@ static scd_code run_pass(local *l, const scd_file_plan *plan, const scd_cells_ro
                          size_t first, const scd_head_info *head, float *out, cli_cell *cells,
                          scd_error *err)
 {
-    block b = {.plan = plan, .rows = rows, .first = first};
+    block b = {.plan = plan, .rows = rows};
     scd_code code = SCD_OK;
     scd_arena_init(&b.arena, CELL_BYTES);
     b.cells = scd_arena_zalloc(&b.arena, rows->n, sizeof *b.cells);
@@ -287,8 +228,14 @@ static scd_code run_pass(local *l, const scd_file_plan *plan, const scd_cells_ro
     b.places = scd_arena_alloc(&b.arena, rows->n, sizeof *b.places);
     if (!b.cells || !b.answered || !b.places)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for %zu cells", rows->n);
-    for (size_t row = 0; row < rows->n && !code; row++)
-        code = serialize_row(l, &b, head, row, cells + row, err);
+    for (size_t row = 0; row < rows->n && !code; row++) {
+        code = scd_run_cell_make(l->served, plan, rows, row, first, head ? head->genes : NULL,
+                                 &b.arena, b.cells + row, cells + row, err);
+        if (code || !cells[row].is_answered)
+            continue;
+        b.places[b.n_answered] = row;
+        b.answered[b.n_answered++] = b.cells + row;
+    }
     if (!code)
         code = compute(l, &b, head, out, err);
     scd_arena_release(&b.arena);

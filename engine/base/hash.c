@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -90,6 +91,27 @@ scd_digest scd_digest_of(const void *bytes, size_t n)
     scd_digest d;
     EVP_Digest(bytes, n, d.bytes, NULL, EVP_sha256(), NULL);
     return d;
+}
+
+scd_digest scd_hmac_of(const void *key, size_t n_key, const void *bytes, size_t n)
+{
+    scd_digest d;
+    HMAC(EVP_sha256(), key, (int)n_key, bytes, n, d.bytes, NULL);
+    return d;
+}
+
+size_t scd_base64_read(const char *text, unsigned char *out, size_t cap)
+{
+    enum { MAX = 4096 };
+    unsigned char plain[MAX / 4 * 3];
+    size_t n = strlen(text),
+           n_pad = n > 1 ? (size_t)(text[n - 1] == '=') + (text[n - 2] == '=') : 0;
+    if (!n || n % 4 || n > MAX || strcspn(text, " \t\r\n") != n ||
+        EVP_DecodeBlock(plain, (const unsigned char *)text, (int)n) != (int)(n / 4 * 3) ||
+        n / 4 * 3 - n_pad > cap)
+        return SIZE_MAX;
+    memcpy(out, plain, n / 4 * 3 - n_pad);
+    return n / 4 * 3 - n_pad;
 }
 
 void scd_digest_hex(const scd_digest *digest, char out[SCD_DIGEST_HEX])

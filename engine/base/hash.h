@@ -32,6 +32,10 @@ scd_digest scd_hasher_finish(scd_hasher *hasher);
 scd_code scd_hasher_add_file(scd_hasher *hasher, int fd, const char *name, scd_error *err);
 
 scd_digest scd_digest_of(const void *bytes, size_t n);
+/* HMAC-SHA256 (RFC 2104). */
+scd_digest scd_hmac_of(const void *key, size_t n_key, const void *bytes, size_t n);
+/* Base64 with padding (RFC 4648) into out, at most cap bytes; how many, or SIZE_MAX: it is none. */
+size_t scd_base64_read(const char *text, unsigned char *out, size_t cap);
 void scd_digest_hex(const scd_digest *digest, char out[SCD_DIGEST_HEX]);
 bool scd_digest_parse(const char *hex, scd_digest *out);         /* false: not 64 hex digits */
 bool scd_digest_equal(const scd_digest *a, const scd_digest *b); /* constant time */

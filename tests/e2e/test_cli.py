@@ -29,9 +29,9 @@ def table(name, x, genes, cells=None):
 
 def test_help_and_version_are_there():
     said, _ = run("--help")
-    says(said, "embed", "annotate", "inspect", "validate", "models", "completion")
+    says(said, "embed", "annotate", "inspect", "validate", "models", "audit", "completion")
     assert re.match(r"scdiva \d+\.\d+", run("--version")[0])
-    for verb in ("embed", "annotate", "inspect", "validate", "models", "completion"):
+    for verb in ("embed", "annotate", "inspect", "validate", "models", "audit", "completion"):
         says(run(verb, "--help")[0], "usage: scdiva " + verb)
 
 

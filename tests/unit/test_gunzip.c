@@ -213,6 +213,59 @@ static void out_of_memory_is_told_as_such(void **state)
 
 #define WITH_BUFFERS(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
+/* ---- piece by piece ---- */
+
+static bool append(void *arg, const char *bytes, size_t n)
+{
+    return scd_buf_append(arg, bytes, n);
+}
+
+/* The bytes in pieces of `step`; false: damaged. */
+static bool feed(const scd_buf *packed, size_t step, scd_buf *out, bool *whole)
+{
+    bool damaged = false;
+    scd_gunzip_stream *stream = scd_gunzip_new();
+    assert_non_null(stream);
+    for (size_t at = 0; at < packed->n_bytes && !damaged; at += step) {
+        size_t left = packed->n_bytes - at;
+        scd_gunzip_feed(stream, packed->data + at, left < step ? left : step, append, out,
+                        &damaged);
+    }
+    *whole = scd_gunzip_is_whole(stream);
+    scd_gunzip_free(stream);
+    return !damaged;
+}
+
+static void pieces_of_any_size_give_the_same_body(void **state)
+{
+    (void)state;
+    enum { N = 300000 };
+    static char plain[N];
+    scd_buf packed, out;
+    bool whole;
+    for (size_t i = 0; i < N; i++)
+        plain[i] = (char)(i * i % 251 % (1 + i / 50000));
+    scd_buf_init(&packed, 1 << 20);
+    gzip_to(&packed, plain, N / 2);
+    gzip_to(&packed, plain + N / 2, N - N / 2);
+    for (size_t step = 1; step < packed.n_bytes + 2; step = step * 3 + 1) {
+        scd_buf_init(&out, 1 << 20);
+        assert_true(feed(&packed, step, &out, &whole) && whole);
+        assert_int_equal(out.n_bytes, N);
+        assert_memory_equal(out.data, plain, N);
+        scd_buf_release(&out);
+    }
+    packed.n_bytes -= 5;
+    scd_buf_init(&out, 1 << 20);
+    assert_true(feed(&packed, 1000, &out, &whole) && !whole);
+    packed.data[packed.n_bytes / 3] = (char)(packed.data[packed.n_bytes / 3] ^ 0x55);
+    scd_buf_clear(&out);
+    bool ok = feed(&packed, 1000, &out, &whole);
+    assert_true(!ok || !whole);
+    scd_buf_release(&out);
+    scd_buf_release(&packed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -226,6 +279,7 @@ int main(void)
         WITH_BUFFERS(a_body_of_exactly_the_bound_is_taken_and_one_byte_more_is_not),
         WITH_BUFFERS(a_bomb_is_stopped_at_the_bound),
         WITH_BUFFERS(out_of_memory_is_told_as_such),
+        cmocka_unit_test(pieces_of_any_size_give_the_same_body),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

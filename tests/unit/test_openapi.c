@@ -48,9 +48,11 @@ static void every_route_is_described_and_no_other(void **state)
     size_t n = sizeof routes / sizeof routes[0];
     for (size_t i = 0; i < n; i++) {
         char name[100], method[8] = "";
-        snprintf(name, sizeof name, "%s", routes[i][1]);
-        if (strchr(name, '*'))
-            strcpy(strchr(name, '*'), "{name}");
+        const char *star = strchr(routes[i][1], '*');
+        const char *stands_for = strncmp(routes[i][1], "/v1/jobs", 8) ? "{name}" : "{id}";
+        snprintf(name, sizeof name, "%.*s%s%s",
+                 star ? (int)(star - routes[i][1]) : (int)strlen(routes[i][1]), routes[i][1],
+                 star ? stands_for : "", star ? star + 1 : "");
         for (size_t k = 0; k < 7 && routes[i][0][k]; k++)
             method[k] = (char)(routes[i][0][k] | 0x20);
         if (!cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(paths, name),

@@ -1,0 +1,282 @@
+/* job_query.c - see job_query.h. */
+#include "api/job_query.h"
+
+#include "api/float_text.h"
+#include "api/json_write.h"
+#include "api/text.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+typedef enum kind { TEXT, NUMBER, YES_NO, SKIP_FAIL } kind;
+
+static const struct {
+    const char *name;
+    kind kind;
+    size_t at, n; /* TEXT: of the array */
+} fields[] = {
+#define FIELD(name)                                                                                \
+    {                                                                                              \
+#name, TEXT, offsetof(scd_job_query, name), sizeof((scd_job_query *)0)->name               \
+    }
+    FIELD(task),
+    FIELD(format),
+    FIELD(model),
+    FIELD(head),
+    FIELD(layer),
+    FIELD(gene_column),
+    FIELD(genome),
+    FIELD(genes_in),
+    {"threshold", NUMBER, offsetof(scd_job_query, threshold), 0},
+    {"embeddings", YES_NO, offsetof(scd_job_query, embeddings), 0},
+    {"force", YES_NO, offsetof(scd_job_query, force), 0},
+    {"overwrite", YES_NO, offsetof(scd_job_query, overwrite), 0},
+    {"on_error", SKIP_FAIL, offsetof(scd_job_query, fail_on_error), 0},
+    FIELD(filename),
+    FIELD(sha256),
+    FIELD(webhook),
+#undef FIELD
+};
+enum { N_FIELDS = sizeof fields / sizeof fields[0] };
+
+/* ---- setting -------------------------------------------------------------------------------- */
+
+static void refuse(scd_problem *problem, const char *name, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void refuse(scd_problem *problem, const char *name, const char *fmt, ...)
+{
+    char pointer[96], detail[200];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(detail, sizeof detail, fmt, args);
+    va_end(args);
+    snprintf(pointer, sizeof pointer, "/%.80s", name);
+    scd_problem_add(problem, pointer, "%s (a parameter of the query)", detail);
+}
+
+static bool is_utf8(const char *text, size_t n)
+{
+    for (size_t at = 0, step; at < n; at += step)
+        if (!(step = scd_utf8_length(text + at, n - at)))
+            return false;
+    return true;
+}
+
+static void set_text(char *out, size_t cap, const char *name, const char *value,
+                     scd_problem *problem)
+{
+    size_t n = strlen(value);
+    if (n >= cap)
+        refuse(problem, name, "has %zu bytes, at most %zu are taken", n, cap - 1);
+    else if (!is_utf8(value, n))
+        refuse(problem, name, "is not valid UTF-8");
+    else
+        memcpy(out, value, n + 1);
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)value[i] < ' ') {
+            refuse(problem, name, "has control characters in it");
+            return;
+        }
+}
+
+static void set_number(scd_job_query *q, const char *name, const char *value, scd_problem *problem)
+{
+    char *end;
+    double number = strtod(value, &end);
+    q->has_threshold = *value && !*end && number >= 0 && number <= 1;
+    if (q->has_threshold)
+        q->threshold = number;
+    else
+        refuse(problem, name, "must be a number from 0 (never unknown) to 1");
+}
+
+static void set_choice(bool *out, const char *name, const char *value, const char *no,
+                       const char *yes, scd_problem *problem)
+{
+    if (strcmp(value, yes) && strcmp(value, no))
+        refuse(problem, name, "must be %s or %s", no, yes);
+    else
+        *out = !strcmp(value, yes);
+}
+
+void scd_job_query_set(scd_job_query *q, const char *name, const char *value, scd_problem *problem)
+{
+    for (size_t i = 0; i < N_FIELDS; i++) {
+        if (strcmp(fields[i].name, name))
+            continue;
+        char *at = (char *)q + fields[i].at;
+        if (fields[i].kind == TEXT)
+            set_text(at, fields[i].n, name, value, problem);
+        else if (fields[i].kind == NUMBER)
+            set_number(q, name, value, problem);
+        else if (fields[i].kind == YES_NO)
+            set_choice((bool *)at, name, value, "false", "true", problem);
+        else
+            set_choice((bool *)at, name, value, "skip", "fail", problem);
+        return;
+    }
+    refuse(problem, name, "is not known here: GET /openapi.json lists what is");
+}
+
+/* ---- checking ------------------------------------------------------------------------------- */
+
+bool scd_job_query_annotates(const scd_job_query *q)
+{
+    return !strcmp(q->task, "annotate");
+}
+
+bool scd_job_query_embeds(const scd_job_query *q)
+{
+    return !strcmp(q->task, "embed") || q->embeddings;
+}
+
+static void check_task(const scd_job_query *q, scd_problem *problem)
+{
+    static const char *const others[] = {"perturb", "integrate", "impute", "grn"};
+    if (!strcmp(q->task, "embed") || !strcmp(q->task, "annotate"))
+        return;
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (!strcmp(q->task, others[i])) {
+            refuse(problem, "task",
+                   "\"%s\" is not made of whole files yet: there is embed, annotate", q->task);
+            return;
+        }
+    if (q->task[0])
+        refuse(problem, "task", "\"%s\" is no task: there is embed, annotate", q->task);
+    else
+        refuse(problem, "task", "is missing: there is embed, annotate");
+}
+
+static bool is_format(const char *format)
+{
+    return !strcmp(format, "h5ad") || !strcmp(format, "csv") || !strcmp(format, "tsv") ||
+           !strcmp(format, "npy");
+}
+
+void scd_job_query_check(scd_job_query *q, scd_problem *problem)
+{
+    scd_digest digest;
+    bool annotates = scd_job_query_annotates(q);
+    check_task(q, problem);
+    if (!q->format[0])
+        refuse(problem, "format", "is missing: the result can be h5ad, csv, tsv or npy");
+    else if (!is_format(q->format))
+        refuse(problem, "format", "\"%s\" cannot be written: h5ad, csv, tsv or npy can", q->format);
+    if (q->head[0] && !annotates)
+        refuse(problem, "head", "is of the task annotate alone");
+    if (q->has_threshold && !annotates)
+        refuse(problem, "threshold", "is of the task annotate alone");
+    if (q->embeddings && annotates && !strcmp(q->format, "npy"))
+        refuse(problem, "embeddings", "a .npy file holds one matrix: embeddings or probabilities");
+    if (q->layer[0] && q->genes_in[0])
+        refuse(problem, "genes_in", "names the matrix as layer does: give one of them");
+    if (q->genes_in[0] && strcmp(q->genes_in, "rows") && strcmp(q->genes_in, "columns"))
+        refuse(problem, "genes_in", "must be rows or columns");
+    for (char *c = q->sha256; *c; c++)
+        *c = (char)tolower((unsigned char)*c);
+    if (q->sha256[0] && !scd_digest_parse(q->sha256, &digest))
+        refuse(problem, "sha256", "must be 64 hex digits");
+    if (q->webhook[0] && strncmp(q->webhook, "https://", 8) && strncmp(q->webhook, "http://", 7))
+        refuse(problem, "webhook", "must be a URL that begins with https:// or http://");
+    for (char *c = q->filename; (c = strpbrk(c, "/\\\"")); c++)
+        *c = '_'; /* a name, not a path */
+}
+
+/* ---- as text -------------------------------------------------------------------------------- */
+
+static void put_escaped(const char *text, scd_buf *out)
+{
+    for (; *text; text++)
+        if (isalnum((unsigned char)*text) || strchr("-._~", *text))
+            scd_buf_putc(out, *text);
+        else
+            scd_buf_printf(out, "%%%02X", (unsigned char)*text);
+}
+
+static bool is_set(const scd_job_query *q, size_t i)
+{
+    const char *at = (const char *)q + fields[i].at;
+    return fields[i].kind == TEXT     ? *at != 0
+           : fields[i].kind == NUMBER ? q->has_threshold
+                                      : *(const bool *)at;
+}
+
+void scd_job_query_write(const scd_job_query *q, scd_buf *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < N_FIELDS; i++) {
+        if (!is_set(q, i))
+            continue;
+        scd_buf_printf(out, "%s%s=", n++ ? "&" : "", fields[i].name);
+        if (fields[i].kind == TEXT)
+            put_escaped((const char *)q + fields[i].at, out);
+        else if (fields[i].kind == NUMBER)
+            scd_json_double(out, q->threshold);
+        else
+            scd_buf_puts(out, fields[i].kind == YES_NO ? "true" : "fail");
+    }
+}
+
+static bool unescape(const char *from, size_t n, char *out, size_t cap)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++, at++) {
+        if (at + 1 >= cap)
+            return false;
+        unsigned byte = (unsigned char)from[i];
+        if (from[i] == '%' && (i + 2 >= n || sscanf(from + i + 1, "%2x", &byte) != 1))
+            return false;
+        i += from[i] == '%' ? 2 : 0;
+        out[at] = (char)byte;
+    }
+    out[at] = '\0';
+    return true;
+}
+
+bool scd_job_query_read(scd_job_query *q, const char *text)
+{
+    scd_problem problem = {0};
+    *q = (scd_job_query){0};
+    while (*text) {
+        char name[32], value[SCD_JOB_URL_BYTES];
+        size_t n = strcspn(text, "&"), n_name = strcspn(text, "=&");
+        if (text[n_name] != '=' || !unescape(text, n_name, name, sizeof name) ||
+            !unescape(text + n_name + 1, n - n_name - 1, value, sizeof value))
+            return false;
+        scd_job_query_set(q, name, value, &problem);
+        text += n + (text[n] == '&');
+    }
+    return !problem.kind;
+}
+
+/* ---- media types ---------------------------------------------------------------------------- */
+
+bool scd_job_takes_type(const char *type, bool *is_form)
+{
+    static const char *const types[] = {
+        "multipart/form-data", "application/x-hdf5", "application/octet-stream", "application/zip",
+        "application/gzip",    "text/csv",           "text/tab-separated-values"};
+    *is_form = false;
+    for (size_t i = 0; type && i < sizeof types / sizeof types[0]; i++) {
+        size_t n = strlen(types[i]);
+        if (!strncasecmp(type, types[i], n) && (!type[n] || strchr("; \t", type[n]))) {
+            *is_form = i == 0;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *scd_job_result_type(const char *format)
+{
+    return !strcmp(format, "csv")   ? "text/csv; charset=utf-8"
+           : !strcmp(format, "tsv") ? "text/tab-separated-values; charset=utf-8"
+           : !strcmp(format, "npy") ? "application/x-npy"
+                                    : "application/x-hdf5";
+}

@@ -1,0 +1,57 @@
+/* job_query.h - what POST /v1/jobs is asked to do with a file: its query, checked and in one form.
+ *
+ *   task         embed, annotate
+ *   format       of the result: h5ad, csv, tsv, npy
+ *   model, head  names; the default model, the only head
+ *   layer, gene_column, genome, genes_in (rows or columns: of a table)   as `scdiva --layer ...`
+ *   threshold    annotate: below it a cell is unknown
+ *   embeddings   annotate: true writes embeddings as well
+ *   force, overwrite, on_error (skip or fail)                            as `scdiva --force ...`
+ *   filename     of the file, for messages and names
+ *   sha256       64 hex digits: of the whole file
+ *   webhook      URL that is told when the job is over
+ *
+ * Threads: any. Owns: nothing; plain data with fixed bounds. */
+#ifndef SCD_API_JOB_QUERY_H
+#define SCD_API_JOB_QUERY_H
+
+#include "api/problem.h"
+#include "engine/base/hash.h"
+
+#include <stdbool.h>
+
+enum { SCD_JOB_NAME_BYTES = 256, SCD_JOB_URL_BYTES = 1024 };
+
+typedef struct scd_job_query {
+    char task[16], format[8];
+    char model[SCD_JOB_NAME_BYTES], head[SCD_JOB_NAME_BYTES];
+    char layer[SCD_JOB_NAME_BYTES], gene_column[SCD_JOB_NAME_BYTES], genome[SCD_JOB_NAME_BYTES];
+    char genes_in[8];
+    char filename[SCD_JOB_NAME_BYTES];
+    char sha256[SCD_DIGEST_HEX];
+    char webhook[SCD_JOB_URL_BYTES];
+    bool has_threshold, embeddings, force, overwrite, fail_on_error;
+    double threshold;
+} scd_job_query;
+
+/* One parameter. What is wrong with it is added to *problem, "/name" being its place. */
+void scd_job_query_set(scd_job_query *query, const char *name, const char *value,
+                       scd_problem *problem);
+/* All are set: is that a job? */
+void scd_job_query_check(scd_job_query *query, scd_problem *problem);
+
+/* "task=embed&format=csv&...": what is not empty, in one order, percent-encoded; what it means is
+ * the same where the text is the same. Reading it gives the query back; false: it is no such text.
+ */
+void scd_job_query_write(const scd_job_query *query, scd_buf *out);
+bool scd_job_query_read(scd_job_query *query, const char *text);
+
+bool scd_job_query_embeds(const scd_job_query *query);
+bool scd_job_query_annotates(const scd_job_query *query);
+
+/* May a file come as this Content-Type? multipart/form-data is told apart in *is_form. */
+bool scd_job_takes_type(const char *content_type, bool *is_form);
+/* Of the result. */
+const char *scd_job_result_type(const char *format);
+
+#endif

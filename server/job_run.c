@@ -1,0 +1,393 @@
+/* job_run.c - see job_run.h: one job from its file to its result.
+ *
+ * Every start goes the same way: the file is opened by a process of its own, the plan made again,
+ * and the chunks that are there are read against their digests; what cannot be trusted is computed
+ * anew. So a kill at any moment costs the chunk under way, and changes no byte. */
+#include "api/confined.h"
+#include "api/json_write.h"
+#include "engine/base/clock.h"
+#include "engine/base/fd.h"
+#include "engine/base/mem.h"
+#include "server/job_run.h"
+#include "server/models.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 30, REPORT_BYTES = 1 << 20 };
+#define MIB (UINT64_C(1) << 20)
+static const int64_t PAUSE_NS = 15 * SCD_NS_PER_S;
+
+/* ---- model and plan ------------------------------------------------------------------------- */
+
+static scd_text text_of(const char *text)
+{
+    return (scd_text){text, strlen(text)};
+}
+
+static scd_code choose_model(scd_job_way *w, scd_error *err)
+{
+    scd_problem problem = {0};
+    const scd_job_query *q = &w->job.query;
+    w->model =
+        scd_models_choose(w->jobs->o.engine, text_of(w->job.model), &w->model_index, &problem);
+    if (w->model && scd_job_query_annotates(q))
+        w->head = scd_models_choose_head(w->model, "annotation", text_of(q->head), &problem);
+    if (problem.kind)
+        return scd_fail(err, SCD_E_INVALID, "%s", problem.detail);
+    size_t n = w->head ? w->head->n_labels : 0;
+    w->width = scd_job_query_embeds(q) ? w->model->config->hidden_dim : 0;
+    w->n_labels = n;
+    w->row_bytes = (sizeof(scd_job_row) + (w->width + n) * sizeof(float) + 7) / 8 * 8;
+    w->labels = scd_arena_alloc(&w->arena, n + 1, sizeof *w->labels);
+    w->ontology_ids = scd_arena_alloc(&w->arena, n + 1, sizeof *w->ontology_ids);
+    if (!w->labels || !w->ontology_ids)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu labels", n);
+    for (size_t i = 0; i < n; i++) {
+        w->labels[i] = w->head->labels[i].label;
+        w->ontology_ids[i] = w->head->labels[i].ontology_id ? w->head->labels[i].ontology_id : "";
+    }
+    return SCD_OK;
+}
+
+static bool is_mouse(void *arg, const char *name)
+{
+    const scd_vocab *vocab = ((const scd_job_way *)arg)->model->vocab;
+    return scd_vocab_is_human(vocab) && scd_vocab_looks_mouse(vocab, name, strlen(name));
+}
+
+static const char *or_null(const char *text)
+{
+    return *text ? text : NULL;
+}
+
+static scd_code make_plan(scd_job_way *w, scd_error *err)
+{
+    const scd_job_query *q = &w->job.query;
+    w->book = scd_gene_book_of(w->model->vocab);
+    scd_file_plan_options o = {.matrix = or_null(q->layer),
+                               .gene_column = or_null(q->gene_column),
+                               .genome = or_null(q->genome),
+                               .force = q->force,
+                               .book = &w->book,
+                               .is_mouse = is_mouse,
+                               .is_mouse_arg = w,
+                               .model = w->model->name};
+    if (*q->genes_in)
+        o.matrix = strcmp(q->genes_in, "rows") == 0 ? SCD_CELLS_IN_COLUMNS : SCD_CELLS_IN_ROWS;
+    scd_code code = scd_cells_plan(w->cells, &o, &w->arena, &w->plan, err);
+    if (!code && !w->model->config->trained)
+        scd_file_plan_warn(&w->plan, &w->arena,
+                           "model \"%s\" has random weights: its answers mean nothing",
+                           w->model->name);
+    return code ? code : scd_job_check_result(w, err);
+}
+
+static scd_code open_all(scd_job_way *w, scd_error *err)
+{
+    w->chunks = scd_jobs_path(w->jobs, w->job.id, "chunks");
+    w->input = scd_jobs_path(w->jobs, w->job.id, "input");
+    w->output = scd_jobs_path(w->jobs, w->job.id, w->job.query.format);
+    /* What is not stored by cells is turned through a file: so much of it a real file may need. */
+    const scd_confinement limits = {.file_bytes = 16 * w->job.upload_bytes + 4096 * MIB};
+    scd_code code = SCD_OK;
+    if (!w->chunks || !w->input || !w->output)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (!code && (w->fd = open(w->chunks, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0)
+        code = scd_fail(err, SCD_E_IO, "chunks cannot be opened: %s", strerror(errno));
+    if (!code)
+        code = choose_model(w, err);
+    if (!code)
+        code = scd_cells_open_confined(w->input, &limits, &w->cells, err);
+    if (!code)
+        code = make_plan(w, err);
+    return code;
+}
+
+/* ---- going on where it stopped -------------------------------------------------------------- */
+
+/* All that the bytes of the chunks depend on. */
+static scd_code make_run_key(const scd_job_way *w, char hex[SCD_DIGEST_HEX], scd_error *err)
+{
+    scd_buf query;
+    scd_hasher *hasher = scd_hasher_new();
+    scd_buf_init(&query, REPORT_BYTES);
+    scd_job_query_write(&w->job.query, &query);
+    scd_code code = hasher && !query.failed ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (!code) {
+        scd_hasher_add_text(hasher, "chunks 1");
+        scd_hasher_add_text(hasher, query.data);
+        scd_hasher_add_text(hasher, w->job.input_sha256);
+        scd_hasher_add_text(hasher, w->model->digest_hex);
+        scd_hasher_add_text(hasher, w->head ? w->head->digest_hex : "");
+        scd_hasher_add_text(hasher, scd_engine_device(w->jobs->o.engine)->identity);
+        scd_digest digest = scd_hasher_finish(hasher);
+        scd_digest_hex(&digest, hex);
+    }
+    scd_hasher_free(hasher);
+    scd_buf_release(&query);
+    return code;
+}
+
+/* Walks over the kept chunks. */
+typedef struct check {
+    scd_job_way *w;
+    uint64_t n_good; /* cells */
+    char *bytes;
+    size_t cap;
+} check;
+
+static scd_code check_chunk(void *arg, uint64_t first, uint64_t n, const scd_digest *digest)
+{
+    check *c = arg;
+    scd_job_way *w = c->w;
+    if (first != c->n_good || first + n > w->job.n_done || n > SIZE_MAX / w->row_bytes)
+        return SCD_OK; /* not one of those that count */
+    size_t n_bytes = (size_t)n * w->row_bytes;
+    char *bytes = n_bytes > c->cap ? scd_realloc(c->bytes, n_bytes, 1) : c->bytes;
+    if (!bytes)
+        return SCD_E_NOMEM;
+    c->bytes = bytes;
+    c->cap = n_bytes > c->cap ? n_bytes : c->cap;
+    if (!scd_pread_all(w->fd, bytes, n_bytes, first * w->row_bytes))
+        return SCD_OK;
+    scd_digest is = scd_digest_of(bytes, n_bytes);
+    if (!scd_digest_equal(&is, digest))
+        return SCD_OK;
+    for (uint64_t row = 0; row < n; row++) {
+        scd_run_cell cell = scd_job_row_cell((const scd_job_row *)(bytes + row * w->row_bytes));
+        scd_run_count(&w->sums, &cell, 1, (size_t)(first + row), false, w->input, NULL);
+    }
+    c->n_good = first + n;
+    return SCD_OK;
+}
+
+typedef struct beginning {
+    scd_job_way *w;
+    char run_key[SCD_DIGEST_HEX];
+} beginning;
+
+/* In jobs-db: what is kept of the job is good, or forgotten; it runs. */
+static scd_problem_kind begin(scd_job_change *change, scd_job_record *job, scd_problem *problem)
+{
+    beginning *b = change->arg;
+    scd_job_way *w = b->w;
+    check c = {.w = w};
+    if (scd_job_is_over(job))
+        return scd_problem_set(problem, SCD_PROBLEM_CONFLICT, "the job is over");
+    bool is_same = !strcmp(job->run_key, b->run_key) && job->row_bytes == w->row_bytes;
+    scd_code code = SCD_OK;
+    if (is_same && job->n_done)
+        code = scd_job_db_each_chunk(w->jobs->db, job->id, check_chunk, &c, NULL);
+    free(c.bytes);
+    if (code)
+        return scd_problem_set(problem, SCD_PROBLEM_INTERNAL, "the chunks cannot be read");
+    if (c.n_good != job->n_done) { /* another model or device, or damage: from the start */
+        change->drops_chunks = true;
+        w->sums = (scd_run_sums){0};
+        job->n_done = 0;
+    }
+    job->state = SCD_JOB_RUNNING;
+    job->started_ms = job->started_ms ? job->started_ms : scd_wall_ms();
+    memcpy(job->run_key, b->run_key, sizeof job->run_key);
+    snprintf(job->model_digest, sizeof job->model_digest, "%s", w->model->digest_hex);
+    snprintf(job->head_digest, sizeof job->head_digest, "%s", w->head ? w->head->digest_hex : "");
+    job->row_bytes = w->row_bytes;
+    job->n_cells = w->plan.n_cells;
+    return SCD_PROBLEM_NONE;
+}
+
+static scd_code apply(scd_job_way *w, scd_job_change *change, scd_error *err)
+{
+    memcpy(change->id, w->job.id, sizeof change->id);
+    scd_problem_kind kind = scd_jobs_apply(w->jobs, change);
+    if (!kind)
+        w->job.n_done = change->job.n_done;
+    scd_job_release(&change->job);
+    if (!kind)
+        return SCD_OK;
+    bool unwanted = kind == SCD_PROBLEM_CONFLICT || kind == SCD_PROBLEM_NOT_FOUND;
+    return scd_fail(err, unwanted ? SCD_E_CANCELED : SCD_E_BUSY, "%s", change->problem.detail);
+}
+
+static scd_code begin_run(scd_job_way *w, scd_error *err)
+{
+    beginning b = {.w = w};
+    scd_job_change change = {.mutate = begin, .arg = &b};
+    scd_code code = make_run_key(w, b.run_key, err);
+    return code ? code : apply(w, &change, err);
+}
+
+/* Before anything that may crash: a file that takes the daemon down each time ends some day. */
+static scd_problem_kind count_attempt(scd_job_change *change, scd_job_record *job,
+                                      scd_problem *problem)
+{
+    (void)change;
+    if (scd_job_is_over(job))
+        return scd_problem_set(problem, SCD_PROBLEM_CONFLICT, "the job is over");
+    job->state = SCD_JOB_RUNNING;
+    job->attempts++;
+    return SCD_PROBLEM_NONE;
+}
+
+/* ---- the end -------------------------------------------------------------------------------- */
+
+static void put_notes(scd_buf *out, const char *name, const char *const *notes, size_t n)
+{
+    scd_buf_printf(out, "%s\"%s\":[", out->n_bytes ? "," : "", name);
+    for (size_t i = 0; i < n; i++) {
+        if (i)
+            scd_buf_putc(out, ',');
+        scd_json_text(out, notes[i]);
+    }
+    scd_buf_putc(out, ']');
+}
+
+typedef struct ending {
+    scd_job_state state;
+    const char *detail, *report;
+    scd_digest digest;
+    uint64_t n_bytes;
+} ending;
+
+static scd_problem_kind end(scd_job_change *change, scd_job_record *job, scd_problem *problem)
+{
+    const ending *e = change->arg;
+    if (scd_job_is_over(job))
+        return scd_problem_set(problem, SCD_PROBLEM_CONFLICT, "the job is over");
+    free(job->report);
+    job->report = e->report && *e->report ? scd_strdup(e->report) : NULL;
+    job->state = e->state;
+    change->drops_chunks = true;
+    if (e->state == SCD_JOB_COMPLETE) {
+        scd_digest_hex(&e->digest, job->result_sha256);
+        job->result_bytes = e->n_bytes;
+    } else {
+        snprintf(job->detail, sizeof job->detail, "%s", e->detail);
+    }
+    return SCD_PROBLEM_NONE;
+}
+
+static scd_code finish(scd_job_way *w, ending *e, scd_error *err)
+{
+    scd_job_change change = {.mutate = end, .arg = e};
+    scd_buf report;
+    scd_buf_init(&report, REPORT_BYTES);
+    put_notes(&report, "decisions", w->plan.decisions, w->plan.n_decisions);
+    put_notes(&report, "warnings", w->plan.warnings, w->plan.n_warnings);
+    e->report = report.failed ? NULL : report.data;
+    scd_code code = apply(w, &change, err);
+    scd_buf_release(&report);
+    return code;
+}
+
+/* Users know their file by its name, not by where we keep it. */
+static void tell(const scd_job_way *w, const char *message, char out[640])
+{
+    const char *paths[] = {w->input, w->output}, *name = w->job.query.filename;
+    const char *names[] = {*name ? name : "the file", "the result"};
+    size_t at = 0;
+    while (*message && at + 1 < 640) {
+        bool found = false;
+        for (size_t i = 0; i < 2 && !found; i++) {
+            size_t n = paths[i] ? strlen(paths[i]) : 0;
+            found = n && !strncmp(message, paths[i], n);
+            if (found) {
+                int put = snprintf(out + at, 640 - at, "%s", names[i]);
+                at = at + (size_t)put < 640 ? at + (size_t)put : 639;
+                message += n;
+            }
+        }
+        if (!found)
+            out[at++] = *message++;
+    }
+    out[at] = '\0';
+}
+
+static bool is_users(scd_code code)
+{
+    return code == SCD_E_INVALID || code == SCD_E_CORRUPT || code == SCD_E_NOT_FOUND ||
+           code == SCD_E_TOO_LARGE;
+}
+
+/* Full disks and full queues pass; what does not is the job's end. */
+static int64_t give_up(scd_job_way *w, scd_code code, const char *message)
+{
+    char detail[640];
+    scd_error err = {0};
+    if (code == SCD_E_CANCELED)
+        return 0;
+    tell(w, message, detail);
+    bool passes = (code == SCD_E_BUSY || code == SCD_E_TIMEOUT || code == SCD_E_IO ||
+                   code == SCD_E_NOMEM || code == SCD_E_DEVICE) &&
+                  w->job.attempts < MAX_ATTEMPTS;
+    scd_jobs_log(w->jobs,
+                 passes           ? 2
+                 : is_users(code) ? 1
+                                  : 3,
+                 passes ? "job_pauses" : "job_failed", w->job.id, message);
+    if (passes)
+        return PAUSE_NS;
+    ending e = {.state = is_users(code) ? SCD_JOB_FAILED : SCD_JOB_ERROR, .detail = detail};
+    return finish(w, &e, &err) == SCD_E_BUSY ? PAUSE_NS : 0;
+}
+
+static scd_code run_all(scd_job_way *w, scd_error *err)
+{
+    const scd_job_query *q = &w->job.query;
+    ending e = {.state = SCD_JOB_COMPLETE};
+    scd_code code = open_all(w, err);
+    if (!code)
+        code = begin_run(w, err);
+    if (!code)
+        code = scd_job_compute(w, err);
+    if (!code)
+        code = scd_run_judge(&w->sums, &w->plan, &w->arena, q->force, w->input, w->model->name,
+                             w->model->config->max_gene_len, w->head ? w->head->name : NULL, err);
+    if (!code)
+        code = scd_job_write_result(w, &e.digest, &e.n_bytes, err);
+    if (!code)
+        code = finish(w, &e, err);
+    if (code == SCD_E_CANCELED && scd_job_is_unwanted(w->jobs, w->job.id) &&
+        !scd_jobs_stopping(w->jobs) && w->output)
+        unlink(w->output);
+    return code;
+}
+
+int64_t scd_job_run(scd_jobs *jobs, const char *id)
+{
+    scd_job_way w = {.jobs = jobs, .fd = -1};
+    scd_error err = {0};
+    int64_t pause_ns = 0;
+    scd_job_change change = {.mutate = count_attempt};
+    if (!scd_jobs_get(jobs, id, NULL, &w.job, NULL))
+        return PAUSE_NS;
+    scd_arena_init(&w.arena, PLAN_BYTES);
+    bool too_often = w.job.attempts >= MAX_ATTEMPTS;
+    scd_code code = apply(&w, &change, &err);
+    w.job.attempts++;
+    if (!code && too_often)
+        code = scd_fail(&err, SCD_E_INTERNAL,
+                        "%d attempts to work on it ended without a chunk of results: the server "
+                        "may have been stopped, or brought down by the file",
+                        MAX_ATTEMPTS);
+    if (!code)
+        code = run_all(&w, &err);
+    if (code)
+        pause_ns = give_up(&w, code, err.message);
+    else
+        scd_jobs_log(jobs, 1, "job_complete", id, w.job.query.task);
+    scd_cells_close(w.cells);
+    if (w.fd >= 0)
+        close(w.fd);
+    scd_arena_release(&w.arena);
+    free(w.output);
+    free(w.chunks);
+    free(w.input);
+    scd_job_release(&w.job);
+    return pause_ns;
+}
