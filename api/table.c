@@ -62,6 +62,16 @@ static scd_code bad_quotes(const table *t, size_t field, scd_error *err)
                             field + 1);
 }
 
+/* From `at` on; NULL: none. */
+static size_t count_fields(const table *t, char *at, char *end)
+{
+    size_t n = 0, n_field;
+    char *field;
+    while (at && next_field(t, &at, end, &field, &n_field))
+        n++;
+    return n;
+}
+
 static char find_separator(const char *line, size_t n)
 {
     static const char among[] = "\t,;";
@@ -100,10 +110,11 @@ static scd_code read_header(table *t, scd_error *err)
 
 /* ---- lines ---- */
 
+/* `n_fields` of its line: as many as names, and the first of those stands above the row names. */
 static scd_code not_a_number(const table *t, const char *text, size_t n, size_t field,
-                             scd_error *err)
+                             size_t n_fields, scd_error *err)
 {
-    size_t shift = t->header.n == t->n_fields ? 0 : 1;
+    size_t shift = t->header.n == n_fields ? 0 : 1;
     const char *column =
         field >= shift && field - shift < t->header.n ? t->header.at[field - shift] : "";
     return scd_text_in_fail(t->in, SCD_E_INVALID, err,
@@ -129,7 +140,7 @@ static scd_code read_line(table *t, char *line, size_t n, scd_error *err)
         if (n_field == 1 && *field == '0')
             continue;
         if (!scd_number_read(field, field + n_field, &value))
-            return not_a_number(t, field, n_field, i, err);
+            return not_a_number(t, field, n_field, i, i + 1 + count_fields(t, at, end), err);
         if (value != 0)
             code = scd_entries_add(t->cells->entries,
                                    (scd_entry){(uint32_t)row, (uint32_t)(i - 1), value}, err);

@@ -196,6 +196,7 @@ def tables(at, matrix, cells, genes):
     swap = lambda old, new: good.replace(old, new, 1)
     write(at("bad_short_line.csv"), "\n".join(lines[:2] + [lines[2][:-2]] + lines[3:]))
     write(at("bad_word.csv"), swap("cell1,3,0", "cell1,3,many"))
+    write(at("bad_first.csv"), swap(lines[1], "cell0,none" + lines[1][lines[1].index(",", 6):]))
     write(at("bad_nan.csv"), swap("cell1,3,0", "cell1,3,nan"))
     write(at("bad_hex.csv"), swap("cell1,3,0", "cell1,3,0x10"))
     write(at("bad_quote.csv"), swap("cell1", '"cell1'))

@@ -215,6 +215,7 @@ static void bad_files_are_refused_with_the_place(void **state)
     } all[] = {
         {"bad_short_line.csv", SCD_E_CORRUPT, "line 3: 5 fields, the lines before have 6"},
         {"bad_word.csv", SCD_E_INVALID, "line 3: column \"LYZ\": \"many\" is no number"},
+        {"bad_first.csv", SCD_E_INVALID, "line 2: column \"CD3D\": \"none\" is no number"},
         {"bad_nan.csv", SCD_E_INVALID, "\"nan\" is no number"},
         {"bad_hex.csv", SCD_E_INVALID, "\"0x10\" is no number"},
         {"bad_quote.csv", SCD_E_INVALID, "field 1: quotes that do not match"},

@@ -67,7 +67,7 @@ static void what_is_no_file_or_no_h5ad_is_refused(void **state)
     (void)state;
     static const struct wanted all[] = {
         {"bad_nowhere.h5ad", SCD_E_IO, "cannot be opened: No such file"},
-        {"bad_text.h5ad", SCD_E_INVALID, "line 2: column \"cell\": \"gene\" is no number"},
+        {"bad_text.h5ad", SCD_E_INVALID, "line 2: column \"gene\": \"gene\" is no number"},
         {"bad_empty.h5ad", SCD_E_CORRUPT, "empty"},
         {"bad_not_anndata.h5ad", SCD_E_INVALID, "neither an AnnData"},
     };
