@@ -1,6 +1,8 @@
 /* denoise_fields.c - see denoise_fields.h. */
 #include "api/denoise_fields.h"
 
+#include "api/request_parts.h"
+
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
@@ -121,6 +123,19 @@ static bool read_sampling(const cJSON *member, scd_arena *arena, scd_sampling_fi
 
 /* ---- /v1/denoise ---------------------------------------------------------------------------- */
 
+/* A member that is not known, or came before. */
+static void refuse_member(const cJSON *mask, const cJSON *member, scd_problem *problem)
+{
+    scd_fault fault = {0};
+    scd_place place = {"/mask", SCD_NO_INDEX, member->string, SCD_NO_INDEX};
+    if (cJSON_GetObjectItemCaseSensitive(mask, member->string) != member)
+        scd_fault_set(&fault, SCD_PROBLEM_INVALID, &place, "is given twice");
+    else
+        scd_fault_unknown_member(&fault, &place, (scd_text){member->string, strlen(member->string)},
+                                 "fraction, genes, seed");
+    scd_problem_add_fault(problem, &fault);
+}
+
 static void read_mask(const cJSON *mask, scd_arena *arena, scd_denoise_fields *out,
                       scd_problem *problem)
 {
@@ -130,7 +145,9 @@ static void read_mask(const cJSON *mask, scd_arena *arena, scd_denoise_fields *o
         return;
     }
     for (const cJSON *m = mask->child; m; m = m->next) {
-        if (!strcmp(m->string, "fraction")) {
+        if (cJSON_GetObjectItemCaseSensitive(mask, m->string) != m) {
+            refuse_member(mask, m, problem);
+        } else if (!strcmp(m->string, "fraction")) {
             has_fraction = true;
             out->fraction = cJSON_IsNumber(m) ? m->valuedouble : NAN;
             if (!(out->fraction > 0 && out->fraction < 1))
@@ -142,9 +159,7 @@ static void read_mask(const cJSON *mask, scd_arena *arena, scd_denoise_fields *o
         } else if (!strcmp(m->string, "seed")) {
             read_seed(m, "/mask/seed", &out->seed, problem);
         } else {
-            char at[128];
-            snprintf(at, sizeof at, "/mask/%.100s", m->string);
-            scd_problem_add(problem, at, "is not known: fraction, genes and seed are");
+            refuse_member(mask, m, problem);
         }
     }
     if (has_fraction == out->mask.given)

@@ -113,6 +113,13 @@ static void every_fault_is_named_at_once(void **state)
     for (size_t i = 0; i < problem.n_errors; i++)
         assert_string_equal(problem.errors[i].pointer, pointers[i]);
     over();
+    read("\"mask\":{\"fraction\":0.5,\"fraction\":0.3,\"a/b~\":1}");
+    assert_int_equal(scd_denoise_fields_decode(&request, &arena, &f, &problem),
+                     SCD_PROBLEM_INVALID);
+    assert_int_equal(problem.n_errors, 2);
+    assert_string_equal(problem.errors[0].pointer, "/mask/fraction");
+    assert_string_equal(problem.errors[1].pointer, "/mask/a~1b~0");
+    over();
     read("\"n\":-1,\"length\":[3,\"x\"],\"values\":[true],\"seed\":1e300,\"temperature\":1e-9");
     assert_int_equal(scd_generate_fields_decode(&request, &arena, &g, &problem),
                      SCD_PROBLEM_INVALID);
