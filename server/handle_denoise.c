@@ -100,13 +100,12 @@ static bool blame(scd_infer_call *call, size_t c, const char *fmt, ...)
 /* True: it is said, and the cell is done with. */
 static bool blame(scd_infer_call *call, size_t c, const char *fmt, ...)
 {
-    char pointer[64], text[256];
+    char pointer[128], text[256];
     va_list args;
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    snprintf(pointer, sizeof pointer, call->request.is_matrix ? "/matrix/indptr/%zu" : "/cells/%zu",
-             c);
+    scd_infer_point_at(call, c, SIZE_MAX, pointer);
     scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, text);
     return true;
 }

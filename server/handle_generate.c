@@ -1,7 +1,7 @@
 /* handle_generate.c - POST /v1/generate: whole cells, from nothing or from visible genes; the way
  * is infer.c's.
  *
- * A prompt - a cell of the request, or "genes" with "values", or nothing - becomes n cells. Visible
+ * A prompt - a cell of the request, "genes" with "values", or nothing - becomes n cells. Visible
  * genes stand first, in the model's order; the tokens behind them are found. Each cell has a seed
  * of its own, so that the first n of more cells are the same. */
 #include "engine/base/rng.h"
@@ -46,11 +46,12 @@ static bool check_lengths(scd_infer_call *call, const scd_generate_fields *f)
 static bool read_prompt(scd_infer_call *call, const scd_generate_fields *f)
 {
     scd_request *r = &call->request;
-    if (!r->n_shared_genes && !f->values)
+    if ((r->is_matrix || !r->n_shared_genes) && !f->values)
         return true;
     if (r->n_cells)
-        scd_problem_add(&call->problem, r->n_shared_genes ? "/genes" : "/values",
-                        "stands beside \"cells\": give the visible genes in one place");
+        scd_problem_add(&call->problem, "/values",
+                        "stands beside \"%s\": give the visible genes in one place",
+                        r->is_matrix ? "matrix" : "cells");
     else if (r->n_shared_genes != f->n_values)
         scd_problem_add(&call->problem, "/values",
                         "%zu values for %zu visible genes: give exactly one for each", f->n_values,
@@ -64,6 +65,7 @@ static bool read_prompt(scd_infer_call *call, const scd_generate_fields *f)
     memcpy(values, f->values, f->n_values * sizeof *values);
     r->cells[0] = (scd_cell_input){.n = f->n_values, .genes = r->shared_genes, .values = values};
     r->n_cells = 1;
+    call->is_lone = true;
     return true;
 }
 
@@ -157,8 +159,8 @@ static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measur
     scd_rng_block(seed, UINT64_MAX, UINT64_MAX, words);
     size_t length = draw_length(g, n_seen, words[0]);
     if (!length) {
-        char pointer[64], text[160];
-        snprintf(pointer, sizeof pointer, "/cells/%zu", c / call->copies);
+        char pointer[128], text[160];
+        scd_infer_point_at(call, c, SIZE_MAX, pointer);
         snprintf(text, sizeof text,
                  "%zu genes are visible, and no cell is to have more: there is nothing to find",
                  n_seen);

@@ -110,6 +110,7 @@ struct scd_infer_call {
     scd_request request;
     bool decoded;        /* request must be released */
     size_t copies;       /* cells that each cell of the body became; 0 counts as 1 */
+    bool is_lone;        /* the only cell is the body's "genes" and "values" */
     int64_t deadline_ns; /* from the arrival of the headers; SCD_NEVER: none was asked for */
     scd_infer_fields fields;
     scd_work work;
@@ -138,6 +139,9 @@ void scd_infer_warn(scd_infer_call *call, const char *code, const char *fmt, ...
     __attribute__((format(printf, 3, 4)));
 /* False, and the problem is that memory is out. */
 bool scd_infer_out_of_memory(scd_infer_call *call);
+/* Where value `index` of cell c stands in the body, as a JSON pointer; SIZE_MAX: the cell itself.
+ */
+void scd_infer_point_at(const scd_infer_call *call, size_t c, size_t index, char out[128]);
 /* A cell that cannot be used: an error in its place, or a problem of the whole request. */
 void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const char *pointer,
                      const char *detail);

@@ -75,12 +75,15 @@ static bool refuse_mouse(scd_infer_call *call, const name_counts *counts)
 
 /* ---- cells ---------------------------------------------------------------------------------- */
 
-/* Where input `index` of cell c stands in the body. */
-static void point_at(const scd_infer_call *call, size_t c, size_t index, char out[128])
+void scd_infer_point_at(const scd_infer_call *call, size_t c, size_t index, char out[128])
 {
     const scd_request *r = &call->request;
     size_t in_body = c / (call->copies ? call->copies : 1);
-    if (index == SIZE_MAX)
+    if (call->is_lone && index == SIZE_MAX)
+        snprintf(out, 128, "/genes");
+    else if (call->is_lone)
+        snprintf(out, 128, "/values/%zu", index);
+    else if (index == SIZE_MAX)
         snprintf(out, 128, r->is_matrix ? "/matrix/indptr/%zu" : "/cells/%zu", in_body);
     else if (r->is_matrix)
         snprintf(out, 128, "/matrix/data/%zu",
@@ -158,7 +161,7 @@ static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared
                                   &values, &call->arena, &cell->cell, &bad_index, &err);
         if (code == SCD_E_INVALID) {
             char pointer[128];
-            point_at(call, c, bad_index, pointer);
+            scd_infer_point_at(call, c, bad_index, pointer);
             scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
         }
         const scd_measured own = {tokens, in->n, &values, &scratch};
@@ -286,7 +289,7 @@ static bool order_cell(scd_infer_call *call, size_t c)
         return scd_infer_out_of_memory(call);
     if (code) {
         char pointer[128];
-        point_at(call, c, SIZE_MAX, pointer);
+        scd_infer_point_at(call, c, SIZE_MAX, pointer);
         scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
         return true;
     }

@@ -19,6 +19,8 @@ from harness import Daemon, check_problem, demo_cells, demo_request
 
 FP32 = ["--precision", "fp32"]
 GENES = [f"GENE{i}" for i in range(90)]
+MATRIX = {"genes": GENES[3:5], "matrix": {"format": "csr", "indptr": [0, 1, 3],
+                                          "indices": [0, 0, 1], "data": [4, 9, 2]}}
 
 
 @functools.cache
@@ -164,6 +166,15 @@ def test_cells_are_generated_from_nothing_and_from_visible_genes():
     seen = [(g, v, 1) for g, v in zip(ids, x)]
     for item in post(daemon(), "/v1/generate", body)["data"]:
         compare(item, seen + want, passes, model)
+
+
+def test_prompts_may_be_the_rows_of_a_matrix():
+    body = {"n": 2, "length": 12, "steps": 3, "seed": 5}
+    rows = [{"id": "a", "genes": GENES[3:4], "values": [4]},
+            {"id": "b", "genes": GENES[3:5], "values": [9, 2]}]
+    one = post(daemon(), "/v1/generate", {**body, "cells": rows})["data"]
+    other = post(daemon(), "/v1/generate", {**body, **MATRIX, "ids": ["a", "b"]})["data"]
+    assert [{**item, "cache": "hit"} for item in one] == other
 
 
 # ---- scores --------------------------------------------------------------------------------------
@@ -420,7 +431,12 @@ def test_what_cannot_be_generated_is_refused_with_its_place():
             ({"length": 5, "steps": 2000}, "/steps", "1000"),
             ({"length": 5, "genes": ["GENE1", "GENE2"]}, "/values", "exactly one"),
             ({"length": 5, "values": [1]}, "/values", "exactly one"),
-            ({"length": 2, "genes": ["GENE1", "GENE2"], "values": [1, 2]}, "/cells/0", "nothing"),
+            ({"length": 2, "genes": ["GENE1", "GENE2"], "values": [1, 2]}, "/genes", "nothing"),
+            ({"length": 5, "genes": ["GENE1", "GENE2"], "values": [1, -2]}, "/values/1", "scaled"),
+            ({"length": 5, "n": 2, "genes": ["X"], "values": [1]}, "/genes", "no known gene"),
+            ({"length": 5, "cells": cells(1), "values": [1]}, "/values", "beside .*cells"),
+            ({"length": 5, **MATRIX, "values": [1]}, "/values", "beside .*matrix"),
+            ({"length": 2, "n": 3, **MATRIX}, "/matrix/indptr/1", "nothing to find"),
             ({"length": 5, "cells": cells(1)}, "/cells/0", "nothing to find"),
             ({"length": 5, "candidates": GENES[:4]}, "/cells/0", "candidates")):
         check_problem(daemon().post("/v1/generate", body), 422, "invalid", pointer, detail)
