@@ -46,7 +46,11 @@ static bool is_like(const scd_contrast *c, size_t i, size_t j)
 
 static bool is_compared(const scd_contrast *c, size_t i, size_t j)
 {
-    return i != j && (c->kind[i] == c->kind[j] || !c->domain || c->domain[i] == c->domain[j]);
+    if (i == j)
+        return false;
+    if (c->kind[i] < c->n_labels)
+        return c->kind[j] < c->n_labels;
+    return c->kind[i] == c->kind[j] || c->domain[i] == c->domain[j];
 }
 
 /* Row i of s becomes the gradient of i's loss: softmax over A(i) less 1 / |P(i)| in P(i). */

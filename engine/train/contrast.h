@@ -23,8 +23,10 @@ typedef struct scd_contrast {
     size_t n, dim;
     const float *x;        /* (n, dim), no row zero */
     const int32_t *kind;   /* (n) views of one kind are alike */
-    const int32_t *domain; /* (n) or NULL. Given: a view is told only from those of its own domain,
-                              since what sets domains apart is not to be learned */
+    int32_t n_labels;      /* kinds below it are labels, told from views of other labels; a view of
+                              no label is told from all of its own domain, since what sets domains
+                              apart is not to be learned */
+    const int32_t *domain; /* (n) */
     double temperature;
 } scd_contrast;
 

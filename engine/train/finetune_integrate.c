@@ -22,6 +22,7 @@
 static const scd_integrate_options defaults = {
     .min_mapped = 0.5,
     .mlp_dim = 128,
+    .adversary_steps = 5,
     .epochs = 20,
     .batch = 64,
     .lr = 2e-4,
@@ -82,6 +83,8 @@ static size_t option_table(scd_integrate_options *o, scd_option table[MAX_OPTION
         NUMBER("mask-max", mask_max, "tokens of a cell are hidden up to this share", 0.01, 1),
         NUMBER("adversary", adversary, "weight of the reversed gradient", 0, 1000),
         COUNT("mlp", mlp_dim, "width of the discriminator", 1, 65536),
+        COUNT("adversary-steps", adversary_steps, "of the discriminator for each of the encoder", 1,
+              1000),
         NUMBER("contrast", contrast, "weight of the contrastive loss", 0, 1000),
         NUMBER("temperature", temperature, "of the contrastive loss", 0.01, 10),
         HEADING("learning:"),

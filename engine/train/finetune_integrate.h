@@ -19,7 +19,7 @@ typedef struct scd_integrate_options {
     const char *model, *out, *exclude, *matrix, *gene_column;
     scd_option_list data;
     const char *batch_column, *labels, *label_column;
-    size_t mlp_dim, epochs, batch, report_cells;
+    size_t mlp_dim, adversary_steps, epochs, batch, report_cells;
     double min_mapped, lr, adversary_lr, warmup, decay, clip;
     double reconstruction, value_weight, adversary, contrast, temperature, mask_max;
     scd_augment_options augment;

@@ -3,8 +3,8 @@
  * The first view is the cell (augmented, if that is asked for), the second the same with a share of
  * its tokens hidden, to be reconstructed. Both views' [LAT] states are shown to a discriminator
  * that learns to name the batch, and the encoder gets its gradient reversed; both take part in the
- * contrastive loss: with labels, views of one label are alike; without, the two views of a cell
- * are, told from cells of its own batch.
+ * contrastive loss: views of one label are alike, told from those of other labels; of a cell
+ * without a label its two views are, told from the cells of its own batch.
  *
  * The contrastive loss is over all views of a step. Where these are more than a micro-batch holds,
  * the encoder runs twice: first for all [LAT] states, then, with the loss's gradient of them known,
@@ -19,6 +19,7 @@
 #include "engine/train/schedule.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +42,8 @@ typedef struct step_state {
     int32_t *kind, *domain;      /* (n) */
     float *latents, *d_contrast; /* (n, H) */
     float *d_adversary;          /* (n, H) of a micro-batch */
-    float *targets, *logits;     /* (n, n_batches) of a micro-batch */
-    float *weights;              /* (n) of a micro-batch */
+    float *targets, *weights;    /* (n, n_batches), (n) the batch of each view, what it counts */
+    float *logits;               /* (n, n_batches) of a micro-batch */
     float *d_latents;            /* device (n, H) */
 } step_state;
 
@@ -133,7 +134,8 @@ static scd_code contrast(step_state *s, scd_error *err)
                             .dim = hidden_dim(s),
                             .x = s->latents,
                             .kind = s->kind,
-                            .domain = run->labels.n_classes ? NULL : s->domain,
+                            .n_labels = (int32_t)run->labels.n_classes,
+                            .domain = s->domain,
                             .temperature = run->o->temperature};
     scd_code code =
         scd_contrast_loss(&c, run->o->contrast / (double)s->n, &loss, s->d_contrast, err);
@@ -142,47 +144,92 @@ static scd_code contrast(step_state *s, scd_error *err)
     return code;
 }
 
+/* Targets and weights of all views. */
+static void name_batches(step_state *s)
+{
+    const scd_integrate *run = s->run;
+    size_t B = run->batches.n_values;
+    memset(s->targets, 0, s->n * B * sizeof *s->targets);
+    for (size_t i = 0; i < s->n; i++) {
+        size_t cell = s->views[i].cell;
+        s->targets[i * B + (size_t)run->batches.codes[cell]] = 1;
+        s->weights[i] = run->weights[cell];
+    }
+}
+
+/* The discriminator on the n [LAT] states at `latents` (device), which are of the views from
+ * `first`: gradients of its parameters are added, *d_latents is that of the states. */
+static scd_code tell_batches(step_state *s, size_t first, size_t n, const float *latents,
+                             double *loss, const float **d_latents, scd_error *err)
+{
+    scd_class_head *head = s->run->c.head;
+    size_t B = s->run->batches.n_values;
+    scd_code code = scd_class_head_forward(head, latents, n, s->logits, err);
+    return code ? code
+                : scd_class_head_loss(head, latents, n, s->targets + first * B, s->weights + first,
+                                      1.0f / (float)s->n, loss, d_latents, err);
+}
+
+/* A few steps of the discriminator on the encoder as it is: one that lags behind leads the encoder
+ * round in circles. */
+static scd_code teach_adversary(step_state *s, double factor, scd_error *err)
+{
+    scd_integrate *run = s->run;
+    const scd_integrate_options *o = run->o;
+    size_t h = hidden_dim(s), room = o->micro_rows / 2; /* of the head's micro-batch */
+    scd_net_step step = {.lr = (float)(o->adversary_lr * factor),
+                         .beta1 = 0.9f,
+                         .beta2 = 0.999f,
+                         .eps = 1e-8f,
+                         .decay = (float)o->decay};
+    scd_code code = run->c.be->upload(run->c.device, s->d_latents, s->latents,
+                                      s->n * h * sizeof *s->latents, err);
+    for (size_t i = 0; i < o->adversary_steps && !code; i++) {
+        code = scd_class_head_zero_grads(run->c.head, err);
+        for (size_t first = 0; first < s->n && !code; first += room) {
+            size_t n = s->n - first < room ? s->n - first : room;
+            const float *unused;
+            double loss;
+            code = tell_batches(s, first, n, s->d_latents + first * h, &loss, &unused, err);
+        }
+        step.step = run->step * o->adversary_steps + i + 1;
+        if (!code)
+            code = scd_class_head_update(run->c.head, &step, 1, err);
+    }
+    return code;
+}
+
 /* Counts what the discriminator got right. Where it is no better than by chance the encoder has
  * nothing to hide: without this the encoder would go on to be taken for another batch, and batches
  * would lie apart the other way round. */
-static void judge(step_state *s, size_t n)
+static void judge(step_state *s, size_t first, size_t n)
 {
     size_t B = s->run->batches.n_values, h = hidden_dim(s);
     for (size_t i = 0; i < n; i++) {
-        const float *logits = s->logits + i * B;
+        const float *logits = s->logits + i * B, *target = s->targets + (first + i) * B;
+        double sum = 0, weight = (double)s->weights[first + i];
         size_t best = 0, truth = 0;
-        double sum = 0;
         for (size_t b = 1; b < B; b++) {
             best = logits[b] > logits[best] ? b : best;
-            truth = s->targets[i * B + b] > 0 ? b : truth;
+            truth = target[b] > 0 ? b : truth;
         }
         for (size_t b = 0; b < B; b++)
             sum += exp((double)logits[b] - (double)logits[truth]);
-        s->run->sums.weight += (double)s->weights[i];
-        s->run->sums.right += best == truth ? (double)s->weights[i] : 0;
+        s->run->sums.weight += weight;
+        s->run->sums.right += best == truth ? weight : 0;
         if (sum >= (double)B)
             memset(s->d_adversary + i * h, 0, h * sizeof *s->d_adversary);
     }
 }
 
-/* The discriminator's own gradients, and in d_adversary its loss's of the n [LAT] states that it
- * knows. */
-static scd_code tell_batches(step_state *s, size_t first, size_t n, scd_error *err)
+/* d_adversary: the discriminator's gradient of the n [LAT] states of the net that it knows. */
+static scd_code ask_adversary(step_state *s, size_t first, size_t n, scd_error *err)
 {
     scd_integrate *run = s->run;
-    size_t B = run->batches.n_values;
-    const float *latents = scd_net_device_latents(run->c.net), *d_latents = NULL;
+    const float *d_latents = NULL;
     double loss = 0;
-    memset(s->targets, 0, n * B * sizeof *s->targets);
-    for (size_t i = 0; i < n; i++) {
-        size_t cell = s->views[first + i].cell;
-        s->targets[i * B + (size_t)run->batches.codes[cell]] = 1;
-        s->weights[i] = run->weights[cell];
-    }
-    scd_code code = scd_class_head_forward(run->c.head, latents, n, s->logits, err);
-    if (!code)
-        code = scd_class_head_loss(run->c.head, latents, n, s->targets, s->weights,
-                                   1.0f / (float)s->n, &loss, &d_latents, err);
+    scd_code code =
+        tell_batches(s, first, n, scd_net_device_latents(run->c.net), &loss, &d_latents, err);
     if (!code)
         code = run->c.be->synchronize(run->c.device, err);
     if (!code)
@@ -190,7 +237,7 @@ static scd_code tell_batches(step_state *s, size_t first, size_t n, scd_error *e
                                    n * hidden_dim(s) * sizeof *s->d_adversary, err);
     run->sums.batch += loss;
     if (!code)
-        judge(s, n);
+        judge(s, first, n);
     return code;
 }
 
@@ -216,7 +263,7 @@ static scd_code learn(step_state *s, size_t first, size_t n, double strength, sc
     scd_integrate *run = s->run;
     float *gradient = s->d_contrast + first * hidden_dim(s);
     size_t numbers = n * hidden_dim(s);
-    scd_code code = tell_batches(s, first, n, err);
+    scd_code code = ask_adversary(s, first, n, err);
     if (code)
         return code;
     scd_reverse_gradient(s->d_adversary, strength, numbers, gradient);
@@ -231,54 +278,63 @@ static scd_code learn(step_state *s, size_t first, size_t n, double strength, sc
 
 /* ---- one step -------------------------------------------------------------------------------- */
 
-static scd_code update(scd_integrate *run, scd_error *err)
+static scd_code update(scd_integrate *run, double factor, scd_error *err)
 {
     const scd_integrate_options *o = run->o;
-    double norm, factor = scd_schedule_lr(
-                     1, run->step + 1, (uint64_t)(o->warmup * (double)run->n_steps), run->n_steps);
+    double norm;
     float scale;
-    scd_net_step step = {.step = run->step + 1,
-                         .lr = (float)(o->lr * factor),
-                         .beta1 = 0.9f,
-                         .beta2 = 0.999f,
-                         .eps = 1e-8f,
-                         .decay = (float)o->decay,
-                         .clip = (float)o->clip};
-    scd_code code = scd_net_update(run->c.net, &step, &norm, &scale, err);
-    step.lr = (float)(o->adversary_lr * factor);
-    return code ? code : scd_class_head_update(run->c.head, &step, 1, err);
+    const scd_net_step step = {.step = run->step + 1,
+                               .lr = (float)(o->lr * factor),
+                               .beta1 = 0.9f,
+                               .beta2 = 0.999f,
+                               .eps = 1e-8f,
+                               .decay = (float)o->decay,
+                               .clip = (float)o->clip};
+    return scd_net_update(run->c.net, &step, &norm, &scale, err);
+}
+
+/* s->latents of all views; *n: how many of them the net holds, from the first on, where it holds
+ * them all. */
+static scd_code encode_all(step_state *s, size_t *n, scd_error *err)
+{
+    scd_code code = SCD_OK;
+    for (size_t first = 0; first < s->n && !code; first += *n) {
+        code = encode(s, first, n, err);
+        if (!code)
+            code = scd_net_latents(s->run->c.net, s->latents + first * hidden_dim(s), err);
+    }
+    return code;
 }
 
 static scd_code one_step(step_state *s, scd_error *err)
 {
     scd_integrate *run = s->run;
-    size_t n, n_first = 0;
-    double done = (double)run->step / (double)run->n_steps;
-    double strength = run->o->adversary * scd_reverse_strength(done);
+    size_t n = 0, warmup = (size_t)(run->o->warmup * (double)run->n_steps);
+    double factor = scd_schedule_lr(1, run->step + 1, warmup, run->n_steps);
+    double strength =
+        run->o->adversary * scd_reverse_strength((double)run->step / (double)run->n_steps);
+    scd_code code = scd_net_zero_grads(run->c.net, err);
     s->n = s->n_gene = s->n_value = s->tokens = 0;
-    scd_code code = scd_class_head_zero_grads(run->c.head, err);
-    if (!code)
-        code = scd_net_zero_grads(run->c.net, err);
     for (size_t i = 0; i < run->o->batch && !code; i++)
         code = draw_cell(s, err);
-    for (size_t first = 0; first < s->n && !code; first += n) {
-        code = encode(s, first, &n, err);
-        if (!code)
-            code = scd_net_latents(run->c.net, s->latents + first * hidden_dim(s), err);
-        n_first = first ? n_first : n;
-    }
+    if (!code)
+        code = encode_all(s, &n, err);
     if (!code)
         code = contrast(s, err);
+    if (!code) {
+        name_batches(s);
+        code = teach_adversary(s, factor, err);
+    }
+    bool whole = n == s->n; /* the net has run them all at once */
     for (size_t first = 0; first < s->n && !code; first += n) {
-        n = n_first;
-        if (n_first < s->n)
+        if (!whole)
             code = encode(s, first, &n, err);
         if (!code)
             code = learn(s, first, n, strength, err);
     }
     scd_arena_release(&s->arena);
     if (!code)
-        code = update(run, err);
+        code = update(run, factor, err);
     run->step += !code;
     return code;
 }

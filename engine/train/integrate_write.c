@@ -245,6 +245,10 @@ static scd_code copy_lengths(const scd_integrate *run, scd_error *err)
 
 static void report(const scd_integrate *run)
 {
+    if (!run->n_reported) {
+        printf("%s\n", run->dir.final);
+        return;
+    }
     printf("neighbours of their own batch %.4f -> %.4f (by chance %.4f)", run->before.own_batch,
            run->after.own_batch, run->after.by_chance);
     if (run->labels.n_classes)

@@ -15,6 +15,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static const char partial[] = ".partial", temporary[] = ".tmp";
+static const char *const files[] = {"checkpoint.bin",   "train.csv", "config.json",
+                                    "genes.tsv",        "card.md",   "lengths.tsv",
+                                    "model.safetensors"};
+
 static scd_code io_error(const char *path, scd_error *err)
 {
     return scd_fail(err, SCD_E_IO, "%s: %s", path, strerror(errno));
@@ -49,14 +54,46 @@ scd_code scd_model_dir_name(const char *out, scd_model_dir *dir, scd_error *err)
     if (first == n || (*name == '.' && n - first <= 2 && (n - first == 1 || name[1] == '.')))
         return scd_fail(err, SCD_E_INVALID, "--out '%s': must name a new folder", out);
     dir->final = scd_strndup(out, n);
-    dir->hidden = scd_malloc(n + 2, 1);
+    dir->hidden = scd_malloc(n + sizeof partial + 1, 1);
     if (!dir->final || !dir->hidden)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
-    snprintf(dir->hidden, n + 2, "%.*s.%s", (int)first, out, dir->final + first);
+    snprintf(dir->hidden, n + sizeof partial + 1, "%.*s.%s%s", (int)first, out, dir->final + first,
+             partial);
     if (!is_free(dir->final))
         return scd_fail(err, SCD_E_INVALID, "%s is there already: remove it, or give another --out",
                         dir->final);
     return SCD_OK;
+}
+
+static bool is_ours(const char *name)
+{
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        if (!strncmp(name, files[i], strlen(files[i])))
+            return true;
+    return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+/* NAME.PID.tmp goes; anything that is not a run's stays, and is not ours to rename. */
+static scd_code tidy(const char *path, scd_error *err)
+{
+    scd_code code = SCD_OK;
+    DIR *dir = opendir(path);
+    if (!dir)
+        return io_error(path, err);
+    for (const struct dirent *e; !code && (e = readdir(dir));) {
+        size_t n = strlen(e->d_name);
+        if (!is_ours(e->d_name))
+            code = scd_fail(err, SCD_E_INVALID,
+                            "%s holds %s, which no run has put there: move it, or give another "
+                            "--out",
+                            path, e->d_name);
+        else if (n >= sizeof temporary &&
+                 !strcmp(e->d_name + n + 1 - sizeof temporary, temporary) &&
+                 unlinkat(dirfd(dir), e->d_name, 0))
+            code = io_error(path, err);
+    }
+    closedir(dir);
+    return code;
 }
 
 scd_code scd_model_dir_open(scd_model_dir *dir, scd_error *err)
@@ -68,7 +105,7 @@ scd_code scd_model_dir_open(scd_model_dir *dir, scd_error *err)
         return io_error(dir->hidden, err);
     if (flock(dir->lock, LOCK_EX | LOCK_NB))
         return scd_fail(err, SCD_E_BUSY, "%s: another run is making this model", dir->hidden);
-    return SCD_OK;
+    return tidy(dir->hidden, err);
 }
 
 /* The folder's own entry in the one above it. */

@@ -84,6 +84,11 @@ def command(out, *flags, on=None, batches=("--batch-column", "lab"), model=None)
                              "--data", on or data(), *batches, *QUICK, *flags]
 
 
+def hidden(out):
+    """Where a run works until its model is whole."""
+    return os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.partial")
+
+
 def refused(said, *parts):
     for part in parts:
         assert part in said, f"'{part}' is not in: {said}"
@@ -173,6 +178,32 @@ def test_files_are_batches_where_no_column_is_named():
     refused(card(out), "| lab0.h5ad | 90 |", "| lab1.h5ad | 90 |")
 
 
+def test_the_contrast_is_over_the_step_however_it_is_cut():
+    rows = []
+    for micro in ("128", "8192"):  # one cell or two at a time; all at once
+        out = scratch(f"integrate.micro{micro}")
+        run(command(out, *LABELS, "--epochs", "2", "--micro-rows", micro))
+        rows.append(files(out)["train.csv"].decode().splitlines()[1].split(","))
+    for a, b in zip(*rows):
+        assert abs(float(a) - float(b)) < 2e-3 * abs(float(b)), rows
+
+
+def test_cells_without_a_label_take_part():
+    x, kind, lab = cells()
+    path = write_h5ad("partly.h5ad", x, obs={"lab": [str(b) for b in lab]})
+    table = scratch("partly.tsv")
+    with open(table, "w", encoding="utf-8") as f:
+        f.write("barcode\t" + "\t".join(TYPES) + "\n")
+        for i, k in enumerate(kind):
+            if i // 6 % 2:
+                f.write(f"partly.h5ad-{i}\t" + "\t".join(str(int(k == t)) for t in range(3)) +
+                        "\n")
+    out = scratch("integrate.partly")
+    run(command(out, "--labels", table, on=path))
+    refused(card(out), "3 labels, on 90 of 180 cells")
+    check_integrated(out, 0.9)
+
+
 # ---- the same bytes ------------------------------------------------------------------------------
 
 def test_any_number_of_threads_gives_the_same_bytes():
@@ -188,8 +219,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes():
     whole, halves = scratch("integrate.whole"), scratch("integrate.halves")
     flags = ("--epochs", "6", "--thin-share", "0.3", "--subset-share", "0.3")
     run(command(whole, *flags))
-    hidden = os.path.join(os.path.dirname(halves), "." + os.path.basename(halves))
-    log = os.path.join(hidden, "train.csv")
+    log = os.path.join(hidden(halves), "train.csv")
     p = subprocess.Popen(command(halves, *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                          text=True, env=clean_environment())
     end = time.monotonic() + 60 * SLOW
@@ -205,7 +235,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes():
         assert not os.path.exists(halves)
         refused(run(command(halves, *flags, "--lr", "0.004"), exit=1), "belongs to another run")
         refused(run(command(halves, *flags)), "going on from step")
-    assert files(whole) == files(halves) and not os.path.exists(hidden)
+    assert files(whole) == files(halves) and not os.path.exists(hidden(halves))
 
 
 def test_killed_at_any_moment_it_leaves_no_model_that_opens():
@@ -238,7 +268,7 @@ def test_what_cannot_be_integrated_is_refused_in_words():
         said = run(command(out, *flags, batches=batches), exit=exit)
         refused(said, words)
     assert not os.path.exists(out)
-    assert not os.path.exists(os.path.join(os.path.dirname(out), "." + os.path.basename(out)))
+    assert not os.path.exists(hidden(out))
     refused(run(command(os.path.join(scratch("nowhere"), "deep")), exit=1), "No such file")
     refused(run(command("/"), exit=1), "must name a new folder")
 
@@ -254,6 +284,21 @@ def test_a_folder_that_is_there_is_left_alone():
     assert "model.safetensors" in os.listdir(empty)
 
 
+def test_what_a_killed_run_left_goes_and_what_is_not_a_runs_stays():
+    out = scratch("integrate.left")
+    os.mkdir(hidden(out))
+    half = os.path.join(hidden(out), "checkpoint.bin.4711.tmp")
+    with open(half, "wb") as f:
+        f.write(b"half")
+    mine = os.path.join(hidden(out), "letters.txt")
+    with open(mine, "wb") as f:
+        f.write(b"mine")
+    refused(run(command(out, "--epochs", "1"), exit=1), "holds letters.txt")
+    os.remove(mine)
+    run(command(out, "--epochs", "1"))
+    assert sorted(os.listdir(out)) == FILES
+
+
 def test_a_file_without_the_column_is_named():
     x, _, _ = cells(n=20)
     other = write_h5ad("nobatch.h5ad", x)
@@ -263,11 +308,10 @@ def test_a_file_without_the_column_is_named():
 
 def test_two_runs_of_one_model_do_not_mix():
     out = scratch("integrate.twice")
-    hidden = os.path.join(os.path.dirname(out), "." + os.path.basename(out))
     first = subprocess.Popen(command(out, "--epochs", "500"), stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL, env=clean_environment())
     end = time.monotonic() + 60 * SLOW
-    while not os.path.exists(os.path.join(hidden, "train.csv")):
+    while not os.path.exists(os.path.join(hidden(out), "train.csv")):
         assert time.monotonic() < end and first.poll() is None
         time.sleep(0.01)
     refused(run(command(out), exit=1), "another run is making this model")

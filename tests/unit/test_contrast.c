@@ -19,7 +19,7 @@
 enum { N = 7, DIM = 5, BATCHES = 3, MLP = 6 };
 
 static float x[N * DIM], gradient[N * DIM];
-static const int32_t kind[N] = {0, 0, 1, 2, 1, 0, 3}, domain[N] = {0, 0, 1, 0, 1, 1, 1};
+static const int32_t kind[N] = {0, 0, 1, 2, 1, 0, 2}, domain[N] = {0, 0, 1, 0, 1, 1, 0};
 
 static void fill(void)
 {
@@ -55,7 +55,8 @@ static double formula(const scd_contrast *c)
                 like++;
                 mean += s;
             }
-            if (c->kind[i] == c->kind[j] || !c->domain || c->domain[i] == c->domain[j])
+            if (c->kind[i] < c->n_labels ? c->kind[j] < c->n_labels
+                                         : c->kind[i] == c->kind[j] || c->domain[i] == c->domain[j])
                 sum += exp(s);
         }
         if (like > 0)
@@ -70,32 +71,53 @@ static void two_views_of_two_cells_have_the_loss_worked_out_by_hand(void **state
     /* Views of a cell coincide, cells are at right angles: log(e^(1/t) + 2) - 1/t for each. */
     const float views[] = {2, 0, 3, 0, 0, 1, 0, 5};
     const int32_t cells[] = {0, 0, 1, 1}, apart[] = {0, 0, 1, 1};
-    scd_contrast c = {.n = 4, .dim = 2, .x = views, .kind = cells, .temperature = 0.5};
+    const int32_t together[] = {4, 4, 4, 4};
+    scd_contrast c = {.n = 4,
+                      .dim = 2,
+                      .x = views,
+                      .kind = cells,
+                      .n_labels = 2,
+                      .domain = apart,
+                      .temperature = 0.5};
     assert_near(loss_of(&c), 4 * (log(exp(2) + 2) - 2), 1e-12);
-    c.domain = apart; /* nothing to be told from */
+    c.n_labels = 0; /* nothing in their domain to be told from */
     assert_near(loss_of(&c), 0, 1e-12);
+    c.n_labels = 1; /* no other label, nothing else in the domain */
+    assert_near(loss_of(&c), 0, 1e-12);
+    c.domain = together;
+    assert_near(loss_of(&c), 2 * (log(exp(2) + 2) - 2), 1e-12);
+}
+
+static scd_contrast made_up(int32_t n_labels)
+{
+    return (scd_contrast){.n = N,
+                          .dim = DIM,
+                          .x = x,
+                          .kind = kind,
+                          .n_labels = n_labels,
+                          .domain = domain,
+                          .temperature = 0.3};
 }
 
 static void the_loss_is_the_formulas(void **state)
 {
     (void)state;
     fill();
-    scd_contrast c = {.n = N, .dim = DIM, .x = x, .kind = kind, .temperature = 0.3};
-    assert_near(loss_of(&c), formula(&c), 1e-9);
-    c.domain = domain;
-    assert_near(loss_of(&c), formula(&c), 1e-9);
+    for (int32_t n_labels = 0; n_labels <= 3; n_labels++) {
+        scd_contrast c = made_up(n_labels);
+        assert_near(loss_of(&c), formula(&c), 1e-9);
+    }
 }
 
 /* Inputs are float: a step of 2^-9 is exact in them; the error of a central difference is of the
  * order of its square, 4e-6, times third derivatives of some hundred. */
-static void check_gradient(const int32_t *domains)
+static void check_gradient(int32_t n_labels)
 {
     const float step = 0x1p-9f;
     fill();
     for (size_t i = 0; i < N * DIM; i++) /* so that adding and taking the step away is exact */
         x[i] = roundf(x[i] * 1024) / 1024;
-    scd_contrast c = {
-        .n = N, .dim = DIM, .x = x, .kind = kind, .domain = domains, .temperature = 0.3};
+    scd_contrast c = made_up(n_labels);
     double loss;
     assert_int_equal(scd_contrast_loss(&c, 0.25, &loss, gradient, NULL), SCD_OK);
     for (size_t i = 0; i < N * DIM; i++) {
@@ -113,8 +135,8 @@ static void check_gradient(const int32_t *domains)
 static void its_gradient_is_that_of_differences(void **state)
 {
     (void)state;
-    check_gradient(NULL);
-    check_gradient(domain);
+    for (int32_t n_labels = 0; n_labels <= 3; n_labels++)
+        check_gradient(n_labels);
 }
 
 static void a_view_that_nothing_is_like_has_no_loss_of_its_own(void **state)
@@ -122,7 +144,9 @@ static void a_view_that_nothing_is_like_has_no_loss_of_its_own(void **state)
     (void)state;
     static const int32_t alone[] = {0, 1, 2};
     fill();
-    const scd_contrast c = {.n = 3, .dim = DIM, .x = x, .kind = alone, .temperature = 0.1};
+    scd_contrast c = made_up(3);
+    c.n = 3;
+    c.kind = alone;
     double loss = 1;
     assert_int_equal(scd_contrast_loss(&c, 1, &loss, gradient, NULL), SCD_OK);
     assert_near(loss, 0, 0);
@@ -136,7 +160,8 @@ static void very_sharp_similarities_stay_finite(void **state)
     fill();
     for (size_t i = 0; i < DIM; i++)
         x[i] = 0; /* a zero vector points nowhere */
-    const scd_contrast c = {.n = N, .dim = DIM, .x = x, .kind = kind, .temperature = 1e-4};
+    scd_contrast c = made_up(3);
+    c.temperature = 1e-4;
     double loss;
     assert_int_equal(scd_contrast_loss(&c, 1, &loss, gradient, NULL), SCD_OK);
     assert_true(isfinite(loss));
