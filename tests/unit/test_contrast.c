@@ -2,6 +2,7 @@
  * differences, and what reversing a discriminator's gradient does. */
 #include "engine/train/contrast.h"
 
+#include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "engine/train/class_head.h"
 
@@ -169,6 +170,21 @@ static void very_sharp_similarities_stay_finite(void **state)
         assert_true(isfinite(gradient[i]));
 }
 
+static void an_allocation_that_fails_is_said(void **state)
+{
+    (void)state;
+    scd_code code = SCD_E_NOMEM;
+    const scd_contrast c = made_up(3);
+    fill();
+    for (long n = 0; code; n++) {
+        double loss;
+        scd_mem_fail_after(n);
+        code = scd_contrast_loss(&c, 1, &loss, gradient, NULL);
+        scd_mem_fail_after(-1);
+        assert_true(code == SCD_OK || (code == SCD_E_NOMEM && n < 8));
+    }
+}
+
 /* ---- the reversed gradient ------------------------------------------------------------------- */
 
 typedef struct adversary {
@@ -244,6 +260,7 @@ int main(void)
         cmocka_unit_test(its_gradient_is_that_of_differences),
         cmocka_unit_test(a_view_that_nothing_is_like_has_no_loss_of_its_own),
         cmocka_unit_test(very_sharp_similarities_stay_finite),
+        cmocka_unit_test(an_allocation_that_fails_is_said),
         cmocka_unit_test(the_reversed_gradient_leads_uphill_for_the_adversary),
         cmocka_unit_test(its_strength_rises_from_nothing_to_one),
     };

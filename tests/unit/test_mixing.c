@@ -1,6 +1,8 @@
 /* test_mixing.c - who the neighbours of cells are, on cells placed by hand. */
 #include "engine/train/mixing.h"
 
+#include "engine/base/mem.h"
+
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -79,12 +81,23 @@ static void without_labels_all_cells_are_compared(void **state)
     assert_true(isnan(m.own_label));
 }
 
+static void an_allocation_that_fails_is_said(void **state)
+{
+    (void)state;
+    scd_mixing m;
+    place(0, 0);
+    scd_mem_fail_after(0);
+    assert_int_equal(scd_mixing_of(x, N, DIM, batch, label, &m, NULL), SCD_E_NOMEM);
+    scd_mem_fail_after(-1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batches_that_lie_apart_are_seen),
         cmocka_unit_test(batches_that_are_mixed_are_as_by_chance),
         cmocka_unit_test(a_label_of_one_batch_alone_is_not_counted),
+        cmocka_unit_test(an_allocation_that_fails_is_said),
         cmocka_unit_test(without_labels_all_cells_are_compared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
