@@ -10,7 +10,7 @@
 scd_code scd_classifier_open(const scd_model *model, const scd_classifier_options *o,
                              scd_classifier *out, scd_error *err)
 {
-    const scd_model_config *config = scd_model_get_config(model);
+    const scd_model_config *config = o->config ? o->config : scd_model_get_config(model);
     size_t classes = o->classes, micro_rows = o->micro_rows;
     if (micro_rows < config->max_gene_len + 1)
         micro_rows = config->max_gene_len + 1;

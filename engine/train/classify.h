@@ -31,6 +31,7 @@ typedef struct scd_classifier_options {
     size_t micro_rows;       /* rows of a micro-batch; at least one longest cell fits */
     const char *device;      /* as device.h has it, and threads */
     size_t threads;
+    const scd_model_config *config; /* NULL: the model's; else borrowed, of the same sizes */
 } scd_classifier_options;
 
 scd_code scd_classifier_open(const scd_model *model, const scd_classifier_options *options,

@@ -8,6 +8,7 @@
 #include "engine/train/device.h"
 #include "engine/train/finetune.h"
 
+#include "engine/train/finetune_integrate.h"
 #include "engine/train/finetune_perturb.h"
 
 #include "engine/train/progress.h"
@@ -263,8 +264,12 @@ static scd_code run_all(scd_finetune *run, const scd_option *table, size_t n, sc
     size_t layers = scd_model_get_config(run->model)->n_layers;
     run->frozen = !o->train_layers;
     run->first_layer = o->train_layers >= layers ? 0 : layers - o->train_layers;
-    scd_classifier_options classifier = {run->labels.n_classes, o->mlp_dim, o->gene_lr > 0,
-                                         o->micro_rows, o->device, o->threads};
+    const scd_classifier_options classifier = {.classes = run->labels.n_classes,
+                                               .mlp_dim = o->mlp_dim,
+                                               .has_genes = o->gene_lr > 0,
+                                               .micro_rows = o->micro_rows,
+                                               .device = o->device,
+                                               .threads = o->threads};
     code = scd_classifier_open(run->model, &classifier, &run->c, err);
     run->c.genes = run->measured; /* held-out cells are read as the head's users will be */
     if (!code)
@@ -336,10 +341,13 @@ int scd_train_finetune(int argc, char **argv)
         return finetune_annotation(argc - 1, argv + 1);
     if (argc > 1 && !strcmp(argv[1], "perturbation"))
         return scd_train_finetune_perturb(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "integration"))
+        return scd_train_finetune_integrate(argc - 1, argv + 1);
     bool help = argc > 1 && !strncmp(argv[1], "--h", 3);
     fputs("usage: scdiva-train finetune TASK OPTIONS\n\n"
           "  annotation     a head that names cell types\n"
-          "  perturbation   a head that predicts the response to perturbed genes\n\n"
+          "  perturbation   a head that predicts the response to perturbed genes\n"
+          "  integration    a model whose embeddings are corrected for batches\n\n"
           "  scdiva-train finetune TASK --help   the options of a task\n",
           help ? stdout : stderr);
     return help ? SCD_EXIT_OK : SCD_EXIT_USAGE;
