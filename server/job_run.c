@@ -5,6 +5,7 @@
  * anew. So a kill at any moment costs the chunk under way, and changes no byte. */
 #include "api/confined.h"
 #include "api/json_write.h"
+#include "api/text.h"
 #include "engine/base/clock.h"
 #include "engine/base/fd.h"
 #include "engine/base/mem.h"
@@ -285,27 +286,39 @@ static scd_code finish(scd_job_way *w, ending *e, scd_error *err)
     return code;
 }
 
-/* Users know their file by its name, not by where we keep it. */
+/* "--gene-column" of the command line is gene_column here: its end, or NULL where there is none. */
+static const char *option_at(const char *at)
+{
+    if (strncmp(at, "--", 2) || at[2] < 'a' || at[2] > 'z')
+        return NULL;
+    return at + 2 + strspn(at + 2, "abcdefghijklmnopqrstuvwxyz-");
+}
+
+/* Users know their file by its name, not by where we keep it, and parameters by theirs. */
 static void tell(const scd_job_way *w, const char *message, char out[640])
 {
     const char *paths[] = {w->input, w->output}, *name = w->job.query.filename;
     const char *names[] = {*name ? name : "the file", "the result"};
-    size_t at = 0;
-    while (*message && at + 1 < 640) {
-        bool found = false;
-        for (size_t i = 0; i < 2 && !found; i++) {
-            size_t n = paths[i] ? strlen(paths[i]) : 0;
-            found = n && !strncmp(message, paths[i], n);
-            if (found) {
-                int put = snprintf(out + at, 640 - at, "%s", names[i]);
-                at = at + (size_t)put < 640 ? at + (size_t)put : 639;
-                message += n;
-            }
-        }
-        if (!found)
-            out[at++] = *message++;
+    scd_buf text;
+    scd_buf_init(&text, REPORT_BYTES);
+    while (*message) {
+        const char *end = option_at(message);
+        size_t which = 0, n = 0;
+        for (; which < 2 && !n; which++)
+            if (paths[which] && !strncmp(message, paths[which], strlen(paths[which])))
+                n = strlen(paths[which]);
+        if (n)
+            scd_buf_puts(&text, names[which - 1]);
+        for (const char *c = message + 2; !n && end && c < end; c++)
+            scd_buf_putc(&text, *c == '-' ? '_' : *c);
+        if (!n && !end)
+            scd_buf_putc(&text, *message);
+        message += n ? n : end ? (size_t)(end - message) : 1;
     }
-    out[at] = '\0';
+    size_t n = text.n_bytes < 640 ? text.n_bytes : scd_utf8_cut(text.data, 639);
+    memcpy(out, text.data ? text.data : "", n);
+    out[n] = '\0';
+    scd_buf_release(&text);
 }
 
 static bool is_users(scd_code code)

@@ -335,7 +335,8 @@ def test_results_that_a_file_holds_already_are_not_replaced_unasked():
         query = "task=embed&format=h5ad&filename=a.h5ad"
         once = jobs.result(d, jobs.wait(d, jobs.start(d, body, query)))
         job = jobs.wait(d, jobs.start(d, once, query), "FAILED")
-        assert "X_scdiva" in job["error"]["detail"] and "a.h5ad" in job["error"]["detail"], job
+        said = job["error"]["detail"]
+        assert "X_scdiva" in said and "a.h5ad" in said and "(overwrite replaces it)" in said, job
         assert job["progress"]["cells_done"] == 0, job
         jobs.wait(d, jobs.start(d, once, query + "&overwrite=true"))
 
