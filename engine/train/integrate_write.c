@@ -186,6 +186,12 @@ static void put_card(const scd_integrate *run, scd_buf *out)
                    "Reconstruction was trained with at most %.0f %% of a cell hidden: for "
                    "generation and\nheavier masks use the first model.\n",
                    100 * run->o->mask_max);
+    if (run->o->augment.max_tokens)
+        scd_buf_printf(
+            out,
+            "It was trained on views of at most %zu tokens and is asked for whole cells: "
+            "what it learned of the\nfirst need not hold for the second.\n",
+            run->o->augment.max_tokens);
 }
 
 /* ---- the files ------------------------------------------------------------------------------- */

@@ -24,13 +24,13 @@ static double product(const cells *c, size_t i, size_t j)
     return sum;
 }
 
-/* The up to K cells most like i, of all or of i's label; how many. Ties: the first. */
-static size_t nearest(const cells *c, size_t i, bool of_label, size_t out[K])
+/* The up to K cells most like i, of i's label or of any label; how many. Ties: the first. */
+static size_t nearest(const cells *c, size_t i, bool of_own, size_t out[K])
 {
     double best[K];
     size_t n = 0;
     for (size_t j = 0; j < c->n; j++) {
-        if (j == i || (of_label && c->label[j] != c->label[i]))
+        if (j == i || (of_own ? c->label[j] != c->label[i] : c->label[j] < 0))
             continue;
         double s = product(c, i, j) / (c->norm[i] * c->norm[j]);
         if (n == K && s <= best[K - 1])

@@ -18,7 +18,7 @@ typedef struct scd_mixing {
     double own_batch;     /* share of the nearest neighbours (cosine) of a cell's own batch, among
                              those it is compared with */
     double by_chance;     /* what it is when batches do not matter */
-    double own_label;     /* share of the nearest neighbours that have its label; NAN: no labels */
+    double own_label;     /* share of the nearest labelled cells that have its label; NAN: none */
     size_t n, n_labelled; /* cells that these are means over */
 } scd_mixing;
 

@@ -69,6 +69,15 @@ static void a_label_of_one_batch_alone_is_not_counted(void **state)
     assert_int_equal(m.n_labelled, N);
 }
 
+static void cells_without_a_label_are_no_neighbours_of_a_labels(void **state)
+{
+    (void)state;
+    place(0, 1);
+    for (size_t i = 0; i < N; i += 3)
+        label[i] = -1;
+    assert_near(look(label).own_label, 1, 1e-12);
+}
+
 static void without_labels_all_cells_are_compared(void **state)
 {
     (void)state;
@@ -97,6 +106,7 @@ int main(void)
         cmocka_unit_test(batches_that_lie_apart_are_seen),
         cmocka_unit_test(batches_that_are_mixed_are_as_by_chance),
         cmocka_unit_test(a_label_of_one_batch_alone_is_not_counted),
+        cmocka_unit_test(cells_without_a_label_are_no_neighbours_of_a_labels),
         cmocka_unit_test(an_allocation_that_fails_is_said),
         cmocka_unit_test(without_labels_all_cells_are_compared),
     };

@@ -24,7 +24,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import numpy as np  # noqa: E402  (the environment comes first)
 
 import inputs  # noqa: E402
-from leave_one_out import ROOT  # noqa: E402
+from leave_one_out import ROOT, link_model  # noqa: E402
 
 PCA_DIMENSIONS = 50
 SHOWN = [("iLISI", "ilisi_knn"), ("kBET", "kbet_per_label"), ("BRAS", "bras"),
@@ -152,7 +152,9 @@ def main():
     warnings.filterwarnings("ignore")
     values = read_values(args)
     keys, batch = values.keys, values.batch
-    before = embed(args, args.model, os.path.join(args.out, "before.npy"))
+    base = os.path.join(args.out, "uncorrected")  # the encoder alone, which no head has changed
+    link_model(args.model, base)
+    before = embed(args, base, base + ".npy")
     if len(before) != len(keys):
         raise SystemExit("%d embeddings for %d cells" % (len(before), len(keys)))
     shown = half_of(keys, batch)
