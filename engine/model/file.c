@@ -106,7 +106,7 @@ scd_code scd_file_writer_open(scd_file_writer *writer, const char *path, scd_err
     snprintf(writer->temporary, room, "%s.%ld.tmp", path, (long)getpid());
     writer->fd = open(writer->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (writer->fd < 0) {
-        io_failed(err, writer->temporary, "write");
+        io_failed(err, path, "write");
         scd_file_writer_abandon(writer);
         return SCD_E_IO;
     }

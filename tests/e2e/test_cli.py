@@ -216,6 +216,12 @@ def test_a_quiet_run_says_nothing_and_a_usual_one_what_was_decided():
     says(out, "quiet.npy: 6 cells")
 
 
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given():
+    out = os.path.join(scratch("nowhere"), "x.csv")
+    err = run("embed", small("good_csr.h5ad"), "-o", out, "--model", small_model(), exit=1)[1]
+    says(err, f"{out}: cannot write: No such file")
+
+
 def test_heads_that_are_not_there_are_named():
     args = ("annotate", small("good_csr.h5ad"), "-o", scratch("head.csv"), "--model", small_model())
     says(run(*args, "--head", "other", exit=1)[1], '"other"', '"made"')
