@@ -291,6 +291,8 @@ static void write_result(const scd_infer_call *call, const scd_infer_cell *cell,
 
 static void write_end(const scd_infer_call *call, scd_buf *out)
 {
+    const scd_denoise_call *d = call->fields.denoise;
+    scd_sampling_put_parameters(out, &d->plan, d->seed);
     scd_denoise_gene_scores_put(call, out);
 }
 

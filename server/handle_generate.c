@@ -190,6 +190,12 @@ static void write_result(const scd_infer_call *call, const scd_infer_cell *cell,
     scd_sampling_put_found(answer->out, call->model->vocab, &whole, cell->result, cell->n_hidden);
 }
 
+static void write_end(const scd_infer_call *call, scd_buf *out)
+{
+    const struct scd_generate_call *g = call->fields.generate;
+    scd_sampling_put_parameters(out, &g->plan, g->seed);
+}
+
 static void size_result(const scd_infer_call *call, size_t *about, size_t *most)
 {
     enum { ABOUT = 40, MOST = 2048, AROUND = 256 };
@@ -209,6 +215,7 @@ static const scd_infer_task task = {.name = "generate",
                                     .read_fields = read_fields,
                                     .plan_cell = plan_cell,
                                     .write_result = write_result,
+                                    .write_end = write_end,
                                     .size_result = size_result};
 
 void scd_handle_generate(scd_daemon *d, scd_exchange *x)

@@ -3,6 +3,7 @@
 
 #include "api/json_write.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -142,4 +143,20 @@ void scd_sampling_put_found(scd_buf *out, const scd_vocab *vocab, const scd_cell
     scd_buf_putc(out, ']');
     put_column(out, "values", seen ? seen->values : NULL, n_seen, result, n_hidden, 1);
     put_column(out, "probabilities", NULL, n_seen, result, n_hidden, 2);
+}
+
+void scd_sampling_put_parameters(scd_buf *out, const scd_plan *plan, uint64_t seed)
+{
+    bool samples = plan->kind == SCD_PLAN_SAMPLE;
+    scd_buf_printf(out, ",\"parameters\":{\"pooling\":\"%s\",\"steps\":%zu",
+                   plan->pooling == SCD_POOL_CLEAN ? "clean" : "visible",
+                   samples ? plan->steps : (size_t)1);
+    if (samples) {
+        scd_buf_printf(out, ",\"seed\":%llu,\"temperature\":", (unsigned long long)seed);
+        scd_json_float(out, plan->temperature);
+        scd_buf_puts(out, ",\"confidence\":");
+        scd_json_float(out, plan->confidence > 0 ? plan->confidence : NAN);
+        scd_buf_printf(out, ",\"refresh\":%s", plan->refresh ? "true" : "false");
+    }
+    scd_buf_putc(out, '}');
 }

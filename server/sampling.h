@@ -30,4 +30,7 @@ void scd_sampling_put_gene(scd_buf *out, const scd_vocab *vocab, int32_t token);
 void scd_sampling_put_found(scd_buf *out, const scd_vocab *vocab, const scd_cell *seen,
                             const float *result, size_t n_hidden);
 
+/* ,"parameters":{...}: what was asked for and what was not, for who wants the same again. */
+void scd_sampling_put_parameters(scd_buf *out, const scd_plan *plan, uint64_t seed);
+
 #endif

@@ -168,6 +168,18 @@ def test_cells_are_generated_from_nothing_and_from_visible_genes():
         compare(item, seen + want, passes, model)
 
 
+def test_answers_name_the_parameters_that_make_them_again():
+    body = {"length": 8, "steps": 3, "temperature": 0.7, "seed": 2**53 - 1, "refresh": True}
+    said = post(daemon(), "/v1/generate", body)["parameters"]
+    assert said == {**{k: v for k, v in body.items() if k != "length"}, "confidence": None,
+                    "pooling": "visible"}
+    masked = denoise({"cells": cells(1), "mask": {"fraction": 0.5, "seed": 4}, "confidence": 0.3})
+    assert masked["parameters"] == {"pooling": "visible", "steps": 16, "seed": 4, "temperature": 0,
+                                    "confidence": 0.3, "refresh": False}
+    imputed = denoise({"cells": cells(1), "impute": [GENES[0]], "pooling": "clean"})
+    assert imputed["parameters"] == {"pooling": "clean", "steps": 1}
+
+
 def test_prompts_may_be_the_rows_of_a_matrix():
     body = {"n": 2, "length": 12, "steps": 3, "seed": 5}
     rows = [{"id": "a", "genes": GENES[3:4], "values": [4]},
