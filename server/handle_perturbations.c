@@ -46,6 +46,21 @@ static void add_name(char *list, size_t room, const char *name)
     snprintf(list + n, room - n, "%s\"%.60s\"", n ? ", " : "", name);
 }
 
+/* Each name once; what has no room is summed up. */
+static void add_unknown(char *list, size_t room, const char *name)
+{
+    static const char others[] = " and others";
+    char quoted[64];
+    size_t n = strlen(list);
+    snprintf(quoted, sizeof quoted, "\"%.60s\"", name);
+    if (strstr(list, quoted) || strstr(list, others))
+        return;
+    if (n + sizeof quoted + sizeof others < room)
+        add_name(list, room, name);
+    else
+        snprintf(list + n, room - n, "%s", others);
+}
+
 /* A direction or a context that the head does not have is a problem of the field. */
 static bool check_choice(scd_infer_call *call, const scd_perturb_call *p)
 {
@@ -100,8 +115,8 @@ static void find_genes(scd_infer_call *call, scd_perturb_call *p)
             scd_perturb_gene gene =
                 scd_predictor_find(p->predictor, asked->names[k].data, asked->names[k].n);
             p->genes[i][k] = gene;
-            if (gene.token < 0 && strlen(unknown) + 64 < sizeof unknown)
-                add_name(unknown, sizeof unknown, asked->names[k].data);
+            if (gene.token < 0)
+                add_unknown(unknown, sizeof unknown, asked->names[k].data);
             for (size_t j = 0; j < k; j++) {
                 scd_perturb_gene other = p->genes[i][j];
                 if ((gene.token < 0 || gene.token != other.token) &&

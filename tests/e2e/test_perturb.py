@@ -318,10 +318,14 @@ def test_predictions_are_those_of_the_formulas():
             assert np.abs(spread - log1p(x).std(0)).max() < 1e-4
             warned = [w["detail"] for w in answer["warnings"]
                       if w["code"] == "perturbed-gene-unknown"]
-            assert len(warned) == 1 and "NOBODY" in warned[0] and "ALIEN" in warned[0]
+            assert len(warned) == 1 and "ALIEN" in warned[0]
+            assert warned[0].count("NOBODY") == 1 and "others" not in warned[0]
             seen = answer["data"][4]["in_training"]["genes"]
             assert seen == {"GENE30": True, "GENE41": False}
             assert answer["data"][6]["genes_not_in_vocabulary"] == ["NOBODY"]
+        many = ask(d, body(cells("line_a"), [["NOBODY%02d" % i] for i in range(60)]))["warnings"]
+        assert any('"NOBODY00", "NOBODY01"' in w["detail"] and " and others: " in w["detail"]
+                   for w in many)
 
 
 def test_every_gene_of_a_truncated_control_counts():
