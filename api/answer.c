@@ -62,17 +62,10 @@ void scd_answer_begin(scd_answer *answer, scd_buf *out, const scd_answer_begin_a
     scd_buf_puts(out, ",\"data\":[");
 }
 
-void scd_answer_item_own(scd_answer *answer)
-{
-    if (answer->n_items++)
-        scd_buf_putc(answer->out, ',');
-}
-
 static void begin_item(scd_answer *answer, size_t index, scd_text id)
 {
     scd_buf *out = answer->out;
-    scd_answer_item_own(answer);
-    key_uint(out, "{\"index\":", index);
+    key_uint(out, answer->n_items++ ? ",{\"index\":" : "{\"index\":", index);
     scd_buf_puts(out, ",\"id\":");
     if (id.n)
         scd_json_string(out, id.data, id.n);

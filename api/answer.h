@@ -82,8 +82,6 @@ typedef struct scd_answer_end_args {
 void scd_answer_begin(scd_answer *answer, scd_buf *out, const scd_answer_begin_args *args);
 void scd_answer_item_begin(scd_answer *answer, const scd_answer_item *item);
 void scd_answer_item_end(scd_answer *answer);
-/* Before an item that is no cell, which the caller writes whole into answer->out. */
-void scd_answer_item_own(scd_answer *answer);
 
 /* ,"embedding":[...] */
 void scd_answer_embedding(scd_answer *answer, scd_encoding encoding, const float *values, size_t n);

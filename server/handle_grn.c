@@ -125,19 +125,26 @@ static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measur
 static bool plan_end(scd_infer_call *call)
 {
     struct scd_grn_call *g = call->fields.grn;
-    size_t n_absent = 0, first = 0, n_tokens = 0, vocab = call->model->config->vocab;
+    size_t n_absent = 0, first = 0, n_active = 0, n_tokens = 0;
+    size_t vocab = call->model->config->vocab;
     for (size_t r = g->n_regulators; r-- > 0;)
         if (!g->n_expressing[r]) {
             n_absent++;
             first = r;
         }
-    for (size_t c = 0; c < call->request.n_cells; c++)
+    for (size_t c = 0; c < call->request.n_cells; c++) {
         n_tokens += call->cells[c].bad ? 0 : call->cells[c].cell.n_tokens;
+        n_active += !call->cells[c].bad && !call->cells[c].idle;
+    }
     size_t n_targets = n_tokens < vocab ? n_tokens : vocab;
     call->n_items = (g->n_regulators - n_absent) * (g->top_k < n_targets ? g->top_k : n_targets);
     if (n_absent == g->n_regulators)
         scd_problem_add(&call->problem, "/regulators",
                         "none of them is expressed in any cell: there is nothing to look at");
+    else if (!n_active)
+        scd_problem_add(&call->problem, "/regulators",
+                        "no cell that expresses them has another gene: there is nothing to look "
+                        "at");
     else if (n_absent)
         scd_infer_warn(call, "not-expressed",
                        "%zu regulators are expressed in no cell, the first is regulator %zu",
@@ -204,15 +211,13 @@ static double correlation(const tally *r, const tally *t, size_t n)
     return n > 2 && xx > 1e-9 && yy > 1e-9 ? xy / sqrt(xx * yy) : NAN;
 }
 
-static void put_item(const scd_infer_call *call, size_t r, int32_t target, size_t n_cells,
-                     scd_answer *answer)
+static void put_pair(const scd_infer_call *call, size_t r, int32_t target, size_t n_cells,
+                     scd_buf *out)
 {
-    scd_buf *out = answer->out;
     const struct scd_grn_call *g = call->fields.grn;
     const tally *t = &g->tallies[target];
     double effect = t->effect / (double)t->n_both;
-    scd_answer_item_own(answer);
-    scd_buf_puts(out, "{\"regulator\":");
+    scd_buf_puts(out, ",\"regulator\":");
     scd_sampling_put_gene(out, call->model->vocab, g->regulators[r]);
     scd_buf_puts(out, ",\"target\":");
     scd_sampling_put_gene(out, call->model->vocab, target);
@@ -222,11 +227,12 @@ static void put_item(const scd_infer_call *call, size_t r, int32_t target, size_
     scd_json_double(out, effect);
     scd_buf_puts(out, ",\"coexpression\":");
     scd_json_double(out, correlation(&g->tallies[g->regulators[r]], t, n_cells));
-    scd_buf_printf(out, ",\"cells\":%zu}", t->n_both);
+    scd_buf_printf(out, ",\"cells\":%zu", t->n_both);
 }
 
-/* The regulator's top_k targets. */
-static void put_regulator(const scd_infer_call *call, size_t r, scd_answer *answer)
+/* The regulator's top_k targets, from item->index on, which moves behind them. */
+static void put_regulator(const scd_infer_call *call, size_t r, scd_answer_item *item,
+                          scd_answer *answer)
 {
     const struct scd_grn_call *g = call->fields.grn;
     size_t vocab = call->model->config->vocab, n_cells = 0, n = 0;
@@ -241,16 +247,21 @@ static void put_regulator(const scd_infer_call *call, size_t r, scd_answer *answ
         if (g->tallies[gene].n_both && gene != g->regulators[r])
             g->ranks[n++] = (rank){g->tallies[gene].weight, gene};
     qsort(g->ranks, n, sizeof *g->ranks, by_weight);
-    for (size_t i = 0; i < n && i < g->top_k; i++)
-        put_item(call, r, g->ranks[i].gene, n_cells, answer);
+    size_t shown = n < g->top_k ? n : g->top_k;
+    for (size_t i = 0; i < shown; i++, item->index++) {
+        scd_answer_item_begin(answer, item);
+        put_pair(call, r, g->ranks[i].gene, n_cells, answer->out);
+        scd_answer_item_end(answer);
+    }
 }
 
 static bool write_items(scd_infer_call *call, scd_answer *answer)
 {
     const struct scd_grn_call *g = call->fields.grn;
+    scd_answer_item item = scd_infer_sum(call);
     for (size_t r = 0; r < g->n_regulators; r++)
         if (g->n_expressing[r])
-            put_regulator(call, r, answer);
+            put_regulator(call, r, &item, answer);
     return true;
 }
 

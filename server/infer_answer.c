@@ -88,7 +88,7 @@ scd_answer_item scd_infer_sum(const scd_infer_call *call)
         sum.genes_known += cell->cell.genes_known;
         sum.genes_unknown += cell->cell.genes_unknown;
         sum.genes_truncated += cell->cell.genes_truncated;
-        if (source != SCD_SOURCE_MISS && cell->source != SCD_SOURCE_HIT)
+        if (!cell->idle && source != SCD_SOURCE_MISS && cell->source != SCD_SOURCE_HIT)
             source = cell->source;
     }
     sum.cache = source_names[source];

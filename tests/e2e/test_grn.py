@@ -11,6 +11,11 @@ from harness import Daemon, check_problem, demo_request
 from test_denoise import FP32, GENES, cells, daemon, masking_model, plain_model, post
 
 
+def pairs(items):
+    """Items without their place and where they come from"""
+    return [{k: v for k, v in item.items() if k not in ("index", "cache")} for item in items]
+
+
 def check(make, fields, layers, heads):
     """Every item of an answer with all targets is the reference's, the heaviest first."""
     model = reference.Model(make())
@@ -36,9 +41,10 @@ def check(make, fields, layers, heads):
         weights = [i["weight"] for i in answer["data"] if i["regulator"] == r]
         assert weights == sorted(weights, reverse=True)
     few = post(daemon(make), "/v1/grn", {**body, "top_k": 4})["data"]
+    assert [i["index"] for i in few] == list(range(len(few)))
     for r in body["regulators"]:
-        assert [i for i in few if i["regulator"] == r] == \
-            [i for i in answer["data"] if i["regulator"] == r][:4]
+        assert pairs(i for i in few if i["regulator"] == r) == \
+            pairs(i for i in answer["data"] if i["regulator"] == r)[:4]
 
 
 def test_associations_match_over_all_layers_and_heads():
@@ -58,7 +64,9 @@ def test_the_same_request_is_answered_from_the_cache_with_the_same_items():
     with Daemon(masking_model()) as d:
         first, again = post(d, "/v1/grn", body), post(d, "/v1/grn", body)
         other = post(d, "/v1/grn", {**body, "layers": [0]})
-    assert first["data"] == again["data"] and again["usage"]["cached"] > 0
+    assert pairs(first["data"]) == pairs(again["data"]) and again["usage"]["cached"] > 0
+    assert [{i["cache"] for i in a["data"]} for a in (first, again)] == [{"miss"}, {"hit"}]
+    assert {i["tokens"] for i in again["data"]} == {again["usage"]["tokens"]}
     assert other["usage"]["cached"] == 0 and other["data"] != first["data"]
 
 
@@ -67,6 +75,8 @@ def test_a_cell_of_two_genes_and_one_of_one():
                       {"genes": ["GENE1"], "values": [3]}], "regulators": ["GENE1"]}
     items = post(daemon(), "/v1/grn", body)["data"]
     assert [(i["target"], i["cells"], i["coexpression"]) for i in items] == [("GENE2", 1, None)]
+    lone = {**body, "cells": body["cells"][1:]}
+    check_problem(daemon().post("/v1/grn", lone), 422, "invalid", "/regulators", "another gene")
 
 
 def test_what_cannot_be_asked_is_refused_with_its_place():
