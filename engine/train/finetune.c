@@ -11,6 +11,7 @@
 #include "engine/train/finetune_integrate.h"
 #include "engine/train/finetune_perturb.h"
 
+#include "engine/train/option_rows.h"
 #include "engine/train/progress.h"
 #include "engine/train/train.h"
 
@@ -50,27 +51,6 @@ static const scd_finetune_options defaults = {
                 .scale = 2,
                 .subset_min = 0.3},
 };
-
-#define TEXT(name, field, value, help)                                                             \
-    {                                                                                              \
-        name, SCD_OPTION_TEXT, &o->field, value, help, 0, 0, 0, 0                                  \
-    }
-#define ASIDE(name, field, value, help)                                                            \
-    {                                                                                              \
-        name, SCD_OPTION_TEXT, &o->field, value, help, 0, 0, 1, 0                                  \
-    }
-#define COUNT(name, field, help, low, high)                                                        \
-    {                                                                                              \
-        name, SCD_OPTION_COUNT, &o->field, "N", help, low, high, 0, 0                              \
-    }
-#define NUMBER(name, field, help, low, high)                                                       \
-    {                                                                                              \
-        name, SCD_OPTION_NUMBER, &o->field, "X", help, low, high, 0, 0                             \
-    }
-#define HEADING(help)                                                                              \
-    {                                                                                              \
-        NULL, SCD_OPTION_HEADING, NULL, NULL, help, 0, 0, 1, 0                                     \
-    }
 
 enum { MAX_OPTIONS = 64 };
 

@@ -10,6 +10,7 @@
 
 #include "engine/train/device.h"
 #include "engine/train/head_dir.h"
+#include "engine/train/option_rows.h"
 #include "engine/train/progress.h"
 #include "engine/train/train.h"
 
@@ -41,23 +42,6 @@ static const scd_integrate_options defaults = {
     .dtype = "f32",
     .augment = {.thin_min = 0.3, .panel_min = 0.2, .subset_min = 0.5},
 };
-
-#define TEXT(name, field, value, help)                                                             \
-    {                                                                                              \
-        name, SCD_OPTION_TEXT, &o->field, value, help, 0, 0, 0, 0                                  \
-    }
-#define COUNT(name, field, help, low, high)                                                        \
-    {                                                                                              \
-        name, SCD_OPTION_COUNT, &o->field, "N", help, low, high, 0, 0                              \
-    }
-#define NUMBER(name, field, help, low, high)                                                       \
-    {                                                                                              \
-        name, SCD_OPTION_NUMBER, &o->field, "X", help, low, high, 0, 0                             \
-    }
-#define HEADING(help)                                                                              \
-    {                                                                                              \
-        NULL, SCD_OPTION_HEADING, NULL, NULL, help, 0, 0, 1, 0                                     \
-    }
 
 enum { MAX_OPTIONS = 48 };
 

@@ -13,6 +13,7 @@
 #include "engine/base/mem.h"
 #include "engine/denoise/predictor.h"
 #include "engine/train/device.h"
+#include "engine/train/option_rows.h"
 #include "engine/train/progress.h"
 #include "engine/train/train.h"
 
@@ -43,23 +44,6 @@ static const scd_perturb_options defaults = {
     .micro_rows = 8192,
     .dtype = "bf16",
 };
-
-#define TEXT(name, field, value, help)                                                             \
-    {                                                                                              \
-        name, SCD_OPTION_TEXT, &o->field, value, help, 0, 0, 0, 0                                  \
-    }
-#define COUNT(name, field, help, low, high)                                                        \
-    {                                                                                              \
-        name, SCD_OPTION_COUNT, &o->field, "N", help, low, high, 0, 0                              \
-    }
-#define NUMBER(name, field, help, low, high)                                                       \
-    {                                                                                              \
-        name, SCD_OPTION_NUMBER, &o->field, "X", help, low, high, 0, 0                             \
-    }
-#define HEADING(help)                                                                              \
-    {                                                                                              \
-        NULL, SCD_OPTION_HEADING, NULL, NULL, help, 0, 0, 1, 0                                     \
-    }
 
 enum { MAX_OPTIONS = 48 };
 

@@ -1,5 +1,6 @@
 /* pretrain_options.c - the options of pretrain, and what they come to. */
 #include "engine/train/device.h"
+#include "engine/train/option_rows.h"
 #include "engine/train/pretrain.h"
 #include "engine/train/train.h"
 
@@ -44,23 +45,6 @@ static const scd_pretrain_options defaults = {
 
 enum { HIDDEN = 128, LAYERS = 4, HEADS = 4, FFN = 512, MAX_GENES = 1200 };
 
-#define TEXT(name, field, value, help)                                                             \
-    {                                                                                              \
-        name, SCD_OPTION_TEXT, &o->field, value, help, 0, 0, false, false                          \
-    }
-#define COUNT(name, field, low, high, help)                                                        \
-    {                                                                                              \
-        name, SCD_OPTION_COUNT, &o->field, "N", help, low, high, false, false                      \
-    }
-#define NUMBER(name, field, low, high, help)                                                       \
-    {                                                                                              \
-        name, SCD_OPTION_NUMBER, &o->field, "X", help, low, high, false, false                     \
-    }
-#define HEADING(help)                                                                              \
-    {                                                                                              \
-        NULL, SCD_OPTION_HEADING, NULL, NULL, help, 0, 0, true, false                              \
-    }
-
 static size_t fill_table(scd_pretrain_options *o, scd_option *table)
 {
     const scd_option all[] = {
@@ -78,17 +62,17 @@ static size_t fill_table(scd_pretrain_options *o, scd_option *table)
         TEXT("extra-genes-column", extra_genes_column, "COLUMN",
              "of obs: its symbols (\"A+B\") join the union"),
         TEXT("gene-table", gene_table, "FILE", "Ensembl ids of symbols, as CSV"),
-        NUMBER("min-mapped", min_mapped, 0, 1, "share of each file's genes that must be known"),
-        NUMBER("held-out", held_out, 0, 0.9, "share of the cells kept for evaluation"),
+        NUMBER("min-mapped", min_mapped, "share of each file's genes that must be known", 0, 1),
+        NUMBER("held-out", held_out, "share of the cells kept for evaluation", 0, 0.9),
         TEXT("held-out-column", held_out_column, "COLUMN=VALUE", "these cells instead"),
         HEADING("model (sizes are those of --init where it is given):"),
         TEXT("init", init, "DIR", "start from this model, its genes and entropies"),
-        COUNT("hidden", hidden, 0, 1 << 16, "width of the transformer; 0: 128"),
-        COUNT("dim", dim, 0, 1 << 16, "width of the gene embedding; 0: --hidden"),
-        COUNT("layers", layers, 0, 1 << 10, "0: 4"),
-        COUNT("heads", heads, 0, 1 << 10, "0: 4"),
-        COUNT("ffn", ffn, 0, 1 << 20, "inner width of the feed-forward part; 0: 512"),
-        COUNT("max-genes", max_genes, 0, 1 << 20, "gene tokens per cell at most; 0: 1200"),
+        COUNT("hidden", hidden, "width of the transformer; 0: 128", 0, 1 << 16),
+        COUNT("dim", dim, "width of the gene embedding; 0: --hidden", 0, 1 << 16),
+        COUNT("layers", layers, "0: 4", 0, 1 << 10),
+        COUNT("heads", heads, "0: 4", 0, 1 << 10),
+        COUNT("ffn", ffn, "inner width of the feed-forward part; 0: 512", 0, 1 << 20),
+        COUNT("max-genes", max_genes, "gene tokens per cell at most; 0: 1200", 0, 1 << 20),
         TEXT("pooling", pooling, "P",
              "what [LAT] sees in training: clean or visible; absent: as --init, else visible"),
         {"no-latent", SCD_OPTION_FLAG, &o->no_latent, NULL, "ablation: [LAT] starts from nothing",
@@ -97,27 +81,27 @@ static size_t fill_table(scd_pretrain_options *o, scd_option *table)
         TEXT("init-embedding", init_embedding, "E", "of genes: random, or svd (co-expression)"),
         TEXT("dtype", dtype, "T", "of the weights in the file: f32, bf16 or f16"),
         HEADING("objective:"),
-        NUMBER("depth-min", depth_min, 0.001, 1, "values are rescaled by s ~ U(this, 1)"),
-        NUMBER("value-only-share", value_only, 0, 0.9, "of the hidden tokens, only the value is"),
-        NUMBER("value-weight", value_weight, 0, 1e6, "of the values' loss beside the genes'"),
-        NUMBER("panel-share", augment.panel_share, 0, 1, "of the cells, seen through a gene panel"),
-        NUMBER("panel-min", augment.panel_min, 0.001, 1, "of at least this share of all genes"),
-        NUMBER("subset-share", augment.subset_share, 0, 1, "of the cells, a subset of their genes"),
-        NUMBER("subset-min", augment.subset_min, 0.001, 1, "of at least this share of them"),
-        NUMBER("thin-share", augment.thin_share, 0, 1, "of the cells, binomially thinned"),
-        NUMBER("thin-min", augment.thin_min, 0.001, 1, "to at least this share of the counts"),
-        COUNT("max-tokens", augment.max_tokens, 0, 1 << 20, "of a cell, at random; 0: all"),
+        NUMBER("depth-min", depth_min, "values are rescaled by s ~ U(this, 1)", 0.001, 1),
+        NUMBER("value-only-share", value_only, "of the hidden tokens, only the value is", 0, 0.9),
+        NUMBER("value-weight", value_weight, "of the values' loss beside the genes'", 0, 1e6),
+        NUMBER("panel-share", augment.panel_share, "of the cells, seen through a gene panel", 0, 1),
+        NUMBER("panel-min", augment.panel_min, "of at least this share of all genes", 0.001, 1),
+        NUMBER("subset-share", augment.subset_share, "of the cells, a subset of their genes", 0, 1),
+        NUMBER("subset-min", augment.subset_min, "of at least this share of them", 0.001, 1),
+        NUMBER("thin-share", augment.thin_share, "of the cells, binomially thinned", 0, 1),
+        NUMBER("thin-min", augment.thin_min, "to at least this share of the counts", 0.001, 1),
+        COUNT("max-tokens", augment.max_tokens, "of a cell, at random; 0: all", 0, 1 << 20),
         HEADING("learning:"),
-        NUMBER("epochs", epochs, 0, 1e6, "passes over the training cells"),
-        COUNT("steps", steps, 0, 1e12, "instead of --epochs"),
-        COUNT("batch", batch, 1, 1 << 20, "cells of a step"),
-        COUNT("micro-rows", micro_rows, 16, 1 << 24, "rows computed at once: memory"),
-        NUMBER("lr", lr, 0, 10, "peak of the learning rate"),
-        NUMBER("warmup", warmup, 0, 1, "share of the steps that climb to it; a cosine after"),
-        NUMBER("decay", decay, 0, 10, "AdamW's, of matrices"),
-        NUMBER("clip", clip, 0, 1e6, "largest norm of the gradient; 0: any"),
-        NUMBER("beta1", beta1, 0, 0.9999, "AdamW"),
-        NUMBER("beta2", beta2, 0, 0.99999, "AdamW"),
+        NUMBER("epochs", epochs, "passes over the training cells", 0, 1e6),
+        COUNT("steps", steps, "instead of --epochs", 0, 1e12),
+        COUNT("batch", batch, "cells of a step", 1, 1 << 20),
+        COUNT("micro-rows", micro_rows, "rows computed at once: memory", 16, 1 << 24),
+        NUMBER("lr", lr, "peak of the learning rate", 0, 10),
+        NUMBER("warmup", warmup, "share of the steps that climb to it; a cosine after", 0, 1),
+        NUMBER("decay", decay, "AdamW's, of matrices", 0, 10),
+        NUMBER("clip", clip, "largest norm of the gradient; 0: any", 0, 1e6),
+        NUMBER("beta1", beta1, "AdamW", 0, 0.9999),
+        NUMBER("beta2", beta2, "AdamW", 0, 0.99999),
         {"seed", SCD_OPTION_SEED, &o->seed, "N", "fixes the run", 0, 0, false, false},
         HEADING("running (changes nothing in the model but how another device rounds):"),
         {"device", SCD_OPTION_TEXT, &o->device, "DEVICE", SCD_TRAIN_DEVICE_HELP, 0, 0, true, false},
