@@ -159,7 +159,8 @@ typedef struct scd_linear_args {
     float *y; /* device (rows, out) */
 } scd_linear_args;
 
-/* Genes that rows may be, over the whole vocabulary in tiles: a row of logits is never held.
+/* Genes that rows may be, over the whole vocabulary: by tiles of it, or by blocks of rows whose
+ * logits fit a bounded scratch; (rows, V) is never held.
  *   l_j = x . w_j for every gene j that the row's set allows;  lse = ln sum_j exp(l_j)
  *   key_j = l_j + temperature * gumbel_j: the SCD_PICK_TOP largest, of equals the lower id first.
  * gumbel_j = -ln(-ln((r + 0.5) / 2^32)), r word j % 4 of scd_rng_block(seed, stream, block + j /
