@@ -22,7 +22,7 @@ extern "C" {
 #include <stdbool.h>
 
 /* Counts up whenever a kernel's bits change: it is part of every cache key. */
-#define SCD_CUDA_KERNEL_VERSION 1
+#define SCD_CUDA_KERNEL_VERSION 2
 
 /* `linear` converts at least so many rows to act at once. */
 enum { SCD_CUDA_MAX_HEAD = 128, SCD_CUDA_ALIGN = 256, SCD_CUDA_LINEAR_ROWS = 256 };
@@ -104,9 +104,16 @@ scd_code scd_cuda_upload(scd_device *device, void *dst, const void *src, size_t 
 scd_code scd_cuda_download(scd_device *device, void *dst, const void *src, size_t bytes,
                            scd_error *err);
 
-/* y (m, parts * part_rows) = x (m, cols) w^T for parts first .. first + parts. */
+/* y_i (m, part_rows) = x (m, cols) w_i^T for parts first .. first + parts, `step` elements apart.
+ */
 scd_code scd_cuda_product(scd_device *device, const scd_matrix *w, size_t first, size_t parts,
-                          const void *x, size_t m, bool add, void *y, scd_error *err);
+                          const void *x, size_t m, bool add, void *y, size_t step, scd_error *err);
+
+/* The step of parts that lie one behind the other, rounded up to what products ask for. */
+static inline size_t scd_cuda_step(size_t rows, size_t width)
+{
+    return (rows * width + SCD_GEMM_ALIGN - 1) / SCD_GEMM_ALIGN * SCD_GEMM_ALIGN;
+}
 
 /* ---- operations (op_*.cu) ---- */
 

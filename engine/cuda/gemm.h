@@ -1,10 +1,11 @@
 /* gemm.h - products of rows with a packed weight, whose bits do not depend on the number of rows.
  *
- * y (m, n) = x (m, k) w (n, k)^T, all dense and row-major. x and w are act; one-part weights give
- * fp32, those of several parts act (what follows them reads less). Two sides: gemm_lt.c (cuBLASLt)
- * and tests/cuda_host/gemm_host.cc (plain loops).
+ * y_i (m, n) = x (m, k) w_i (n, k)^T for each part i of a weight, all dense and row-major. x and w
+ * are act; one-part weights give fp32, those of several parts act (what follows them reads less).
+ * Two sides: gemm_lt.c (cuBLASLt) and tests/cuda_host/gemm_host.cc (plain loops).
  *
- * A plan belongs to a shape: one algorithm, without split-K and reductions, used for every m.
+ * A plan belongs to a shape: one algorithm, without split-K and reductions, used for every m and
+ * for any number of the parts at once.
  *
  * Threads: the owner. Owns: the plan owns its descriptors. */
 #ifndef SCD_CUDA_GEMM_H
@@ -22,10 +23,13 @@ typedef struct scd_gemm_lib scd_gemm_lib;
 typedef struct scd_gemm_plan scd_gemm_plan;
 
 typedef struct scd_gemm_shape {
-    size_t part_rows, n_parts; /* n = part_rows times the parts that a product takes */
+    size_t part_rows, n_parts; /* part_rows: n */
     size_t cols;               /* k */
     bool bf16;                 /* act is bf16, else fp32 */
 } scd_gemm_shape;
+
+/* Where x, w and y start, and each part's y after the first: multiples of so many bytes. */
+enum { SCD_GEMM_ALIGN = 16 };
 
 static inline bool scd_gemm_gives_act(const scd_gemm_shape *s)
 {
@@ -43,10 +47,10 @@ void scd_gemm_plan_free(scd_gemm_plan *plan); /* NULL is fine */
 /* Go on to the next best algorithm; false when there is none. */
 bool scd_gemm_plan_next(scd_gemm_plan *plan);
 
-/* parts: how many consecutive parts, w being the first's first row. add: y += x w^T, fp32 results
- * only. x, w and y lie at multiples of 16 bytes. */
+/* parts: how many consecutive parts, w being the first's first row; their y lie `step` elements
+ * apart (one part: it does not matter). add: y += x w^T, fp32 results only. */
 scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
-                      bool add, void *y, scd_error *err);
+                      bool add, void *y, size_t step, scd_error *err);
 
 /* ---- products of training ---- */
 

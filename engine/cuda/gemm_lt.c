@@ -2,11 +2,13 @@
  *
  * cuBLASLt thinks in columns. Row-major y (m, n) = x (m, k) w (n, k)^T is, read by columns,
  * y' (n, m) = w' (k, n)^T x' (k, m): so A is w, transposed, and B is x. No operand is copied, and m
- * is the number of columns of B, C and D, all that changes from one call to the next.
+ * is the number of columns of B, C and D. Parts of a weight are a batch of such products, all of
+ * the same x.
  *
  * What could let a row's bits depend on m is ruled out three times: the heuristic is asked once a
  * shape, for a nominal m, without reductions; algorithms with split-K are passed over; and each is
- * checked for one row, some and many (matrix.c then compares bytes). */
+ * checked for one row, some and many (matrix.c then compares bytes). What is best for many rows of
+ * one column may not take an odd number of them, so the heuristic is asked for few as well. */
 #include "engine/cuda/gemm_lt.h"
 
 #include "engine/base/mem.h"
@@ -14,14 +16,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { NOMINAL_ROWS = 8192, CANDIDATES = 16, ALIGNED = 16 };
+enum { NOMINAL_ROWS = 8192, FEW_ROWS = 7, CANDIDATES = 16 };
 
 struct scd_gemm_plan {
     scd_gemm_lib *lib;
     scd_gemm_shape shape;
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t w, x, y;
-    cublasLtMatmulAlgo_t algos[CANDIDATES];
+    cublasLtMatmulAlgo_t algos[2 * CANDIDATES]; /* best first: for many rows, then for few */
     size_t n_algos, at;
 };
 
@@ -87,10 +89,10 @@ static cudaDataType_t result_type(const scd_gemm_shape *s)
     return scd_gemm_gives_act(s) ? act_type(s) : CUDA_R_32F;
 }
 
-/* Largest power of two up to ALIGNED at which every part's first row lies. */
+/* Largest power of two up to SCD_GEMM_ALIGN at which every part's first row lies. */
 static uint32_t weight_alignment(const scd_gemm_shape *s)
 {
-    size_t bytes = s->part_rows * s->cols * (s->bf16 ? 2 : 4), to = ALIGNED;
+    size_t bytes = s->part_rows * s->cols * (s->bf16 ? 2 : 4), to = SCD_GEMM_ALIGN;
     while (s->n_parts > 1 && bytes % to)
         to /= 2;
     return (uint32_t)to;
@@ -101,41 +103,59 @@ static scd_code make_descriptors(scd_gemm_plan *p, scd_error *err)
     const scd_cublaslt *lt = p->lib->lt;
     const scd_gemm_shape *s = &p->shape;
     const cublasOperation_t transposed = CUBLAS_OP_T;
-    uint64_t n = s->n_parts * s->part_rows;
+    const int64_t w_step = (int64_t)(s->part_rows * s->cols), x_step = 0;
     scd_code code = SCD_LT(MatmulDescCreate, &p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     if (!code)
         code = SCD_LT(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                       sizeof transposed);
     if (!code)
-        code = SCD_LT(MatrixLayoutCreate, &p->w, act_type(s), s->cols, n, (int64_t)s->cols);
-    if (!code)
         code =
-            SCD_LT(MatrixLayoutCreate, &p->x, act_type(s), s->cols, NOMINAL_ROWS, (int64_t)s->cols);
+            SCD_LT(MatrixLayoutCreate, &p->w, act_type(s), s->cols, s->part_rows, (int64_t)s->cols);
     if (!code)
-        code = SCD_LT(MatrixLayoutCreate, &p->y, result_type(s), n, NOMINAL_ROWS, (int64_t)n);
+        code = SCD_LT(MatrixLayoutCreate, &p->x, act_type(s), s->cols, 1, (int64_t)s->cols);
+    if (!code)
+        code = SCD_LT(MatrixLayoutCreate, &p->y, result_type(s), s->part_rows, 1,
+                      (int64_t)s->part_rows);
+    if (!code)
+        code = SCD_LT(MatrixLayoutSetAttribute, p->w, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                      &w_step, sizeof w_step);
+    if (!code)
+        code = SCD_LT(MatrixLayoutSetAttribute, p->x, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                      &x_step, sizeof x_step);
     return code;
 }
 
-/* Make the layouts those of `parts` parts and m rows. */
-static scd_code set_sizes(scd_gemm_plan *p, size_t parts, size_t m, scd_error *err)
+/* Make the layouts those of `parts` parts, `step` apart, and m rows. */
+static scd_code set_sizes(scd_gemm_plan *p, size_t parts, size_t m, size_t step, scd_error *err)
 {
     const scd_cublaslt *lt = p->lib->lt;
-    uint64_t n = parts * p->shape.part_rows, rows = m;
-    int64_t ld = (int64_t)n;
+    const uint64_t rows = m;
+    const int64_t y_step = (int64_t)step;
+    const int32_t batch = (int32_t)parts;
     const struct {
         cublasLtMatrixLayout_t layout;
         cublasLtMatrixLayoutAttribute_t what;
         const void *value;
+        size_t bytes;
     } sets[] = {
-        {p->w, CUBLASLT_MATRIX_LAYOUT_COLS, &n},    {p->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows},
-        {p->y, CUBLASLT_MATRIX_LAYOUT_ROWS, &n},    {p->y, CUBLASLT_MATRIX_LAYOUT_LD, &ld},
-        {p->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows},
+        {p->x, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows},
+        {p->y, CUBLASLT_MATRIX_LAYOUT_COLS, &rows, sizeof rows},
+        {p->w, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch},
+        {p->x, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch},
+        {p->y, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch},
+        {p->y, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &y_step, sizeof y_step},
     };
     scd_code code = SCD_OK;
     for (size_t i = 0; i < sizeof sets / sizeof sets[0] && !code; i++)
         code = SCD_LT(MatrixLayoutSetAttribute, sets[i].layout, sets[i].what, sets[i].value,
-                      sizeof(uint64_t));
+                      sets[i].bytes);
     return code;
+}
+
+/* Elements from one part's y to the next where nothing else lies between. */
+static size_t dense_step(const scd_gemm_shape *s, size_t m)
+{
+    return (m * s->part_rows + SCD_GEMM_ALIGN - 1) / SCD_GEMM_ALIGN * SCD_GEMM_ALIGN;
 }
 
 static bool config_is(const scd_cublaslt *lt, const cublasLtMatmulAlgo_t *algo,
@@ -158,14 +178,14 @@ bool scd_lt_whole_sums(const scd_cublaslt *lt, const cublasLtMatmulAlgo_t *algo)
 /* Computes every m and number of parts, and never splits a sum. */
 static bool fits(scd_gemm_plan *p, const cublasLtMatmulAlgo_t *algo)
 {
-    static const size_t rows[] = {1, 7, 64, NOMINAL_ROWS, NOMINAL_ROWS + 1};
+    static const size_t rows[] = {1, FEW_ROWS, 64, NOMINAL_ROWS, NOMINAL_ROWS + 1};
     const scd_cublaslt *lt = p->lib->lt;
     if (!scd_lt_whole_sums(lt, algo))
         return false;
     for (size_t parts = 1; parts <= p->shape.n_parts; parts++)
         for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
             cublasLtMatmulHeuristicResult_t r;
-            if (set_sizes(p, parts, rows[i], NULL) ||
+            if (set_sizes(p, parts, rows[i], dense_step(&p->shape, rows[i]), NULL) ||
                 lt->MatmulAlgoCheck(p->lib->handle, p->desc, p->w, p->x, p->y, p->y, algo, &r) !=
                     CUBLAS_STATUS_SUCCESS ||
                 r.workspaceSize > SCD_LT_WORKSPACE_BYTES)
@@ -174,14 +194,12 @@ static bool fits(scd_gemm_plan *p, const cublasLtMatmulAlgo_t *algo)
     return true;
 }
 
-static scd_code ask(scd_gemm_plan *p, cublasLtMatmulPreference_t like, scd_error *err)
+static scd_code prefer(const scd_gemm_plan *p, cublasLtMatmulPreference_t like, scd_error *err)
 {
     const scd_cublaslt *lt = p->lib->lt;
-    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
-    const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE, aligned = ALIGNED;
+    const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE, aligned = SCD_GEMM_ALIGN;
     const uint32_t w_aligned = weight_alignment(&p->shape);
     const uint64_t workspace = SCD_LT_WORKSPACE_BYTES;
-    int n = 0;
     const struct {
         cublasLtMatmulPreferenceAttributes_t what;
         const void *value;
@@ -198,16 +216,41 @@ static scd_code ask(scd_gemm_plan *p, cublasLtMatmulPreference_t like, scd_error
     for (size_t i = 0; i < sizeof sets / sizeof sets[0] && !code; i++)
         code =
             SCD_LT(MatmulPreferenceSetAttribute, like, sets[i].what, sets[i].value, sets[i].bytes);
-    if (!code)
-        code = SCD_LT(MatmulAlgoGetHeuristic, p->lib->handle, p->desc, p->w, p->x, p->y, p->y, like,
-                      CANDIDATES, found, &n);
-    for (int i = 0; i < n && !code; i++)
+    return code;
+}
+
+/* Append what the heuristic proposes for so many rows, as far as it fits. That it proposes nothing
+ * is no error here. */
+static scd_code ask(scd_gemm_plan *p, cublasLtMatmulPreference_t like, size_t rows, size_t *tried,
+                    scd_error *err)
+{
+    const scd_cublaslt *lt = p->lib->lt;
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    int n = 0;
+    scd_code code = set_sizes(p, p->shape.n_parts, rows, dense_step(&p->shape, rows), err);
+    if (code || lt->MatmulAlgoGetHeuristic(p->lib->handle, p->desc, p->w, p->x, p->y, p->y, like,
+                                           CANDIDATES, found, &n) != CUBLAS_STATUS_SUCCESS)
+        return code;
+    for (int i = 0; i < n; i++)
         if (found[i].state == CUBLAS_STATUS_SUCCESS && fits(p, &found[i].algo))
             p->algos[p->n_algos++] = found[i].algo;
+    *tried += (size_t)n;
+    return SCD_OK;
+}
+
+static scd_code find_algorithms(scd_gemm_plan *p, cublasLtMatmulPreference_t like, scd_error *err)
+{
+    size_t tried = 0;
+    scd_code code = prefer(p, like, err);
+    if (!code)
+        code = ask(p, like, NOMINAL_ROWS, &tried, err);
+    if (!code)
+        code = ask(p, like, FEW_ROWS, &tried, err);
     if (!code && !p->n_algos)
         code = scd_fail(err, SCD_E_DEVICE,
-                        "%s has no algorithm without split-K for %zu x %zu (of %d tried)",
-                        p->lib->version, p->shape.n_parts * p->shape.part_rows, p->shape.cols, n);
+                        "%s has no algorithm without split-K for %zu x %zu%s (of %zu tried)",
+                        p->lib->version, p->shape.part_rows, p->shape.cols,
+                        p->shape.bf16 ? " in bf16" : "", tried);
     return code;
 }
 
@@ -226,7 +269,7 @@ scd_code scd_gemm_plan_new(scd_gemm_lib *lib, const scd_gemm_shape *shape, scd_g
     if (!code)
         code = SCD_LT(MatmulPreferenceCreate, &like);
     if (!code)
-        code = ask(p, like, err);
+        code = find_algorithms(p, like, err);
     if (like)
         lt->MatmulPreferenceDestroy(like);
     if (code) {
@@ -260,14 +303,17 @@ bool scd_gemm_plan_next(scd_gemm_plan *p)
 }
 
 scd_code scd_gemm_run(scd_gemm_plan *p, size_t parts, const void *w, const void *x, size_t m,
-                      bool add, void *y, scd_error *err)
+                      bool add, void *y, size_t step, scd_error *err)
 {
     const scd_cublaslt *lt = p->lib->lt;
     const float one = 1.0f, times_y = add ? 1.0f : 0.0f;
-    if (((uintptr_t)x | (uintptr_t)y) % ALIGNED || (uintptr_t)w % weight_alignment(&p->shape))
+    size_t y_bytes = scd_gemm_gives_act(&p->shape) && p->shape.bf16 ? 2 : 4;
+    if (((uintptr_t)x | (uintptr_t)y) % SCD_GEMM_ALIGN ||
+        (parts > 1 && step * y_bytes % SCD_GEMM_ALIGN) ||
+        (uintptr_t)w % weight_alignment(&p->shape))
         return scd_fail(err, SCD_E_INVALID, "a product's rows lie at no multiple of %d bytes",
-                        (int)ALIGNED);
-    scd_code code = set_sizes(p, parts, m, err);
+                        (int)SCD_GEMM_ALIGN);
+    scd_code code = set_sizes(p, parts, m, step, err);
     return code ? code
                 : SCD_LT(Matmul, p->lib->handle, p->desc, &one, w, p->w, x, p->x, &times_y, y, p->y,
                          y, p->y, &p->algos[p->at], p->lib->workspace, SCD_LT_WORKSPACE_BYTES,

@@ -179,6 +179,15 @@ template <size_t W, typename T> SCD_DEVICE void gpu_load_pack(const T *x, float 
         out[i] = gpu_load(&p.v[i]);
 }
 
+/* W floats, four at once where W is a multiple of 4. */
+template <size_t W> SCD_DEVICE void gpu_load_floats(const float *x, float out[W])
+{
+    const size_t each = W % 4 ? 1 : 4;
+    SCD_UNROLL
+    for (size_t i = 0; i < W; i += each)
+        gpu_load_pack<each>(x + i, out + i);
+}
+
 template <size_t W, typename T> SCD_DEVICE void gpu_store_pack(T *x, const float in[W])
 {
     gpu_pack<T, W> p;

@@ -125,10 +125,10 @@ SCD_BOTH size_t scd_piece_rows(size_t rows, size_t blocks, size_t wanted, size_t
 
 /* Pair p of a part's row (H / 2 pairs): columns a and a + half, entry i of the head's table row. */
 typedef struct scd_rope_pair {
-    size_t a, i;
+    unsigned a, i;
 } scd_rope_pair;
 
-SCD_BOTH scd_rope_pair scd_rope_pair_at(size_t p, size_t half)
+SCD_BOTH scd_rope_pair scd_rope_pair_at(unsigned p, unsigned half)
 {
     scd_rope_pair r = {p / half * 2 * half + p % half, p % half};
     return r;

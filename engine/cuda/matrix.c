@@ -11,11 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MANY_ROWS = 300, MOST_ROWS = 65 };
-/* Small products: rows from odd places of the large one, up to MOST_ROWS of them. */
+enum { MANY_ROWS = 300 };
+/* Small products: rows from odd places of the large one. */
 static const struct {
     size_t first, n;
-} small[] = {{3, 1}, {37, 7}, {129, MOST_ROWS}};
+} small[] = {{3, 1}, {37, 7}, {129, 65}};
 enum { N_SMALL = sizeof small / sizeof small[0] };
 
 static scd_code check_parts(const scd_tensor *parts, size_t n_parts, scd_error *err)
@@ -76,10 +76,12 @@ static scd_code upload_parts(scd_device *device, scd_matrix *m, const scd_tensor
 
 typedef struct probe {
     const scd_gemm_shape *shape;
-    size_t x_row, y_part; /* bytes of a row of x, of a part's row of y */
-    char *x, *y, *w;      /* device (MANY_ROWS, ..) and the weights' shape */
-    char *rows;           /* host (MANY_ROWS, cols) act: what x holds in the large product */
-    char *many, *few;     /* host (MANY_ROWS, n): y */
+    size_t x_row, y_row; /* bytes of a row of x and of y */
+    size_t step;         /* elements from a part's y to the next: MANY_ROWS rows, rounded up */
+    size_t y_bytes;      /* of all parts */
+    char *x, *y, *w;     /* device (MANY_ROWS, ..) and the weights' shape */
+    char *rows;          /* host (MANY_ROWS, cols) act: what x holds in the large product */
+    char *many, *few;    /* host: y of a large and of a small product */
 } probe;
 
 /* Numbers from -1 to 1 that no two rows share. */
@@ -95,25 +97,28 @@ static void fill(const scd_gemm_shape *s, uint32_t state, size_t n, void *out)
     }
 }
 
-/* Product of rows [first, first + n) and the first `parts` parts, to the host. */
+/* Product of rows [first, first + n) and the first `parts` parts, to the host. What it does not
+ * write is what was there. */
 static scd_code multiply(scd_device *device, scd_gemm_plan *plan, const probe *p, size_t parts,
                          size_t first, size_t n, char *out, scd_error *err)
 {
     scd_code code = scd_cuda_upload(device, p->x, p->rows + first * p->x_row, n * p->x_row, err);
     if (!code)
-        code = scd_gemm_run(plan, parts, p->w, p->x, n, false, p->y, err);
-    return code ? code : scd_cuda_download(device, out, p->y, n * parts * p->y_part, err);
+        code = scd_gemm_run(plan, parts, p->w, p->x, n, false, p->y, p->step, err);
+    return code ? code : scd_cuda_download(device, out, p->y, p->y_bytes, err);
 }
 
 /* *exact: rows of small products have the bytes of the same rows of a large one. */
 static scd_code try_rows(scd_device *device, scd_gemm_plan *plan, const probe *p, size_t parts,
                          bool *exact, scd_error *err)
 {
-    size_t row = parts * p->y_part;
+    size_t part = p->y_bytes / p->shape->n_parts;
     scd_code code = multiply(device, plan, p, parts, 0, MANY_ROWS, p->many, err);
     for (size_t i = 0; i < N_SMALL && !code && *exact; i++) {
         code = multiply(device, plan, p, parts, small[i].first, small[i].n, p->few, err);
-        *exact = !code && !memcmp(p->few, p->many + small[i].first * row, small[i].n * row);
+        for (size_t k = 0; k < parts && !code && *exact; k++)
+            *exact = !memcmp(p->few + k * part, p->many + k * part + small[i].first * p->y_row,
+                             small[i].n * p->y_row);
     }
     return code;
 }
@@ -140,18 +145,23 @@ static scd_code probe_open(scd_device *device, const scd_gemm_shape *s, probe *p
     void *x = NULL, *y = NULL;
     p->shape = s;
     p->x_row = s->cols * device->act;
-    p->y_part = s->part_rows * (scd_gemm_gives_act(s) ? device->act : sizeof(float));
+    size_t each = scd_gemm_gives_act(s) ? device->act : sizeof(float);
+    p->y_row = s->part_rows * each;
+    p->step = scd_cuda_step(MANY_ROWS, s->part_rows);
+    p->y_bytes = s->n_parts * p->step * each;
     p->rows = scd_malloc(MANY_ROWS, p->x_row);
-    p->many = scd_malloc(MANY_ROWS, s->n_parts * p->y_part);
-    p->few = scd_malloc(MOST_ROWS, s->n_parts * p->y_part);
+    p->many = scd_calloc(p->y_bytes, 1);
+    p->few = scd_malloc(p->y_bytes, 1);
     if (!p->rows || !p->many || !p->few)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     fill(s, 1, MANY_ROWS * s->cols, p->rows);
     scd_code code = scd_gpu_alloc(device->gpu, MANY_ROWS * p->x_row, &x, err);
     p->x = x;
     if (!code)
-        code = scd_gpu_alloc(device->gpu, MANY_ROWS * s->n_parts * p->y_part, &y, err);
+        code = scd_gpu_alloc(device->gpu, p->y_bytes, &y, err);
     p->y = y;
+    if (!code) /* between the parts nothing is written */
+        code = scd_cuda_upload(device, y, p->many, p->y_bytes, err);
     return code ? code : probe_weights(device, p, err);
 }
 
@@ -169,7 +179,7 @@ static scd_code settle(scd_device *device, const scd_gemm_shape *s, scd_gemm_pla
             code = scd_fail(err, SCD_E_DEVICE,
                             "every product of %s for %zu x %zu depends on a row's place in its "
                             "batch",
-                            scd_gemm_version(device->gemm), s->n_parts * s->part_rows, s->cols);
+                            scd_gemm_version(device->gemm), s->part_rows, s->cols);
     }
     scd_gpu_free(device->gpu, p.w);
     scd_gpu_free(device->gpu, p.y);
@@ -247,10 +257,10 @@ void scd_cuda_matrix_free(scd_device *device, scd_matrix *m)
 }
 
 scd_code scd_cuda_product(scd_device *device, const scd_matrix *w, size_t first, size_t parts,
-                          const void *x, size_t m, bool add, void *y, scd_error *err)
+                          const void *x, size_t m, bool add, void *y, size_t step, scd_error *err)
 {
     size_t skip = first * w->part_rows * w->cols * device->act;
     if (!m)
         return SCD_OK;
-    return scd_gemm_run(w->plan, parts, (const char *)w->weights + skip, x, m, add, y, err);
+    return scd_gemm_run(w->plan, parts, (const char *)w->weights + skip, x, m, add, y, step, err);
 }

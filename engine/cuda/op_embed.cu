@@ -141,11 +141,12 @@ static scd_code tokens(scd_device *device, const scd_batch_rows *b, const scd_em
     scd_code code = SCD_LAUNCH(device, err, value_rows<T>, b->n_rows, THREADS, 0, b->values,
                                a->value_w0, a->value_b0, a->d, (T *)s->x);
     if (!code)
-        code = scd_cuda_product(device, a->value_w2, 0, 1, s->x, b->n_rows, false, a->clean, err);
+        code =
+            scd_cuda_product(device, a->value_w2, 0, 1, s->x, b->n_rows, false, a->clean, 0, err);
     if (!code)
         code = SCD_LAUNCH(device, err, token_rows<T>, b->n_rows, THREADS, 0, t);
     if (!code)
-        code = scd_cuda_product(device, a->input_proj, 0, 1, s->x, b->n_rows, false, a->h, err);
+        code = scd_cuda_product(device, a->input_proj, 0, 1, s->x, b->n_rows, false, a->h, 0, err);
     return code;
 }
 
@@ -159,13 +160,13 @@ static scd_code latents(scd_device *device, const scd_batch_rows *b, const scd_e
         SCD_LAUNCH_2D(device, err, pool_cells<T>, pieces, POOL_THREADS, POOL_SHARED, a->clean,
                       b->hidden, b->cu_rows, a->visible_pooling, a->d, (T *)s->mean);
     if (!code)
-        code = scd_cuda_product(device, a->latent_w0, 0, 1, s->mean, n, false, s->y, err);
+        code = scd_cuda_product(device, a->latent_w0, 0, 1, s->mean, n, false, s->y, 0, err);
     if (!code)
         code =
             SCD_LAUNCH(device, err, latent_norm<T>, scd_ceil_div(n, WARPS), THREADS, 0, s->y,
                        a->latent_b0, a->latent_norm_w, a->latent_norm_b, n, width, (T *)s->latent);
     if (!code)
-        code = scd_cuda_product(device, a->latent_w3, 0, 1, s->latent, n, false, s->y, err);
+        code = scd_cuda_product(device, a->latent_w3, 0, 1, s->latent, n, false, s->y, 0, err);
     if (!code)
         code = SCD_LAUNCH(device, err, latent_out, n, THREADS, 0, s->y, a->latent_b3, b->cu_rows,
                           width, a->h);

@@ -182,7 +182,7 @@ static scd_code some_rows(scd_device *device, const scd_gene_pick_args *a, const
     scd_code code =
         scd_cuda_rows_act(device, a->x + first * a->hidden_dim, n, a->hidden_dim, s->x, &x, err);
     if (!code)
-        code = scd_cuda_product(device, a->w, 0, 1, x, n, false, s->logits, err);
+        code = scd_cuda_product(device, a->w, 0, 1, x, n, false, s->logits, 0, err);
     size_t shared = THREADS * sizeof(float) + WARPS * sizeof(offer);
     return code ? code : SCD_LAUNCH(device, err, pick_rows, n, THREADS, shared, p);
 }

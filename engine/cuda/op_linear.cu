@@ -49,7 +49,7 @@ static scd_code some_rows(scd_device *device, const scd_linear_args *a, size_t f
     scd_code code =
         scd_cuda_rows_act(device, a->x + first * a->in_dim, n, a->in_dim, device->scratch, &x, err);
     if (!code)
-        code = scd_cuda_product(device, a->w, 0, 1, x, n, false, y, err);
+        code = scd_cuda_product(device, a->w, 0, 1, x, n, false, y, 0, err);
     if (!code && (a->bias || a->relu))
         code = SCD_LAUNCH(device, err, bias_rows, n, THREADS, 0, y, a->bias, a->relu, a->out_dim);
     return code;

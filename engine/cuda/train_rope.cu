@@ -15,7 +15,7 @@ SCD_KERNEL turn_rows(scd_t_rope a)
     int n = scd_rows_left(first, ROWS, a.rows);
     if (pair >= a.hidden_dim / 2)
         return;
-    scd_rope_pair at = scd_rope_pair_at(pair, half);
+    scd_rope_pair at = scd_rope_pair_at((unsigned)pair, (unsigned)half);
     const double turn = 6.283185307179586476925;
     double frequency = pow(a.theta, -2.0 * (double)at.i / (double)dim);
     for (size_t r = first; r < first + (size_t)n; r++) {

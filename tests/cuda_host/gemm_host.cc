@@ -97,41 +97,49 @@ struct product {
     const void *w, *x;
     bool add;
     void *y;
+    size_t step;
 };
 
 static void multiply(const struct product *p)
 {
     const scd_gemm_shape *s = &p->shape;
-    size_t n = p->parts * s->part_rows;
+    size_t n = s->part_rows;
     scd_emu_flush();
     scd_emu_unlock();
-    float *wide_w = widen(p->w, n * s->cols, s->bf16),
+    float *wide_w = widen(p->w, p->parts * n * s->cols, s->bf16),
           *wide_x = widen(p->x, p->m * s->cols, s->bf16);
-    for (size_t r = 0; r < p->m; r++)
-        for (size_t j = 0; j < n; j++) {
-            float sum = dot(wide_x + r * s->cols, wide_w + j * s->cols, s->cols, p->bad && r % 2);
-            if (scd_gemm_gives_act(s) && s->bf16)
-                ((uint16_t *)p->y)[r * n + j] = scd_f32_to_bf16(sum);
-            else
-                ((float *)p->y)[r * n + j] = sum + (p->add ? ((float *)p->y)[r * n + j] : 0.0f);
-        }
+    for (size_t i = 0; i < p->parts; i++)
+        for (size_t r = 0; r < p->m; r++)
+            for (size_t j = 0; j < n; j++) {
+                float sum = dot(wide_x + r * s->cols, wide_w + (i * n + j) * s->cols, s->cols,
+                                p->bad && r % 2);
+                size_t at = i * p->step + r * n + j;
+                if (scd_gemm_gives_act(s) && s->bf16)
+                    ((uint16_t *)p->y)[at] = scd_f32_to_bf16(sum);
+                else
+                    ((float *)p->y)[at] = sum + (p->add ? ((float *)p->y)[at] : 0.0f);
+            }
     free(wide_w);
     free(wide_x);
     scd_emu_lock();
 }
 
 scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
-                      bool add, void *y, scd_error *err)
+                      bool add, void *y, size_t step, scd_error *err)
 {
     const scd_gemm_shape *s = &plan->shape;
     scd_code code = scd_emu_call("gemm", err);
     if (code)
         return code;
-    if (((uintptr_t)x | (uintptr_t)y) % 16)
+    size_t bytes = scd_gemm_gives_act(s) && s->bf16 ? 2 : 4;
+    if (((uintptr_t)x | (uintptr_t)y) % SCD_GEMM_ALIGN ||
+        (parts > 1 && step * bytes % SCD_GEMM_ALIGN))
         return scd_fail(err, SCD_E_INVALID, "a product's rows lie at no multiple of 16 bytes");
-    if ((add && scd_gemm_gives_act(s)) || parts > s->n_parts)
+    if ((add && scd_gemm_gives_act(s)) || parts > s->n_parts ||
+        (parts > 1 && step < m * s->part_rows))
         return scd_fail(err, SCD_E_INTERNAL, "no such product");
-    const struct product p = {*s, plan->algorithm < scd_emu_bad_algorithms, parts, m, w, x, add, y};
+    const struct product p = {*s,  plan->algorithm < scd_emu_bad_algorithms, parts, m, w, x, add, y,
+                              step};
     if (!scd_emu_keep([=] { multiply(&p); }))
         multiply(&p);
     return SCD_OK;

@@ -31,9 +31,9 @@ static void the_identity_holds_all_that_bits_depend_on(void **state)
     static const struct {
         scd_precision asked, got;
         const char *identity;
-    } cases[] = {{SCD_PRECISION_AUTO, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k1/emulated"},
-                 {SCD_PRECISION_BF16, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k1/emulated"},
-                 {SCD_PRECISION_FP32, SCD_PRECISION_FP32, "cuda/sm_80/fp32/k1/emulated"}};
+    } cases[] = {{SCD_PRECISION_AUTO, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k2/emulated"},
+                 {SCD_PRECISION_BF16, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k2/emulated"},
+                 {SCD_PRECISION_FP32, SCD_PRECISION_FP32, "cuda/sm_80/fp32/k2/emulated"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         scd_device_options options = {.precision = cases[i].asked};
         scd_device *device;
@@ -358,9 +358,9 @@ static void tiles_and_pairs_cover_their_rows_once(void **state)
             rows += (size_t)scd_rows_left(t * 64, 64, n);
         assert_int_equal(rows, n);
     }
-    for (size_t half = 1; half <= 64; half++) {
+    for (unsigned half = 1; half <= 64; half++) {
         int seen[3 * 128] = {0};
-        for (size_t p = 0; p < 3 * half; p++) {
+        for (unsigned p = 0; p < 3 * half; p++) {
             scd_rope_pair r = scd_rope_pair_at(p, half);
             assert_int_equal(r.a % (2 * half), r.i);
             seen[r.a]++;
