@@ -1,27 +1,18 @@
-/* train_attention.cu - attention within each cell, forward and backward, in fp32 on plain cores.
+/* train_attention.cu - attention within each cell, backward, in fp32 on plain cores; forward is
+ * op_attention.cu's.
  *
  *   S = scale Q K^T;  P = exp(S - lse);  O = P V
  *   delta = rowsum(dO O);  dP = dO V^T;  dS = P (dP - delta);
  *   dV = P^T dO;  dQ = scale dS K;  dK = scale dS^T Q
- * (Dao et al. 2022, FlashAttention, algorithms 1 and 4). Exponents are of 2.
- *
- * A block is one head and B rows of a cell, its own: queries where O or dQ is made, keys where dK
- * and dV are. The other side comes in tiles of B rows, in order, so nothing is added by two blocks.
- * A thread has R own rows (those of its group of eight), C rows of the tile and E columns of the
- * head; rows of a tile in shared memory are D + 1 floats apart, for the banks. Heads up to D wide
- * are computed as D, with zeros beyond. */
-#include "engine/cuda/gpu.cuh"
+ * (Dao et al. 2022, FlashAttention, algorithms 1 and 4). Exponents are of 2. */
+#include "engine/cuda/attention_f32.cuh"
 #include "engine/cuda/train.h"
-
-enum { THREADS = 128, GROUP = 8, GROUPS = THREADS / GROUP };
-#define LOG2_E 1.44269504f
-#define LN_2 0.693147181f
 
 typedef struct attention_args {
     const uint32_t *cu; /* (cells + 1) */
     const float *qkv;   /* (R, 3 H) */
     const float *out, *dout, *delta, *lse;
-    float *to, *to_lse; /* out and lse, or dqkv */
+    float *to; /* dqkv */
     size_t width, dim, tiles, heads, rows;
     float scale;
 } attention_args;
@@ -43,176 +34,6 @@ template <int B> SCD_DEVICE place my_place(const attention_args &a)
     p.col = blockIdx.y * a.dim;
     return p;
 }
-
-/* B rows of one head, `from` the first of n that are real, to rows D + 1 apart; zeros elsewhere. */
-template <int D, int B>
-SCD_DEVICE void load_tile(const float *from, size_t ld, size_t dim, int n, float *to)
-{
-    for (int i = (int)threadIdx.x; i < B * D; i += THREADS) {
-        int r = i / D, c = i % D;
-        to[r * (D + 1) + c] = r < n && (size_t)c < dim ? from[(size_t)r * ld + (size_t)c] : 0.0f;
-    }
-}
-
-/* s[i][j] = own row i times row j of the tile. */
-template <int D, int R, int C>
-SCD_DEVICE void multiply_rows(const float *own, const float *tile, float s[R][C])
-{
-    SCD_UNROLL
-    for (int i = 0; i < R; i++)
-        SCD_UNROLL
-    for (int j = 0; j < C; j++)
-        s[i][j] = 0.0f;
-    SCD_UNROLL
-    for (int d = 0; d < D; d++) {
-        float x[R], y[C];
-        SCD_UNROLL
-        for (int i = 0; i < R; i++)
-            x[i] = own[i * (D + 1) + d];
-        SCD_UNROLL
-        for (int j = 0; j < C; j++)
-            y[j] = tile[j * GROUP * (D + 1) + d];
-        SCD_UNROLL
-        for (int i = 0; i < R; i++)
-            SCD_UNROLL
-        for (int j = 0; j < C; j++)
-            s[i][j] += x[i] * y[j];
-    }
-}
-
-/* o[i][e] += sum over the tile's rows r of p[i][r] tile[r][e]. */
-template <int D, int B, int R, int E>
-SCD_DEVICE void gather_rows(const float *p, const float *tile, float o[R][E])
-{
-    for (int r = 0; r < B; r++) {
-        float x[R];
-        SCD_UNROLL
-        for (int i = 0; i < R; i++)
-            x[i] = p[i * (B + 1) + r];
-        SCD_UNROLL
-        for (int e = 0; e < E; e++) {
-            float y = tile[r * (D + 1) + e * GROUP];
-            SCD_UNROLL
-            for (int i = 0; i < R; i++)
-                o[i][e] += x[i] * y;
-        }
-    }
-}
-
-/* The group's sum or largest, for all of its eight threads. */
-SCD_DEVICE float group_sum(float x)
-{
-    for (int mask = GROUP / 2; mask; mask /= 2)
-        x += gpu_shfl_xor(x, mask);
-    return x;
-}
-
-SCD_DEVICE float group_max(float x)
-{
-    for (int mask = GROUP / 2; mask; mask /= 2)
-        x = fmaxf(x, gpu_shfl_xor(x, mask));
-    return x;
-}
-
-/* o (R, E) to n rows of one head, `to` the block's first; times `scale` (R). */
-template <int R, int E>
-SCD_DEVICE void store_rows(const float o[R][E], const float scale[R], size_t ld, size_t dim, int n,
-                           float *to)
-{
-    int mine = (int)threadIdx.x / GROUP * R, lane = (int)threadIdx.x % GROUP;
-    SCD_UNROLL
-    for (int i = 0; i < R; i++)
-        SCD_UNROLL
-    for (int e = 0; e < E; e++) {
-        size_t c = (size_t)(lane + e * GROUP);
-        if (mine + i < n && c < dim)
-            to[(size_t)(mine + i) * ld + c] = o[i][e] * scale[i];
-    }
-}
-
-/* ---- forward ------------------------------------------------------------------------------- */
-
-template <int D, int B> static size_t forward_bytes(void)
-{
-    return (3 * B * (D + 1) + B * (B + 1)) * sizeof(float);
-}
-
-/* Raw scores become weights; what was summed shrinks to the new top. */
-template <int R, int C, int E>
-SCD_DEVICE void soften(float scale, int left, float s[R][C], float top[R], float total[R],
-                       float o[R][E])
-{
-    int lane = (int)threadIdx.x % GROUP;
-    SCD_UNROLL
-    for (int i = 0; i < R; i++) {
-        float most = top[i];
-        SCD_UNROLL
-        for (int j = 0; j < C; j++) {
-            s[i][j] = lane + j * GROUP < left ? s[i][j] * scale : -INFINITY;
-            most = fmaxf(most, s[i][j]);
-        }
-        most = group_max(most);
-        float shrink = gpu_exp2(top[i] - most);
-        top[i] = most;
-        total[i] *= shrink;
-        SCD_UNROLL
-        for (int e = 0; e < E; e++)
-            o[i][e] *= shrink;
-        SCD_UNROLL
-        for (int j = 0; j < C; j++)
-            total[i] += s[i][j] = gpu_exp2(s[i][j] - most);
-    }
-}
-
-template <int D, int B> SCD_KERNEL_OF(THREADS) forward(attention_args a)
-{
-    const int R = B / GROUPS, C = B / GROUP, E = D / GROUP;
-    float *q = (float *)gpu_shared(), *k = q + B * (D + 1), *v = k + B * (D + 1);
-    float *p = v + B * (D + 1);
-    place at = my_place<B>(a);
-    int group = (int)threadIdx.x / GROUP, lane = (int)threadIdx.x % GROUP;
-    size_t ld = 3 * a.width;
-    float o[R][E], top[R], total[R], s[R][C];
-    if (at.n == 0)
-        return; /* the whole block */
-    SCD_UNROLL
-    for (int i = 0; i < R; i++) {
-        top[i] = -INFINITY;
-        total[i] = 0.0f;
-        SCD_UNROLL
-        for (int e = 0; e < E; e++)
-            o[i][e] = 0.0f;
-    }
-    load_tile<D, B>(a.qkv + at.first * ld + at.col, ld, a.dim, at.n, q);
-    for (size_t row = at.start; row < at.end; row += B) {
-        const float *from = a.qkv + row * ld + a.width + at.col;
-        int left = scd_rows_left(row, B, at.end);
-        gpu_sync_block(); /* the last tile is used up */
-        load_tile<D, B>(from, ld, a.dim, left, k);
-        load_tile<D, B>(from + a.width, ld, a.dim, left, v);
-        gpu_sync_block();
-        multiply_rows<D, R, C>(q + group * R * (D + 1), k + lane * (D + 1), s);
-        soften<R, C, E>(a.scale, left, s, top, total, o);
-        SCD_UNROLL
-        for (int i = 0; i < R; i++)
-            SCD_UNROLL
-        for (int j = 0; j < C; j++)
-            p[(group * R + i) * (B + 1) + lane + j * GROUP] = s[i][j];
-        gpu_sync_warp(); /* a group's rows of p are its own */
-        gather_rows<D, B, R, E>(p + group * R * (B + 1), v + lane, o);
-    }
-    SCD_UNROLL
-    for (int i = 0; i < R; i++) {
-        float sum = group_sum(total[i]);
-        size_t row = at.first + (size_t)(group * R + i);
-        if (group * R + i < at.n && lane == 0)
-            a.to_lse[blockIdx.y * a.rows + row] = LN_2 * (top[i] + log2f(sum));
-        total[i] = 1.0f / sum;
-    }
-    store_rows<R, E>(o, total, a.width, a.dim, at.n, a.to + at.first * a.width + at.col);
-}
-
-/* ---- backward ------------------------------------------------------------------------------ */
 
 /* delta (heads, R): dO times O of a row and head; a warp takes one. */
 SCD_KERNEL row_deltas(attention_args a, float *delta)
@@ -399,16 +220,6 @@ template <int D, int B> static dim3 grid_of(attention_args *a, size_t n_cells, s
 }
 
 template <int D, int B>
-static scd_code go_forward(scd_device *device, attention_args a, size_t n_cells, size_t most,
-                           scd_error *err)
-{
-    void (*kernel)(attention_args) = forward<D, B>;
-    dim3 grid = grid_of<D, B>(&a, n_cells, most);
-    size_t bytes = forward_bytes<D, B>();
-    return SCD_LAUNCH_2D(device, err, kernel, grid, THREADS, bytes, a);
-}
-
-template <int D, int B>
 static scd_code go_back(scd_device *device, attention_args a, size_t n_cells, size_t most,
                         scd_error *err)
 {
@@ -422,21 +233,21 @@ static scd_code go_back(scd_device *device, attention_args a, size_t n_cells, si
 
 scd_code scd_t_cuda_attention(scd_device *device, const scd_t_attention *args, scd_error *err)
 {
-    size_t rows = args->host_cu_rows[args->n_cells];
-    size_t most = longest(args->host_cu_rows, args->n_cells);
-    attention_args a = args_of(args->cu_rows, args->hidden_dim, args->n_heads, rows, args->qkv);
-    a.to = args->out;
-    a.to_lse = args->lse;
-    scd_code code = scd_cuda_check_heads(args->hidden_dim, args->n_heads, err);
-    if (!code)
-        code = scd_gpu_enter(device->gpu, err);
-    if (code)
-        return code;
-    if (a.dim <= 32)
-        return go_forward<32, 32>(device, a, args->n_cells, most, err);
-    if (a.dim <= 64)
-        return go_forward<64, 32>(device, a, args->n_cells, most, err);
-    return go_forward<128, 16>(device, a, args->n_cells, most, err);
+    size_t h = args->hidden_dim;
+    scd_attention_f32 a = {};
+    a.n_cells = args->n_cells;
+    a.most = longest(args->host_cu_rows, args->n_cells);
+    a.rows = args->host_cu_rows[args->n_cells];
+    a.width = h;
+    a.heads = args->n_heads;
+    a.cu_q = a.cu_k = args->cu_rows;
+    a.q = args->qkv;
+    a.k = args->qkv + h;
+    a.v = args->qkv + 2 * h;
+    a.ld_q = a.ld_k = 3 * h;
+    a.out = args->out;
+    a.lse = args->lse;
+    return scd_cuda_attention_f32(device, &a, err);
 }
 
 scd_code scd_t_cuda_attention_back(scd_device *device, const scd_t_attention_back *args,
