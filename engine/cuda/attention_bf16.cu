@@ -10,19 +10,9 @@
  * Heads of any even width up to D are computed as D, with zeros beyond; keys past the cell's last
  * are zeros that the mask takes out. Tiles start at the cell's first key and query, so that the
  * bits of a query depend on its cell alone. */
-#include "engine/cuda/gpu.cuh"
+#include "engine/cuda/attention_tile.cuh"
 
 enum { WARPS = 4, THREADS = WARPS * SCD_WARP, PAD = 8 };
-
-typedef struct tile_args {
-    const uint32_t *cu_q, *cu_k; /* (cells + 1) */
-    const uint16_t *q, *k, *v;   /* (rows, width) bf16 */
-    uint16_t *out;
-    size_t width, tiles;
-    int dim;     /* of a head */
-    int wide;    /* rows of a head can be copied 16 bytes at once, else 4 */
-    float scale; /* log2 e / sqrt(dim) */
-} tile_args;
 
 /* A tile of keys or values, (N, D) with rows D + PAD apart: eight rows of 16 bytes then lie in
  * different banks. */
@@ -64,40 +54,6 @@ SCD_DEVICE void start_tile(const tile_args &a, size_t head, size_t k0, size_t n_
     }
 }
 
-/* A warp's 16 M queries: their fragments, and what is summed so far. Half h of a fragment is row
- * lane / 4 + 8 h. */
-template <int D, int M> struct warp_state {
-    uint32_t q[M][D / 16][4];
-    float o[M][D / 8][4];
-    float top[M][2], total[M][2]; /* total: of this lane's columns */
-};
-
-/* `q` is the warp's first row, of which `rows` exist. */
-template <int D, int M>
-SCD_DEVICE void load_queries(warp_state<D, M> &s, const uint16_t *q, const tile_args &a, int rows,
-                             int lane)
-{
-    SCD_UNROLL
-    for (int m = 0; m < M; m++) {
-        SCD_UNROLL
-        for (int k = 0; k < D / 16; k++) {
-            SCD_UNROLL
-            for (int reg = 0; reg < 4; reg++) {
-                int r = m * 16 + scd_frag_a_row(lane, reg);
-                int c = k * 16 + scd_frag_a_col(lane, reg);
-                bool real = r < rows && c < a.dim;
-                s.q[m][k][reg] =
-                    real ? *(const uint32_t *)(const void *)(q + (size_t)r * a.width + c) : 0u;
-            }
-        }
-        SCD_UNROLL
-        for (int d = 0; d < D / 8; d++)
-            s.o[m][d][0] = s.o[m][d][1] = s.o[m][d][2] = s.o[m][d][3] = 0.0f;
-        s.top[m][0] = s.top[m][1] = -INFINITY;
-        s.total[m][0] = s.total[m][1] = 0.0f;
-    }
-}
-
 /* p = Q K^T, -infinity for keys from `left` on. */
 template <int D, int M, int N>
 SCD_DEVICE void scores(const warp_state<D, M> &s, const uint16_t *keys, int left, int lane,
@@ -121,47 +77,7 @@ SCD_DEVICE void scores(const warp_state<D, M> &s, const uint16_t *keys, int left
             gpu_mma_bf16(p[m][2 * n + 1], s.q[m][k], b[2], b[3]);
         }
     }
-    if (left >= N)
-        return;
-    SCD_UNROLL
-    for (int m = 0; m < M; m++)
-        SCD_UNROLL
-    for (int n = 0; n < N / 8; n++)
-        SCD_UNROLL
-    for (int i = 0; i < 4; i++)
-        if (n * 8 + scd_frag_c_col(lane, i) >= left)
-            p[m][n][i] = -INFINITY;
-}
-
-/* Scores become weights; sums and outputs so far shrink to the new top. */
-template <int D, int M, int N>
-SCD_DEVICE void soften(warp_state<D, M> &s, float scale, float p[M][N / 8][4])
-{
-    SCD_UNROLL
-    for (int m = 0; m < M; m++)
-        SCD_UNROLL
-    for (int h = 0; h < 2; h++) {
-        float top = s.top[m][h], sum = 0.0f;
-        SCD_UNROLL
-        for (int n = 0; n < N / 8; n++)
-            top = fmaxf(top, fmaxf(p[m][n][2 * h], p[m][n][2 * h + 1]));
-        top = fmaxf(top, gpu_shfl_xor(top, 1)); /* the four lanes of a row */
-        top = fmaxf(top, gpu_shfl_xor(top, 2));
-        float shrink = gpu_exp2((s.top[m][h] - top) * scale);
-        s.top[m][h] = top;
-        SCD_UNROLL
-        for (int n = 0; n < N / 8; n++) {
-            p[m][n][2 * h] = gpu_exp2((p[m][n][2 * h] - top) * scale);
-            p[m][n][2 * h + 1] = gpu_exp2((p[m][n][2 * h + 1] - top) * scale);
-            sum += p[m][n][2 * h] + p[m][n][2 * h + 1];
-        }
-        s.total[m][h] = s.total[m][h] * shrink + sum;
-        SCD_UNROLL
-        for (int d = 0; d < D / 8; d++) {
-            s.o[m][d][2 * h] *= shrink;
-            s.o[m][d][2 * h + 1] *= shrink;
-        }
-    }
+    mask_keys<M, N>(p, left, lane);
 }
 
 /* O += P V */
@@ -174,11 +90,7 @@ SCD_DEVICE void gather_values(warp_state<D, M> &s, const uint16_t *values, int l
         uint32_t a[M][4];
         SCD_UNROLL
         for (int m = 0; m < M; m++)
-            SCD_UNROLL
-        for (int reg = 0; reg < 4; reg++) {
-            const float *c = &p[m][2 * n + reg / 2][(reg & 1) * 2];
-            a[m][reg] = gpu_pack_bf16(c[0], c[1]);
-        }
+            weights_as_a(p[m], n, a[m]);
         SCD_UNROLL
         for (int d = 0; d < D / 16; d++) {
             uint32_t b[4];
@@ -189,29 +101,6 @@ SCD_DEVICE void gather_values(warp_state<D, M> &s, const uint16_t *values, int l
                 gpu_mma_bf16(s.o[m][2 * d], a[m], b[0], b[1]);
                 gpu_mma_bf16(s.o[m][2 * d + 1], a[m], b[2], b[3]);
             }
-        }
-    }
-}
-
-template <int D, int M>
-SCD_DEVICE void store_outputs(const warp_state<D, M> &s, uint16_t *out, const tile_args &a,
-                              int rows, int lane)
-{
-    SCD_UNROLL
-    for (int m = 0; m < M; m++)
-        SCD_UNROLL
-    for (int h = 0; h < 2; h++) {
-        float total = s.total[m][h];
-        total += gpu_shfl_xor(total, 1);
-        total += gpu_shfl_xor(total, 2);
-        float scale = total > 0.0f ? 1.0f / total : 0.0f; /* 0: a cell without keys */
-        int r = m * 16 + scd_frag_c_row(lane, 2 * h);
-        SCD_UNROLL
-        for (int d = 0; d < D / 8; d++) {
-            int c = d * 8 + scd_frag_c_col(lane, 0);
-            if (r < rows && c < a.dim)
-                *(uint32_t *)(void *)(out + (size_t)r * a.width + c) =
-                    gpu_pack_bf16(s.o[m][d][2 * h] * scale, s.o[m][d][2 * h + 1] * scale);
         }
     }
 }
@@ -282,6 +171,8 @@ scd_code scd_cuda_attention_bf16(scd_device *device, const scd_attention_args *a
     a.scale = (float)(M_LOG2E / sqrt((double)a.dim));
     if (!aligned(a.q, 4) || !aligned(a.k, 4) || !aligned(a.v, 4) || !aligned(a.out, 4))
         return scd_fail(err, SCD_E_INVALID, "attention: rows lie at an odd address");
+    if (device->groups && a.dim == 64 && a.wide)
+        return scd_cuda_attention_group(device, args, &a, most, err);
     if (a.dim <= 16)
         return launch<16, 2, 64>(device, args, most, &a, err);
     if (a.dim <= 32)

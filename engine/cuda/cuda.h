@@ -40,7 +40,8 @@ struct scd_device {
     scd_gpu *gpu;
     scd_gemm_lib *gemm;
     bool bf16;
-    size_t act; /* bytes of an activation */
+    bool groups; /* multiplies by warpgroups (Hopper) */
+    size_t act;  /* bytes of an activation */
 
     char *pinned;             /* two halves for copies in and out */
     volatile uint32_t *fault; /* pinned; SCD_FAULT_*, 0: none */

@@ -23,11 +23,13 @@
 
 #define SCD_KERNEL __global__ static void
 #define SCD_KERNEL_OF(threads) __global__ static void __launch_bounds__(threads)
+/* So many blocks of it on one multiprocessor. */
+#define SCD_KERNEL_BESIDE(threads, blocks) __global__ static void __launch_bounds__(threads, blocks)
 #define SCD_DEVICE __device__ static __forceinline__
 #define SCD_UNROLL _Pragma("unroll")
 
-/* Shared memory of the block: as many bytes as the launch asked for, 16-byte aligned. */
-extern __shared__ __align__(16) unsigned char scd_shared_bytes[];
+/* Shared memory of the block: as many bytes as the launch asked for, at a multiple of 1,024. */
+extern __shared__ __align__(1024) unsigned char scd_shared_bytes[];
 #define gpu_shared() ((void *)scd_shared_bytes)
 
 #define gpu_sync_block() __syncthreads()
@@ -118,6 +120,100 @@ SCD_DEVICE void gpu_copy_commit(void)
 template <int left> SCD_DEVICE void gpu_copy_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" : : "n"(left) : "memory");
+}
+
+/* ---- a warpgroup's products (sm_90a): four warps, 16 rows each ----
+ *
+ * d (64, 64) += a (64, 16) b (16, 64): a and d in fragments as above, each warp's 16 rows its own,
+ * b in shared memory, a tile of 128-byte rows swizzled as scd_swizzled() says, at a multiple of
+ * 1,024. PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions". Between begin and wait the
+ * registers belong to the instruction: nobody touches d or a. */
+
+#define SCD_32(x, mod)                                                                             \
+    mod(x[0]), mod(x[1]), mod(x[2]), mod(x[3]), mod(x[4]), mod(x[5]), mod(x[6]), mod(x[7]),        \
+        mod(x[8]), mod(x[9]), mod(x[10]), mod(x[11]), mod(x[12]), mod(x[13]), mod(x[14]),          \
+        mod(x[15]), mod(x[16]), mod(x[17]), mod(x[18]), mod(x[19]), mod(x[20]), mod(x[21]),        \
+        mod(x[22]), mod(x[23]), mod(x[24]), mod(x[25]), mod(x[26]), mod(x[27]), mod(x[28]),        \
+        mod(x[29]), mod(x[30]), mod(x[31])
+#define SCD_WGMMA(trans_b)                                                                         \
+    "{ .reg .pred adds; setp.ne.b32 adds, %37, 0; "                                                \
+    "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "                                        \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                      \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "            \
+    "{%32, %33, %34, %35}, %36, adds, 1, 1, " trans_b "; }"
+
+/* "Matrix-descriptor": address, 1,024 bytes from eight rows to the next, 128-byte swizzle. */
+SCD_DEVICE uint64_t gpu_group_tile(const void *shared)
+{
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);
+    return (uint64_t)1 << 62 | (uint64_t)(1024 / 16) << 32 | (uint64_t)1 << 16 |
+           (at & 0x3ffff) / 16;
+}
+
+SCD_DEVICE void gpu_group_begin(void)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("wgmma.fence.sync.aligned;" : : : "memory");
+#endif
+}
+
+/* Columns 16 step .. 16 step + 15 of a tile (64 keys, 64 dims): b^T. first: d is overwritten. */
+template <bool first>
+SCD_DEVICE void gpu_group_mma_rows(float d[32], const uint32_t a[4], const void *tile, int step)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    uint64_t b = gpu_group_tile(tile) + (uint64_t)(step * 32 / 16);
+    if (first)
+        asm volatile(SCD_WGMMA("0")
+                     : SCD_32(d, "=f")
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(0));
+    else
+        asm volatile(SCD_WGMMA("0")
+                     : SCD_32(d, "+f")
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+#else
+    (void)d, (void)a, (void)tile, (void)step;
+#endif
+}
+
+/* Rows 16 step .. 16 step + 15 of a tile (64 keys, 64 dims): b. */
+SCD_DEVICE void gpu_group_mma_cols(float d[32], const uint32_t a[4], const void *tile, int step)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    uint64_t b = gpu_group_tile(tile) + (uint64_t)(step * 16 * 128 / 16);
+    asm volatile(SCD_WGMMA("1")
+                 : SCD_32(d, "+f")
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+#else
+    (void)d, (void)a, (void)tile, (void)step;
+#endif
+}
+
+SCD_DEVICE void gpu_group_commit(void)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory");
+#endif
+}
+
+/* Until no product is under way; d and e are ours again. */
+SCD_DEVICE void gpu_group_wait(float d[32], float e[32])
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("wgmma.wait_group.sync.aligned 0;" : SCD_32(d, "+f") : : "memory");
+    asm volatile("" : SCD_32(e, "+f") : : "memory");
+#else
+    (void)d, (void)e;
+#endif
+}
+
+/* Shared memory written by this thread may be read by a warpgroup's products after the next
+ * barrier. PTX ISA, "Async proxy". */
+SCD_DEVICE void gpu_group_fence(void)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
+#endif
 }
 
 #endif

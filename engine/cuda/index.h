@@ -79,6 +79,13 @@ SCD_BOTH int scd_ldm_value_col(int lane)
     return lane / 16 * 8;
 }
 
+/* Where 16-byte piece `piece` (0..7) of row `row` lies in a tile of 128-byte rows with the 128-byte
+ * swizzle (PTX ISA, "Swizzling modes"): the same pieces of eight rows lie in different banks. */
+SCD_BOTH int scd_swizzled(int row, int piece)
+{
+    return row * 128 + (piece ^ (row & 7)) * 16;
+}
+
 /* ---- attention: blocks and tiles ---- */
 
 /* Block x of a grid of n_cells * tiles is tile `tile` of cell `cell`. */

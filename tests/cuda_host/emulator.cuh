@@ -24,6 +24,7 @@
 
 #define SCD_KERNEL static void
 #define SCD_KERNEL_OF(threads) static void
+#define SCD_KERNEL_BESIDE(threads, blocks) static void
 #define SCD_DEVICE static inline
 #define SCD_UNROLL
 
@@ -85,9 +86,40 @@ void scd_emu_launch(const char *name, dim3 grid, unsigned block, size_t shared,
 float scd_emu_shfl_xor(scd_emu_place place, float x, int mask);
 void scd_emu_mma(scd_emu_place place, float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1);
 void scd_emu_ldmatrix(scd_emu_place place, uint32_t r[4], const uint16_t *row, bool transposed);
+/* d (64, 64) of a warpgroup += a b: 16 rows of each warp, and b in a swizzled tile, of which `k`
+ * are columns or, transposed, rows. Done at once: a wait that is missing is not found. */
+void scd_emu_group_mma(scd_emu_place place, float *d, const uint32_t a[4], const void *tile,
+                       int step, bool rows_are_n, bool first);
 void scd_emu_copy_async(void *shared, const void *global, int size, int real);
 void scd_emu_copy_commit(void);
 void scd_emu_copy_wait(int left);
+
+template <bool first>
+void gpu_group_mma_rows(float *d, const uint32_t a[4], const void *tile, int step)
+{
+    scd_emu_group_mma(SCD_EMU_HERE, d, a, tile, step, true, first);
+}
+
+static inline void gpu_group_mma_cols(float *d, const uint32_t a[4], const void *tile, int step)
+{
+    scd_emu_group_mma(SCD_EMU_HERE, d, a, tile, step, false, false);
+}
+
+static inline void gpu_group_begin(void)
+{
+}
+
+static inline void gpu_group_commit(void)
+{
+}
+
+static inline void gpu_group_wait(float *, float *)
+{
+}
+
+static inline void gpu_group_fence(void)
+{
+}
 
 template <int size> void gpu_copy_async(void *shared, const void *global, int real)
 {

@@ -109,3 +109,33 @@ void scd_emu_ldmatrix(struct scd_emu_place place, uint32_t r[4], const uint16_t 
     struct load l = {r, row, transposed};
     scd_emu_warp(place, &l, load_all);
 }
+
+/* PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate": D of m64nNk16 is, in each
+ * warp's 16 rows, the fragments C of N / 8 products side by side; A in registers is theirs. Shared
+ * memory with the 128-byte swizzle: bits 4 to 6 of an address are turned by bits 7 to 9. */
+static uint16_t swizzled(const void *tile, int row, int col)
+{
+    uint32_t at = (uint32_t)(row * 128 + col * 2);
+    uint16_t value;
+    memcpy(&value, (const char *)tile + (at ^ (at >> 3 & 0x70)), sizeof value);
+    return value;
+}
+
+void scd_emu_group_mma(struct scd_emu_place place, float *d, const uint32_t a[4], const void *tile,
+                       int step, bool rows_are_n, bool first)
+{
+    int lane = (int)threadIdx.x % LANES, group = lane >> 2, thread = lane & 3;
+    for (int n = 0; n < 8; n++) {
+        uint32_t b[2];
+        for (int reg = 0; reg < 2; reg++) {
+            int k = step * 16 + thread * 2 + reg * 8, col = n * 8 + group;
+            uint16_t lo = rows_are_n ? swizzled(tile, col, k) : swizzled(tile, k, col);
+            uint16_t hi = rows_are_n ? swizzled(tile, col, k + 1) : swizzled(tile, k + 1, col);
+            b[reg] = (uint32_t)hi << 16 | lo;
+        }
+        float *c = d + n * 4;
+        if (first)
+            c[0] = c[1] = c[2] = c[3] = 0.0f;
+        scd_emu_mma(place, c, a, b[0], b[1]);
+    }
+}
