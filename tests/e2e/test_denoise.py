@@ -324,7 +324,8 @@ def test_without_a_length_those_of_the_training_cells_are_drawn():
         assert {item["tokens"] for item in items} == {5}
     with open(os.path.join(path, "lengths.tsv"), "w", encoding="utf-8") as f:
         f.write("tokens\n61\n")
-    assert "line 2: must be a number from 1 to 60" in harness.refused(["--model", path])
+    said = harness.refused(["--model", path])
+    assert "line 2: must be a number from 1 to 60" in said, said
 
 
 def test_a_client_that_leaves_stops_its_cells_within_a_step():

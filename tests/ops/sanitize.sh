@@ -5,8 +5,10 @@
 #
 # memcheck finds accesses out of bounds and misaligned, racecheck races in shared memory, synccheck
 # barriers that not all threads reach, initcheck reads of memory that nobody wrote. Tests write
-# outputs over NaN on purpose, which counts as written. A tool that is not installed is said and is
-# a failure: what was not looked at is not clean.
+# outputs over NaN on purpose, which counts as written. initcheck does not see the stores of the
+# tensor memory accelerator, which cuBLASLt's bf16 products use on Hopper, and calls each of their
+# results unwritten: test_ops is left out there. A tool that is not installed is said and is a
+# failure: what was not looked at is not clean.
 set -u
 tool=$1 build=$2 failed=0
 if ! command -v "$tool" >/dev/null; then
@@ -24,9 +26,11 @@ for program in test_ops test_pick test_train_rows test_train_linear test_train_a
     test_train_embed test_train_loss test_cuda_model; do
     look memcheck "$program"
 done
-for kind in racecheck synccheck initcheck; do
-    for program in test_ops test_pick test_train_rows test_train_attention test_train_loss; do
+for program in test_pick test_train_rows test_train_attention test_train_loss; do
+    for kind in racecheck synccheck initcheck; do
         look "$kind" "$program"
     done
 done
+look racecheck test_ops
+look synccheck test_ops
 exit $failed
