@@ -85,6 +85,8 @@ layer_src = $(filter-out $(MAINS),$(wildcard $(DIR_$1)/*.c))
 layer_obj = $(patsubst %.c,$(B)/obj/%.o,$(call layer_src,$1))
 archive = $(B)/lib/lib$1.a
 CUDA_SRC := $(wildcard engine/cuda/*.cu)
+# wgmma and its kin are sm_90a's alone: without it among the archs Hopper runs what Ampere runs.
+$(B)/obj/engine/cuda/device.o: CPPFLAGS += -DSCD_CUDA_GROUPS=$(if $(filter 90a,$(CUDA_ARCHS)),1,0)
 # The device's side of engine/cuda that has a twin in tests/cuda_host.
 CUDA_DEVICE := $(addprefix $(B)/obj/engine/cuda/,runtime.o cublaslt.o gemm_lt.o gemm_f32_lt.o)
 CUDA_SHARED := $(filter-out $(CUDA_DEVICE),$(patsubst %.c,$(B)/obj/%.o,$(wildcard engine/cuda/*.c)))

@@ -102,6 +102,9 @@ typedef struct scd_embed_args {
     float *h;            /* device (R, H) out */
 } scd_embed_args;
 
+/* Arrays of floats and of act that operations are given start at multiples of 16 bytes; a device
+ * may refuse others (SCD_E_INVALID). */
+
 enum { SCD_PART_Q = 1, SCD_PART_K = 2, SCD_PART_V = 4 };
 
 /* n = RMSNorm(h, norm); q, k, v = n Wq^T, n Wk^T, n Wv^T; RoPE (rotate-half) on q and k. */

@@ -4,7 +4,7 @@
  * cell, 16 M for each of four warps, whose queries stay in registers. Keys and values come in tiles
  * of N through two buffers, the next one on its way (cp.async) while this one is multiplied:
  *
- *   S (16 M, N) = Q K^T;  P = 2^(scale (S - top));  O = O 2^(scale (old top - top)) + P V
+ *   S (16 M, N) = Q K^T;  P = 2^(scale (S - top));  O += P V, shrunk first where the top is raised
  *
  * P never leaves its registers: two neighbouring C fragments of S are an A fragment of P (index.h).
  * Heads of any even width up to D are computed as D, with zeros beyond; keys past the cell's last
@@ -150,11 +150,6 @@ static scd_code launch(scd_device *device, const scd_attention_args *args, size_
     return SCD_LAUNCH_2D(device, err, kernel, grid, THREADS, shared, *a);
 }
 
-static bool aligned(const void *p, size_t to)
-{
-    return (uintptr_t)p % to == 0;
-}
-
 scd_code scd_cuda_attention_bf16(scd_device *device, const scd_attention_args *args, size_t most,
                                  scd_error *err)
 {
@@ -167,10 +162,11 @@ scd_code scd_cuda_attention_bf16(scd_device *device, const scd_attention_args *a
     a.out = (uint16_t *)args->out;
     a.width = args->hidden_dim;
     a.dim = (int)(args->hidden_dim / args->n_heads);
-    a.wide = a.dim % 8 == 0 && aligned(a.k, 16) && aligned(a.v, 16);
+    a.wide = a.dim % 8 == 0;
     a.scale = (float)(M_LOG2E / sqrt((double)a.dim));
-    if (!aligned(a.q, 4) || !aligned(a.k, 4) || !aligned(a.v, 4) || !aligned(a.out, 4))
-        return scd_fail(err, SCD_E_INVALID, "attention: rows lie at an odd address");
+    if (!scd_cuda_aligned(a.q) || !scd_cuda_aligned(a.k) || !scd_cuda_aligned(a.v) ||
+        !scd_cuda_aligned(a.out))
+        return scd_fail(err, SCD_E_INVALID, "attention: rows lie at no multiple of 16 bytes");
     if (device->groups && a.dim == 64 && a.wide)
         return scd_cuda_attention_group(device, args, &a, most, err);
     if (a.dim <= 16)

@@ -44,7 +44,7 @@ SCD_DEVICE void start_tile(stream &s, const tile_args &a, int stage)
     int at = scd_swizzled(s.row, (int)threadIdx.x % PIECES);
     unsigned char *k = buffer(0, stage) + at, *v = buffer(1, stage) + at;
     SCD_UNROLL
-    for (int r = 0; r < KEYS; r += EACH_ROWS) { /* a multiple of 8: the same bits turn */
+    for (int r = 0; r < KEYS; r += EACH_ROWS) { /* a multiple of 8: the same swizzle */
         bool real = s.row + r < s.left;
         size_t from = real ? (size_t)r * a.width : 0;
         gpu_copy_async<16>(k + r * 128, real ? s.k + from : a.k, real ? 16 : 0);

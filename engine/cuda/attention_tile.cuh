@@ -2,9 +2,9 @@
  * softmax of a tile of scores, the write-out. Here S, P and O are fragments of m16n8k16 (index.h),
  * M times 16 rows of them; a warpgroup's products (wgmma) leave theirs in the same places.
  *
- * Weights are relative to a `top` that is raised only when a score exceeds it by 2^SLACK: what was
- * summed is then seldom scaled, and the largest weight is at most 2^SLACK, which neither bf16 nor a
- * sum in fp32 minds. Whether a row's top is raised depends on that row's scores alone. */
+ * Weights are relative to a `top` that is raised only when one would exceed 2^SLACK: what was
+ * summed is then seldom scaled, and neither bf16 nor a sum in fp32 minds such weights. Whether a
+ * row's top is raised depends on that row's scores alone. */
 #ifndef SCD_CUDA_ATTENTION_TILE_CUH
 #define SCD_CUDA_ATTENTION_TILE_CUH
 

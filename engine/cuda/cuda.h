@@ -22,7 +22,7 @@ extern "C" {
 #include <stdbool.h>
 
 /* Counts up whenever a kernel's bits change: it is part of every cache key. */
-#define SCD_CUDA_KERNEL_VERSION 2
+#define SCD_CUDA_KERNEL_VERSION 3
 
 /* `linear` converts at least so many rows to act at once. */
 enum { SCD_CUDA_MAX_HEAD = 128, SCD_CUDA_ALIGN = 256, SCD_CUDA_LINEAR_ROWS = 256 };
@@ -34,6 +34,14 @@ typedef struct scd_shape_plan {
     scd_gemm_shape shape;
     scd_gemm_plan *plan;
 } scd_shape_plan;
+
+/* Cosines, then sines, of every position up to the rows that are reserved: device (max_rows, dim).
+ */
+typedef struct scd_rope {
+    size_t dim; /* of a head */
+    double theta;
+    float *table;
+} scd_rope;
 
 struct scd_device {
     scd_device_info info;
@@ -55,9 +63,8 @@ struct scd_device {
     size_t scratch_bytes;
     size_t max_rows; /* from reserve */
 
-    float *rope; /* device (max_rows, rope_dim): cosines, then sines, of each position */
-    size_t rope_floats, rope_dim;
-    double rope_theta;
+    scd_rope *ropes; /* of the heads that models have had since rows were reserved */
+    size_t n_ropes;
 
     scd_gene_order order; /* of training's embed_back, on the host */
 };
@@ -89,6 +96,9 @@ static inline bool scd_cuda_aligned(const void *p)
 
 /* Scratch of at least `bytes`; waits for the device where it grows. */
 scd_code scd_cuda_scratch_want(scd_device *device, size_t bytes, scd_error *err);
+/* Room for a table of RoPE at the end of device->ropes, for the caller to fill. */
+scd_code scd_cuda_rope_add(scd_device *device, size_t dim, double theta, float **table,
+                           scd_error *err);
 /* SCD_E_INVALID: more rows than reserve was told. */
 scd_code scd_cuda_check_rows(const scd_device *device, size_t rows, scd_error *err);
 /* SCD_E_INVALID: a head that kernels cannot take. */
@@ -109,12 +119,6 @@ scd_code scd_cuda_download(scd_device *device, void *dst, const void *src, size_
  */
 scd_code scd_cuda_product(scd_device *device, const scd_matrix *w, size_t first, size_t parts,
                           const void *x, size_t m, bool add, void *y, size_t step, scd_error *err);
-
-/* The step of parts that lie one behind the other, rounded up to what products ask for. */
-static inline size_t scd_cuda_step(size_t rows, size_t width)
-{
-    return (rows * width + SCD_GEMM_ALIGN - 1) / SCD_GEMM_ALIGN * SCD_GEMM_ALIGN;
-}
 
 /* ---- operations (op_*.cu) ---- */
 

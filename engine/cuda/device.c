@@ -11,19 +11,29 @@
 
 enum { HALF_BYTES = 4 << 20, FAULT_BYTES = 64 };
 
+/* Tables are too short, or nobody's any more; so are graphs that read them. */
+static void drop_ropes(scd_device *device)
+{
+    for (size_t i = 0; i < device->n_ropes; i++)
+        scd_gpu_free(device->gpu, device->ropes[i].table);
+    device->n_ropes = 0;
+    device->epoch++;
+}
+
 static void cuda_close(scd_device *device)
 {
     if (!device)
         return;
     if (device->gpu && scd_gpu_enter(device->gpu, NULL) == SCD_OK) {
         scd_gpu_synchronize(device->gpu, NULL);
-        scd_gpu_free(device->gpu, device->rope);
+        drop_ropes(device);
         scd_gpu_free(device->gpu, device->scratch);
         scd_gpu_free_host(device->gpu, device->pinned);
     }
     for (size_t i = 0; i < device->n_plans; i++)
         scd_gemm_plan_free(device->plans[i].plan);
     free(device->plans);
+    free(device->ropes);
     scd_gene_order_release(&device->order);
     scd_gemm_close(device->gemm);
     scd_gpu_close(device->gpu);
@@ -33,7 +43,7 @@ static void cuda_close(scd_device *device)
 static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
 {
     scd_device_info *info = &device->info;
-    device->groups = facts->major == 9;
+    device->groups = SCD_CUDA_GROUPS && facts->major == 9;
     info->precision = device->bf16 ? SCD_PRECISION_BF16 : SCD_PRECISION_FP32;
     info->act_bytes = device->act;
     snprintf(info->isa, sizeof info->isa, "sm_%d%d", facts->major, facts->minor);
@@ -95,27 +105,11 @@ scd_code scd_cuda_scratch_want(scd_device *device, size_t bytes, scd_error *err)
     return SCD_OK;
 }
 
-static scd_code rope_want(scd_device *device, size_t floats, scd_error *err)
-{
-    if (floats <= device->rope_floats)
-        return SCD_OK;
-    void *memory;
-    scd_code code = scd_gpu_alloc(device->gpu, floats * sizeof(float), &memory, err);
-    if (code)
-        return code;
-    scd_gpu_free(device->gpu, device->rope);
-    device->rope = memory;
-    device->rope_floats = floats;
-    device->epoch++;
-    device->rope_dim = 0; /* empty */
-    return SCD_OK;
-}
-
 static scd_code cuda_reserve(scd_device *device, size_t rows, size_t hidden_dim, size_t ffn_dim,
                              size_t d, scd_error *err)
 {
     rows = rows > device->max_rows ? rows : device->max_rows;
-    size_t head = hidden_dim < SCD_CUDA_MAX_HEAD ? hidden_dim : SCD_CUDA_MAX_HEAD, most = 0;
+    size_t most = 0;
     const size_t wants[] = {
         scd_cuda_embed_scratch(rows, d, hidden_dim, device->act),
         scd_cuda_qkv_scratch(rows, hidden_dim, device->act),
@@ -126,13 +120,28 @@ static scd_code cuda_reserve(scd_device *device, size_t rows, size_t hidden_dim,
     scd_code code = scd_gpu_enter(device->gpu, err);
     if (!code)
         code = scd_cuda_scratch_want(device, most, err);
-    if (!code)
-        code = rope_want(device, rows * head, err);
     if (code)
         return code;
     if (rows > device->max_rows)
-        device->rope_dim = 0;
+        drop_ropes(device);
     device->max_rows = rows;
+    return SCD_OK;
+}
+
+scd_code scd_cuda_rope_add(scd_device *device, size_t dim, double theta, float **table,
+                           scd_error *err)
+{
+    scd_rope *more = scd_realloc(device->ropes, device->n_ropes + 1, sizeof *more);
+    if (!more)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    device->ropes = more;
+    void *memory;
+    scd_code code =
+        scd_gpu_alloc(device->gpu, device->max_rows * dim * sizeof(float), &memory, err);
+    if (code)
+        return code;
+    *table = memory;
+    device->ropes[device->n_ropes++] = (scd_rope){dim, theta, *table};
     return SCD_OK;
 }
 

@@ -31,6 +31,12 @@ typedef struct scd_gemm_shape {
 /* Where x, w and y start, and each part's y after the first: multiples of so many bytes. */
 enum { SCD_GEMM_ALIGN = 16 };
 
+/* Elements from one part's y (m, n) to the next where parts lie one behind the other. */
+static inline size_t scd_gemm_step(size_t m, size_t n)
+{
+    return (m * n + 7) / 8 * 8; /* eight bf16 are SCD_GEMM_ALIGN bytes */
+}
+
 static inline bool scd_gemm_gives_act(const scd_gemm_shape *s)
 {
     return s->n_parts > 1;

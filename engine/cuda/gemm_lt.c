@@ -5,10 +5,10 @@
  * is the number of columns of B, C and D. Parts of a weight are a batch of such products, all of
  * the same x.
  *
- * What could let a row's bits depend on m is ruled out three times: the heuristic is asked once a
- * shape, for a nominal m, without reductions; algorithms with split-K are passed over; and each is
- * checked for one row, some and many (matrix.c then compares bytes). What is best for many rows of
- * one column may not take an odd number of them, so the heuristic is asked for few as well. */
+ * What could let a row's bits depend on m is ruled out three times: the heuristic is asked when a
+ * shape is first seen, for a nominal m, without reductions; algorithms with split-K are passed
+ * over; and each is checked for one row, some and many (matrix.c then compares bytes). What is best
+ * for many rows of one column may not take an odd number of them, so algorithms for few follow. */
 #include "engine/cuda/gemm_lt.h"
 
 #include "engine/base/mem.h"
@@ -152,12 +152,6 @@ static scd_code set_sizes(scd_gemm_plan *p, size_t parts, size_t m, size_t step,
     return code;
 }
 
-/* Elements from one part's y to the next where nothing else lies between. */
-static size_t dense_step(const scd_gemm_shape *s, size_t m)
-{
-    return (m * s->part_rows + SCD_GEMM_ALIGN - 1) / SCD_GEMM_ALIGN * SCD_GEMM_ALIGN;
-}
-
 static bool config_is(const scd_cublaslt *lt, const cublasLtMatmulAlgo_t *algo,
                       cublasLtMatmulAlgoConfigAttributes_t what, uint32_t most)
 {
@@ -185,7 +179,7 @@ static bool fits(scd_gemm_plan *p, const cublasLtMatmulAlgo_t *algo)
     for (size_t parts = 1; parts <= p->shape.n_parts; parts++)
         for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
             cublasLtMatmulHeuristicResult_t r;
-            if (set_sizes(p, parts, rows[i], dense_step(&p->shape, rows[i]), NULL) ||
+            if (set_sizes(p, parts, rows[i], scd_gemm_step(rows[i], p->shape.part_rows), NULL) ||
                 lt->MatmulAlgoCheck(p->lib->handle, p->desc, p->w, p->x, p->y, p->y, algo, &r) !=
                     CUBLAS_STATUS_SUCCESS ||
                 r.workspaceSize > SCD_LT_WORKSPACE_BYTES)
@@ -227,7 +221,8 @@ static scd_code ask(scd_gemm_plan *p, cublasLtMatmulPreference_t like, size_t ro
     const scd_cublaslt *lt = p->lib->lt;
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     int n = 0;
-    scd_code code = set_sizes(p, p->shape.n_parts, rows, dense_step(&p->shape, rows), err);
+    scd_code code =
+        set_sizes(p, p->shape.n_parts, rows, scd_gemm_step(rows, p->shape.part_rows), err);
     if (code || lt->MatmulAlgoGetHeuristic(p->lib->handle, p->desc, p->w, p->x, p->y, p->y, like,
                                            CANDIDATES, found, &n) != CUBLAS_STATUS_SUCCESS)
         return code;

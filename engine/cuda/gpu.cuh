@@ -173,6 +173,7 @@ SCD_DEVICE void gpu_group_mma_rows(float d[32], const uint32_t a[4], const void 
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
 #else
     (void)d, (void)a, (void)tile, (void)step;
+    __trap(); /* code that is never chosen here */
 #endif
 }
 
@@ -186,6 +187,7 @@ SCD_DEVICE void gpu_group_mma_cols(float d[32], const uint32_t a[4], const void 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
 #else
     (void)d, (void)a, (void)tile, (void)step;
+    __trap(); /* code that is never chosen here */
 #endif
 }
 
@@ -196,7 +198,7 @@ SCD_DEVICE void gpu_group_commit(void)
 #endif
 }
 
-/* Until no product is under way; d and e are ours again. */
+/* Until no product is under way: d and e, the accumulators of two kinds of them, are ours again. */
 SCD_DEVICE void gpu_group_wait(float d[32], float e[32])
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL

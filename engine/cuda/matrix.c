@@ -147,7 +147,7 @@ static scd_code probe_open(scd_device *device, const scd_gemm_shape *s, probe *p
     p->x_row = s->cols * device->act;
     size_t each = scd_gemm_gives_act(s) ? device->act : sizeof(float);
     p->y_row = s->part_rows * each;
-    p->step = scd_cuda_step(MANY_ROWS, s->part_rows);
+    p->step = scd_gemm_step(MANY_ROWS, s->part_rows);
     p->y_bytes = s->n_parts * p->step * each;
     p->rows = scd_malloc(MANY_ROWS, p->x_row);
     p->many = scd_calloc(p->y_bytes, 1);

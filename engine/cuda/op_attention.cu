@@ -1,7 +1,7 @@
 /* op_attention.cu - full attention within each cell; here in fp32, on plain cores, for inference
  * and training alike.
  *
- *   S = scale Q K^T;  P = exp(S - lse);  O = P V
+ *   S = scale Q K^T;  O = softmax(S) V
  * by online softmax (Milakov and Gimelshein, arXiv 1805.02867): keys are taken in tiles, in order;
  * a larger top scales what was summed before it. Exponents are of 2. What a query gets depends on
  * the keys of its cell alone, since tiles start at the cell's first key. */

@@ -16,7 +16,7 @@ static size_t carve(char *base, size_t rows, size_t hidden_dim, size_t ffn_dim, 
 {
     size_t used = 0;
     s->n = scd_cuda_carve(base, &used, rows * hidden_dim, act);
-    s->step = scd_cuda_step(rows, ffn_dim);
+    s->step = scd_gemm_step(rows, ffn_dim);
     s->gate_up = scd_cuda_carve(base, &used, 2 * s->step, act);
     s->mid = scd_cuda_carve(base, &used, rows * ffn_dim, act);
     return used;

@@ -76,7 +76,8 @@ static scd_code turn(scd_device *device, const turn_args *a, unsigned parts, scd
 }
 
 /* q and k, those that were asked for. */
-static scd_code turn_parts(scd_device *device, const scd_qkv_args *args, scd_error *err)
+static scd_code turn_parts(scd_device *device, const scd_qkv_args *args, const float *rope,
+                           scd_error *err)
 {
     turn_args a = {};
     unsigned parts = 0;
@@ -84,7 +85,7 @@ static scd_code turn_parts(scd_device *device, const scd_qkv_args *args, scd_err
     a.width = (unsigned)args->hidden_dim;
     a.half = (unsigned)(args->hidden_dim / args->n_heads / 2);
     a.rope_rows = (unsigned)device->max_rows;
-    a.rope = device->rope;
+    a.rope = rope;
     a.pos = args->pos;
     a.fault = device->fault;
     if (args->parts & SCD_PART_Q)
@@ -95,16 +96,25 @@ static scd_code turn_parts(scd_device *device, const scd_qkv_args *args, scd_err
                         : turn<float>(device, &a, parts, err);
 }
 
-static scd_code rope_fill(scd_device *device, size_t dim, double theta, scd_error *err)
+/* The table of such heads, made when they are first seen. */
+static scd_code rope_of(scd_device *device, size_t dim, double theta, const float **out,
+                        scd_error *err)
 {
-    if (device->rope_dim == dim && device->rope_theta == theta)
-        return SCD_OK;
+    for (size_t i = 0; i < device->n_ropes; i++)
+        if (device->ropes[i].dim == dim && device->ropes[i].theta == theta) {
+            *out = device->ropes[i].table;
+            return SCD_OK;
+        }
+    float *table;
+    scd_code code = scd_cuda_rope_add(device, dim, theta, &table, err);
+    if (code)
+        return code;
     size_t n = device->max_rows * (dim / 2);
-    scd_code code = SCD_LAUNCH(device, err, rope_table, scd_ceil_div(n, THREADS), THREADS, 0,
-                               device->rope, device->max_rows, dim, theta);
-    device->epoch++; /* graphs read another table */
-    device->rope_dim = code ? 0 : dim;
-    device->rope_theta = theta;
+    code = SCD_LAUNCH(device, err, rope_table, scd_ceil_div(n, THREADS), THREADS, 0, table,
+                      device->max_rows, dim, theta);
+    if (code)
+        scd_gpu_free(device->gpu, device->ropes[--device->n_ropes].table);
+    *out = table;
     return code;
 }
 
@@ -138,17 +148,18 @@ static scd_code multiply(scd_device *device, const scd_qkv_args *args, const voi
 scd_code scd_cuda_qkv(scd_device *device, const scd_qkv_args *args, scd_error *err)
 {
     void *n = device->scratch;
+    const float *rope = NULL;
     scd_code code = scd_cuda_check_rows(device, args->rows, err);
     if (!code)
         code = scd_cuda_check_heads(args->hidden_dim, args->n_heads, err);
     if (!code)
         code = scd_gpu_enter(device->gpu, err);
     if (!code)
-        code = rope_fill(device, args->hidden_dim / args->n_heads,
-                         args->rope_theta > 0 ? args->rope_theta : 10000.0, err);
+        code = rope_of(device, args->hidden_dim / args->n_heads,
+                       args->rope_theta > 0 ? args->rope_theta : 10000.0, &rope, err);
     if (!code)
         code = scd_cuda_norm_act(device, args->h, args->norm, args->rows, args->hidden_dim, n, err);
     if (!code)
         code = multiply(device, args, n, err);
-    return code ? code : turn_parts(device, args, err);
+    return code ? code : turn_parts(device, args, rope, err);
 }

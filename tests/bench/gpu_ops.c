@@ -237,7 +237,7 @@ static void time_all(ops *o)
     /* bytes: what norms, write-outs, silu and embedding read and write; products are the FLOP */
     time_op(o, "embed", run_embed, 1, 2 * r * (d * d + d * h) + 2 * c * (d * h + h * h),
             r * d * (a + 4 + 4 + 4 + a + 4));
-    time_op(o, "qkv", run_qkv, o->layers, 6 * r * h * h, r * h * (4 + a + 6 * a));
+    time_op(o, "qkv", run_qkv, o->layers, 6 * r * h * h, r * h * (4 + a + 4 * a));
     time_op(o, "attention", run_attention, o->layers, 4 * r * l * h, 0);
     time_op(o, "block_out", run_block_out, o->layers, 2 * r * h * h + 6 * r * h * f,
             r * h * (4 + a) + r * f * 3 * a);

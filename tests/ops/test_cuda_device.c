@@ -31,9 +31,9 @@ static void the_identity_holds_all_that_bits_depend_on(void **state)
     static const struct {
         scd_precision asked, got;
         const char *identity;
-    } cases[] = {{SCD_PRECISION_AUTO, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k2/emulated"},
-                 {SCD_PRECISION_BF16, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k2/emulated"},
-                 {SCD_PRECISION_FP32, SCD_PRECISION_FP32, "cuda/sm_80/fp32/k2/emulated"}};
+    } cases[] = {{SCD_PRECISION_AUTO, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k3/emulated"},
+                 {SCD_PRECISION_BF16, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k3/emulated"},
+                 {SCD_PRECISION_FP32, SCD_PRECISION_FP32, "cuda/sm_80/fp32/k3/emulated"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         scd_device_options options = {.precision = cases[i].asked};
         scd_device *device;
