@@ -77,3 +77,14 @@ scd_code scd_backend_open(scd_device_choice choice, const scd_device_options *op
     scd_code code = scd_backend_check(*backend, err);
     return code ? code : (*backend)->open(options, device, err);
 }
+
+scd_code scd_backend_count_gpus(int *n, scd_error *err)
+{
+    const scd_backend *backend;
+    scd_error cuda_error = {0};
+    *n = 0;
+    scd_code code = load_cuda(&backend, &cuda_error);
+    if (!code)
+        code = backend->count(n, &cuda_error);
+    return code ? scd_fail(err, code, "--device cuda: %s", cuda_error.message) : SCD_OK;
+}

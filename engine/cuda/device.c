@@ -30,6 +30,8 @@ static void cuda_close(scd_device *device)
     free(device);
 }
 
+/* cuBLASLt chooses a shape's algorithm by the chip: cards of one architecture that differ in it may
+ * differ in bits, so the identity names it. */
 static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
 {
     scd_device_info *info = &device->info;
@@ -38,9 +40,9 @@ static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
     snprintf(info->isa, sizeof info->isa, "sm_%d%d", facts->major, facts->minor);
     snprintf(info->name, sizeof info->name, "%s, GPU %d, %zu MiB", facts->name, index,
              facts->memory_bytes >> 20);
-    snprintf(info->identity, sizeof info->identity, "cuda/%s/%s/k%d/%s", info->isa,
+    snprintf(info->identity, sizeof info->identity, "cuda/%s/%s/k%d/%s/%s, %d SMs", info->isa,
              device->bf16 ? "bf16" : "fp32", SCD_CUDA_KERNEL_VERSION,
-             scd_gemm_version(device->gemm));
+             scd_gemm_version(device->gemm), facts->name, facts->processors);
 }
 
 static scd_code cuda_open(const scd_device_options *options, scd_device **out, scd_error *err)
@@ -70,6 +72,11 @@ static scd_code cuda_open(const scd_device_options *options, scd_device **out, s
     describe(device, &facts, options->index);
     *out = device;
     return SCD_OK;
+}
+
+static scd_code cuda_count(int *n, scd_error *err)
+{
+    return scd_gpu_count(n, err);
 }
 
 static const scd_device_info *cuda_info(const scd_device *device)
@@ -294,6 +301,7 @@ const scd_backend scd_backend_cuda = {
     .abi = SCD_BACKEND_ABI,
     .size = sizeof(scd_backend),
     .name = "cuda",
+    .count = cuda_count,
     .open = cuda_open,
     .close = cuda_close,
     .info = cuda_info,

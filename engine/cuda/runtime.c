@@ -22,30 +22,40 @@ static scd_code check(cudaError_t e, const char *call, scd_error *err)
                     call, cudaGetErrorString(e));
 }
 
-static scd_code find(int index, scd_gpu_facts *facts, scd_error *err)
+scd_code scd_gpu_count(int *n, scd_error *err)
 {
-    int n = 0;
-    cudaError_t e = cudaGetDeviceCount(&n);
+    *n = 0;
+    cudaError_t e = cudaGetDeviceCount(n);
     if (e == cudaErrorInsufficientDriver)
         return scd_fail(err, SCD_E_DEVICE,
                         "there is no NVIDIA driver on this machine, or one older than CUDA %d.%d",
                         CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-    if (e == cudaErrorNoDevice || (e == cudaSuccess && n == 0))
+    if (e == cudaErrorNoDevice || (e == cudaSuccess && *n == 0))
         return scd_fail(err, SCD_E_DEVICE, "no GPU answers");
-    if (e != cudaSuccess)
-        return check(e, "cudaGetDeviceCount", err);
+    return check(e, "cudaGetDeviceCount", err);
+}
+
+static scd_code find(int index, scd_gpu_facts *facts, scd_error *err)
+{
+    int n;
+    scd_code code = scd_gpu_count(&n, err);
+    if (code)
+        return code;
     if (index < 0 || index >= n)
         return scd_fail(err, SCD_E_DEVICE, "there is no GPU %d: this machine has %d, from 0", index,
                         n);
     struct cudaDeviceProp p;
-    scd_code code = check(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties", err);
+    code = check(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties", err);
     if (code)
         return code;
     if (p.major < 8)
         return scd_fail(err, SCD_E_DEVICE,
                         "GPU %d, %s, has compute capability %d.%d: at least 8.0 is needed", index,
                         p.name, p.major, p.minor);
-    *facts = (scd_gpu_facts){.major = p.major, .minor = p.minor, .memory_bytes = p.totalGlobalMem};
+    *facts = (scd_gpu_facts){.major = p.major,
+                             .minor = p.minor,
+                             .processors = p.multiProcessorCount,
+                             .memory_bytes = p.totalGlobalMem};
     snprintf(facts->name, sizeof facts->name, "%.63s", p.name);
     return SCD_OK;
 }

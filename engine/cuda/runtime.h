@@ -22,10 +22,14 @@ typedef struct scd_gpu scd_gpu;
 typedef struct scd_gpu_facts {
     char name[64];
     int major, minor; /* compute capability */
+    int processors; /* multiprocessors: what cuBLASLt chooses an algorithm by, besides the former */
     size_t memory_bytes;
 } scd_gpu_facts;
 
 enum { SCD_GPU_MARKS = 2 };
+
+/* GPUs of this machine, 1 or more. SCD_E_DEVICE: no driver, or no GPU. */
+scd_code scd_gpu_count(int *n, scd_error *err);
 
 /* SCD_E_DEVICE: no driver, no GPU, no such index, or one that is too old. */
 scd_code scd_gpu_open(int index, scd_gpu **out, scd_gpu_facts *facts, scd_error *err);
