@@ -1,0 +1,210 @@
+/* runner.c - see runner.h. */
+#include "engine/runner.h"
+
+#include "engine/base/mem.h"
+#include "engine/denoise/classifier.h"
+#include "engine/model/forward.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A model on the device. */
+typedef struct seat {
+    scd_runner_model of;
+    scd_forward *forward;
+    scd_denoiser *denoiser;       /* NULL: the device has no gene_pick */
+    scd_classifier **classifiers; /* (n_heads) NULL where the head is of another task */
+    scd_forward **overs;          /* (n_heads) of a perturbation head with backbone tensors */
+} seat;
+
+struct scd_runner {
+    const scd_backend *be;
+    scd_device *device;
+    char name[32];
+    size_t max_rows;
+    size_t n_seats;
+    seat *seats;
+    const scd_cell **cells; /* (max_cells) of a batch without courses */
+    float *results;         /* (max_cells, the widest result) */
+};
+
+scd_code scd_runner_open(scd_device_choice choice, const scd_device_options *options,
+                         scd_runner **out, char *why, size_t n, scd_error *err)
+{
+    *out = NULL;
+    scd_runner *r = scd_calloc(1, sizeof *r);
+    if (!r)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    scd_code code = scd_backend_open(choice, options, &r->be, &r->device, why, n, err);
+    if (code) {
+        scd_runner_close(r);
+        return code;
+    }
+    if (r->be == &scd_backend_cpu)
+        snprintf(r->name, sizeof r->name, "%s", r->be->name);
+    else
+        snprintf(r->name, sizeof r->name, "%s:%d", r->be->name, options->index);
+    *out = r;
+    return SCD_OK;
+}
+
+static const scd_head_info *head_info(const seat *s, size_t head)
+{
+    return scd_head_get_info(s->of.heads[head]);
+}
+
+static scd_code load_head(scd_runner *r, seat *s, size_t i, scd_error *err)
+{
+    const scd_head *head = s->of.heads[i];
+    if (!head_info(s, i)->perturb)
+        return scd_classifier_open(r->be, r->device, head, scd_model_get_config(s->of.model),
+                                   s->forward, r->max_rows, &s->classifiers[i], err);
+    return head_info(s, i)->has_backbone
+               ? scd_forward_open_over(s->forward, scd_head_tensors(head), &s->overs[i], err)
+               : SCD_OK;
+}
+
+static scd_code load_seat(scd_runner *r, seat *s, scd_error *err)
+{
+    size_t n_heads = s->of.n_heads;
+    s->classifiers = scd_calloc(n_heads + 1, sizeof *s->classifiers);
+    s->overs = scd_calloc(n_heads + 1, sizeof *s->overs);
+    if (!s->classifiers || !s->overs)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu heads", n_heads);
+    scd_code code = scd_forward_open(r->be, r->device, s->of.model, r->max_rows, &s->forward, err);
+    if (!code && r->be->gene_pick)
+        code = scd_denoiser_open(r->be, r->device, s->of.model, s->forward, r->max_rows,
+                                 &s->denoiser, err);
+    for (size_t i = 0; i < n_heads && !code; i++)
+        code = load_head(r, s, i, err);
+    return code;
+}
+
+static size_t width_of(const seat *s, size_t head)
+{
+    bool is_label = head < s->of.n_heads && !head_info(s, head)->perturb;
+    return is_label ? head_info(s, head)->n_labels : scd_model_get_config(s->of.model)->hidden_dim;
+}
+
+/* A cell has at least two rows. */
+static size_t max_cells(const scd_runner *r)
+{
+    return r->max_rows / 2 + 1;
+}
+
+static scd_code allocate(scd_runner *r, scd_error *err)
+{
+    size_t widest = 0;
+    for (size_t m = 0; m < r->n_seats; m++)
+        for (size_t h = 0; h <= r->seats[m].of.n_heads; h++) {
+            size_t width = width_of(&r->seats[m], h);
+            widest = width > widest ? width : widest;
+        }
+    r->cells = scd_malloc(max_cells(r), sizeof *r->cells);
+    r->results = scd_malloc(max_cells(r), widest * sizeof *r->results);
+    return r->cells && r->results
+               ? SCD_OK
+               : scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", r->max_rows);
+}
+
+scd_code scd_runner_load(scd_runner *r, const scd_runner_model *models, size_t n_models,
+                         size_t max_rows, scd_error *err)
+{
+    r->max_rows = max_rows;
+    r->seats = scd_calloc(n_models, sizeof *r->seats);
+    if (!r->seats)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    r->n_seats = n_models;
+    for (size_t m = 0; m < n_models; m++) {
+        r->seats[m].of = models[m];
+        scd_code code = load_seat(r, &r->seats[m], err);
+        if (code) {
+            scd_fail_within(err, "model \"%s\"", scd_model_name(models[m].model));
+            return code;
+        }
+    }
+    return allocate(r, err);
+}
+
+static void close_seat(seat *s)
+{
+    for (size_t i = 0; s->classifiers && s->overs && i < s->of.n_heads; i++) {
+        scd_classifier_close(s->classifiers[i]);
+        scd_forward_close(s->overs[i]);
+    }
+    scd_denoiser_close(s->denoiser);
+    scd_forward_close(s->forward);
+    free(s->overs);
+    free(s->classifiers);
+}
+
+void scd_runner_close(scd_runner *r)
+{
+    if (!r)
+        return;
+    for (size_t i = 0; i < r->n_seats; i++)
+        close_seat(&r->seats[i]);
+    if (r->device)
+        r->be->close(r->device);
+    free(r->results);
+    free(r->cells);
+    free(r->seats);
+    free(r);
+}
+
+const scd_backend *scd_runner_backend(const scd_runner *r)
+{
+    return r->be;
+}
+
+const scd_device_info *scd_runner_info(const scd_runner *r)
+{
+    return r->be->info(r->device);
+}
+
+const char *scd_runner_name(const scd_runner *r)
+{
+    return r->name;
+}
+
+size_t scd_runner_max_rows(const scd_runner *r)
+{
+    return r->max_rows;
+}
+
+scd_code scd_runner_compute(scd_runner *r, scd_runner_work work, const scd_cell *const *cells,
+                            size_t n_cells, float *out, scd_error *err)
+{
+    const seat *s = &r->seats[work.model];
+    if (work.head < s->of.n_heads && s->classifiers[work.head])
+        return scd_classifier_run(s->classifiers[work.head], cells, n_cells, out, err);
+    scd_forward *over = work.head < s->of.n_heads ? s->overs[work.head] : NULL;
+    return scd_forward_embed(over ? over : s->forward, cells, n_cells, out, err);
+}
+
+static scd_code step_plain(scd_runner *r, scd_runner_work work, const scd_step *steps, size_t n,
+                           scd_error *err)
+{
+    size_t width = width_of(&r->seats[work.model], work.head);
+    if (n > max_cells(r))
+        return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", r->max_rows);
+    for (size_t i = 0; i < n; i++) {
+        if (steps[i].course)
+            return scd_fail(err, SCD_E_INTERNAL, "there are no courses here");
+        r->cells[i] = steps[i].cell;
+    }
+    scd_code code = scd_runner_compute(r, work, r->cells, n, r->results, err);
+    for (size_t i = 0; i < n && !code; i++)
+        memcpy(steps[i].out, r->results + i * width, width * sizeof *r->results);
+    return code;
+}
+
+scd_code scd_runner_step(scd_runner *r, scd_runner_work work, const scd_step *steps, size_t n,
+                         scd_error *err)
+{
+    seat *s = &r->seats[work.model];
+    if (work.head < s->of.n_heads || !s->denoiser)
+        return step_plain(r, work, steps, n, err);
+    return scd_denoiser_run(s->denoiser, steps, n, work.pooling, err);
+}
