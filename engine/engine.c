@@ -15,7 +15,7 @@
  * cell in sooner; a GPU wants to be filled. */
 enum { CPU_BATCH_ROWS = 2048, CUDA_BATCH_ROWS = 65536, LEAST_BATCH_ROWS = 2048 };
 
-typedef struct slot {
+typedef struct holding {
     scd_model *model;
     size_t n_heads;
     scd_head **heads;            /* (n_heads) */
@@ -23,12 +23,12 @@ typedef struct slot {
     const scd_head_info **infos; /* (n_heads) */
     size_t *lengths;
     scd_served_model served;
-} slot;
+} holding;
 
 struct scd_engine {
     size_t n_models;
-    slot *slots;
-    scd_runner_model *models; /* (n_models) of the slots */
+    holding *holdings;
+    scd_runner_model *models; /* (n_models) of the holdings */
     size_t most_rows;         /* asked for, or 0; of the longest cell */
     size_t longest;
     int threads;
@@ -40,7 +40,7 @@ struct scd_engine {
 };
 
 /* Every head that stands in the model's directory. */
-static scd_code open_heads(slot *s, const char *model_dir, scd_error *err)
+static scd_code open_heads(holding *s, const char *model_dir, scd_error *err)
 {
     char **dirs;
     size_t n;
@@ -66,34 +66,34 @@ static scd_code open_heads(slot *s, const char *model_dir, scd_error *err)
 static scd_code open_models(scd_engine *e, const scd_engine_options *o, scd_error *err)
 {
     for (size_t i = 0; i < o->n_models; i++) {
-        scd_code code = scd_model_open(o->model_dirs[i], &e->slots[i].model, err);
+        scd_code code = scd_model_open(o->model_dirs[i], &e->holdings[i].model, err);
         if (code)
             return code;
         e->n_models = i + 1;
-        const char *name = scd_model_name(e->slots[i].model);
+        const char *name = scd_model_name(e->holdings[i].model);
         for (size_t j = 0; j < i; j++)
-            if (!strcmp(name, scd_model_name(e->slots[j].model)))
+            if (!strcmp(name, scd_model_name(e->holdings[j].model)))
                 return scd_fail(err, SCD_E_INVALID,
                                 "two models are called \"%s\": rename one directory", name);
-        size_t need = scd_model_get_config(e->slots[i].model)->max_gene_len + 1;
+        size_t need = scd_model_get_config(e->holdings[i].model)->max_gene_len + 1;
         if (e->longest < need)
             e->longest = need;
         code = scd_lengths_read(o->model_dirs[i],
-                                scd_model_get_config(e->slots[i].model)->max_gene_len,
-                                &e->slots[i].lengths, &e->slots[i].served.n_lengths, err);
+                                scd_model_get_config(e->holdings[i].model)->max_gene_len,
+                                &e->holdings[i].lengths, &e->holdings[i].served.n_lengths, err);
         if (code)
             return code;
-        code = open_heads(&e->slots[i], o->model_dirs[i], err);
+        code = open_heads(&e->holdings[i], o->model_dirs[i], err);
         if (code)
             return code;
         e->models[i] =
-            (scd_runner_model){e->slots[i].model, e->slots[i].heads, e->slots[i].n_heads};
+            (scd_runner_model){e->holdings[i].model, e->holdings[i].heads, e->holdings[i].n_heads};
     }
     return SCD_OK;
 }
 
 /* A head means something on the model that it was trained on and on no other. */
-static scd_code check_heads(const slot *s, scd_error *err)
+static scd_code check_heads(const holding *s, scd_error *err)
 {
     for (size_t i = 0; i < s->n_heads; i++)
         if (strcmp(s->infos[i]->model_digest_hex, s->served.digest_hex) != 0)
@@ -106,7 +106,7 @@ static scd_code check_heads(const slot *s, scd_error *err)
 }
 
 /* Once it is known that the heads are this model's. */
-static scd_code bind_heads(slot *s, scd_error *err)
+static scd_code bind_heads(holding *s, scd_error *err)
 {
     scd_code code = check_heads(s, err);
     for (size_t i = 0; i < s->n_heads && !code; i++)
@@ -116,7 +116,7 @@ static scd_code bind_heads(slot *s, scd_error *err)
 }
 
 /* The digest comes last: it is computed while the weights are packed. */
-static scd_code finish_model(slot *s, scd_error *err)
+static scd_code finish_model(holding *s, scd_error *err)
 {
     scd_code code = scd_model_digest(s->model, &s->served.digest, err);
     if (code)
@@ -135,16 +135,16 @@ static scd_code finish_model(slot *s, scd_error *err)
 static scd_code finish_models(scd_engine *e, scd_error *err)
 {
     for (size_t i = 0; i < e->n_models; i++) {
-        scd_code code = finish_model(&e->slots[i], err);
+        scd_code code = finish_model(&e->holdings[i], err);
         if (code) {
-            scd_fail_within(err, "model \"%s\"", scd_model_name(e->slots[i].model));
+            scd_fail_within(err, "model \"%s\"", scd_model_name(e->holdings[i].model));
             return code;
         }
     }
     return SCD_OK;
 }
 
-static void close_slot(slot *s)
+static void close_holding(holding *s)
 {
     for (size_t i = 0; i < s->n_heads; i++) {
         scd_predictor_close(s->predictors[i]);
@@ -232,10 +232,10 @@ static scd_code open_once(const scd_engine_options *o, scd_engine **out, size_t 
     *rows = 0;
     scd_engine *e = scd_calloc(1, sizeof *e);
     if (e) {
-        e->slots = scd_calloc(o->n_models, sizeof *e->slots);
+        e->holdings = scd_calloc(o->n_models, sizeof *e->holdings);
         e->models = scd_calloc(o->n_models, sizeof *e->models);
     }
-    if (!e || !e->slots || !e->models) {
+    if (!e || !e->holdings || !e->models) {
         scd_engine_close(e);
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     }
@@ -287,11 +287,11 @@ void scd_engine_close(scd_engine *e)
         return;
     for (size_t i = 0; e->runners && i <= e->n_runners; i++)
         scd_runner_close(e->runners[i]);
-    for (size_t i = 0; e->slots && i < e->n_models; i++)
-        close_slot(&e->slots[i]);
+    for (size_t i = 0; e->holdings && i < e->n_models; i++)
+        close_holding(&e->holdings[i]);
     free(e->runners);
     free(e->models);
-    free(e->slots);
+    free(e->holdings);
     free(e);
 }
 
@@ -370,11 +370,11 @@ size_t scd_engine_n_models(const scd_engine *e)
 
 const scd_served_model *scd_engine_model(const scd_engine *e, size_t index)
 {
-    return &e->slots[index].served;
+    return &e->holdings[index].served;
 }
 
 /* Which of the model's heads it is; n_heads: none. */
-static size_t place_of(const slot *s, const scd_head_info *head)
+static size_t place_of(const holding *s, const scd_head_info *head)
 {
     size_t i = 0;
     while (i < s->n_heads && s->infos[i] != head)
@@ -385,7 +385,7 @@ static size_t place_of(const slot *s, const scd_head_info *head)
 const scd_predictor *scd_engine_predictor(const scd_engine *e, size_t model,
                                           const scd_head_info *head)
 {
-    const slot *s = &e->slots[model];
+    const holding *s = &e->holdings[model];
     size_t i = place_of(s, head);
     return i < s->n_heads ? s->predictors[i] : NULL;
 }
@@ -393,14 +393,14 @@ const scd_predictor *scd_engine_predictor(const scd_engine *e, size_t model,
 size_t scd_engine_width(const scd_engine *e, scd_work work)
 {
     bool is_label = work.head && !work.head->perturb;
-    return is_label ? work.head->n_labels : e->slots[work.model].served.config->hidden_dim;
+    return is_label ? work.head->n_labels : e->holdings[work.model].served.config->hidden_dim;
 }
 
 /* SCD_E_INTERNAL: the head is not of this model. */
 static scd_code runner_work(const scd_engine *e, scd_work work, scd_runner_work *out,
                             scd_error *err)
 {
-    const slot *s = &e->slots[work.model];
+    const holding *s = &e->holdings[work.model];
     *out = (scd_runner_work){work.model, place_of(s, work.head), work.pooling};
     if (!work.head || out->head < s->n_heads)
         return SCD_OK;
@@ -422,6 +422,31 @@ scd_code scd_engine_step_on(scd_engine *e, size_t device, scd_work work, const s
     scd_runner_work w;
     scd_code code = runner_work(e, work, &w, err);
     return code ? code : scd_runner_step(e->runners[device], w, steps, n, err);
+}
+
+bool scd_engine_device_overlaps(const scd_engine *e, size_t device)
+{
+    return scd_runner_backend(e->runners[device])->slot_begin != NULL;
+}
+
+bool scd_engine_overlaps(const scd_engine *e, size_t device, scd_work work, const scd_step *steps,
+                         size_t n)
+{
+    scd_runner_work w;
+    return !runner_work(e, work, &w, NULL) && scd_runner_overlaps(e->runners[device], w, steps, n);
+}
+
+scd_code scd_engine_begin(scd_engine *e, size_t device, int slot, scd_work work,
+                          const scd_step *steps, size_t n, scd_error *err)
+{
+    scd_runner_work w;
+    scd_code code = runner_work(e, work, &w, err);
+    return code ? code : scd_runner_begin(e->runners[device], slot, w, steps, n, err);
+}
+
+scd_code scd_engine_fetch(scd_engine *e, size_t device, int slot, scd_error *err)
+{
+    return scd_runner_fetch(e->runners[device], slot, err);
 }
 
 bool scd_engine_denoises(const scd_engine *e)

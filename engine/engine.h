@@ -111,6 +111,19 @@ static inline scd_code scd_engine_step(scd_engine *engine, scd_work work, const 
     return scd_engine_step_on(engine, 0, work, steps, n, err);
 }
 
+/* A batch behind the one that is computed, so that a device is not idle while the host hands out
+ * what the last one gave: a batch in each slot, 0 and 1, as scd_engine_step_on, in two steps. Steps
+ * and cells stay as they are from begin to fetch, which waits; batches are fetched as they were
+ * begun, and none may be under way in another call of a pass on this device. Overlaps: whether this
+ * batch may, and gains by it. A batch whose begin failed is not fetched; nor need any be on a
+ * device that failed. */
+bool scd_engine_device_overlaps(const scd_engine *engine, size_t device); /* any batch there */
+bool scd_engine_overlaps(const scd_engine *engine, size_t device, scd_work work,
+                         const scd_step *steps, size_t n);
+scd_code scd_engine_begin(scd_engine *engine, size_t device, int slot, scd_work work,
+                          const scd_step *steps, size_t n, scd_error *err);
+scd_code scd_engine_fetch(scd_engine *engine, size_t device, int slot, scd_error *err);
+
 /* False: this device has not all that courses need, and scd_engine_step refuses them. */
 bool scd_engine_denoises(const scd_engine *engine);
 /* The same of ASSOCIATE courses. */

@@ -27,6 +27,11 @@ struct scd_runner {
     seat *seats;
     const scd_cell **cells; /* (max_cells) of a batch without courses */
     float *results;         /* (max_cells, the widest result) */
+    struct {                /* a batch that was begun */
+        scd_runner_work work;
+        const scd_step *steps;
+        size_t n;
+    } slots[SCD_SLOTS];
 };
 
 scd_code scd_runner_open(scd_device_choice choice, const scd_device_options *options,
@@ -173,20 +178,30 @@ size_t scd_runner_max_rows(const scd_runner *r)
     return r->max_rows;
 }
 
+/* The pass of plain cells that this work is; of a classifier, the one under it. */
+static scd_forward *forward_of(const seat *s, size_t head)
+{
+    scd_forward *over = head < s->of.n_heads ? s->overs[head] : NULL;
+    return over ? over : s->forward;
+}
+
+static scd_classifier *classifier_of(const seat *s, size_t head)
+{
+    return head < s->of.n_heads ? s->classifiers[head] : NULL;
+}
+
 scd_code scd_runner_compute(scd_runner *r, scd_runner_work work, const scd_cell *const *cells,
                             size_t n_cells, float *out, scd_error *err)
 {
     const seat *s = &r->seats[work.model];
-    if (work.head < s->of.n_heads && s->classifiers[work.head])
-        return scd_classifier_run(s->classifiers[work.head], cells, n_cells, out, err);
-    scd_forward *over = work.head < s->of.n_heads ? s->overs[work.head] : NULL;
-    return scd_forward_embed(over ? over : s->forward, cells, n_cells, out, err);
+    scd_classifier *classifier = classifier_of(s, work.head);
+    return classifier ? scd_classifier_run(classifier, cells, n_cells, out, err)
+                      : scd_forward_embed(forward_of(s, work.head), cells, n_cells, out, err);
 }
 
-static scd_code step_plain(scd_runner *r, scd_runner_work work, const scd_step *steps, size_t n,
-                           scd_error *err)
+/* r->cells: those of steps without courses. */
+static scd_code take_cells(scd_runner *r, const scd_step *steps, size_t n, scd_error *err)
 {
-    size_t width = width_of(&r->seats[work.model], work.head);
     if (n > max_cells(r))
         return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", r->max_rows);
     for (size_t i = 0; i < n; i++) {
@@ -194,17 +209,77 @@ static scd_code step_plain(scd_runner *r, scd_runner_work work, const scd_step *
             return scd_fail(err, SCD_E_INTERNAL, "there are no courses here");
         r->cells[i] = steps[i].cell;
     }
-    scd_code code = scd_runner_compute(r, work, r->cells, n, r->results, err);
-    for (size_t i = 0; i < n && !code; i++)
+    return SCD_OK;
+}
+
+static void hand_out(const scd_runner *r, scd_runner_work work, const scd_step *steps, size_t n)
+{
+    size_t width = width_of(&r->seats[work.model], work.head);
+    for (size_t i = 0; i < n; i++)
         memcpy(steps[i].out, r->results + i * width, width * sizeof *r->results);
-    return code;
 }
 
 scd_code scd_runner_step(scd_runner *r, scd_runner_work work, const scd_step *steps, size_t n,
                          scd_error *err)
 {
     seat *s = &r->seats[work.model];
-    if (work.head < s->of.n_heads || !s->denoiser)
-        return step_plain(r, work, steps, n, err);
-    return scd_denoiser_run(s->denoiser, steps, n, work.pooling, err);
+    if (work.head >= s->of.n_heads && s->denoiser)
+        return scd_denoiser_run(s->denoiser, steps, n, work.pooling, err);
+    scd_code code = take_cells(r, steps, n, err);
+    if (!code)
+        code = scd_runner_compute(r, work, r->cells, n, r->results, err);
+    if (!code)
+        hand_out(r, work, steps, n);
+    return code;
+}
+
+/* ---- one batch behind the other -------------------------------------------------------------- */
+
+bool scd_runner_overlaps(const scd_runner *r, scd_runner_work work, const scd_step *steps, size_t n)
+{
+    bool plain =
+        n <= max_cells(r) && scd_forward_overlaps(forward_of(&r->seats[work.model], work.head), n);
+    for (size_t i = 0; i < n && plain; i++)
+        plain = !steps[i].course;
+    return plain;
+}
+
+scd_code scd_runner_begin(scd_runner *r, int slot, scd_runner_work work, const scd_step *steps,
+                          size_t n, scd_error *err)
+{
+    const seat *s = &r->seats[work.model];
+    scd_classifier *classifier = classifier_of(s, work.head);
+    scd_forward *forward = forward_of(s, work.head);
+    r->slots[slot].work = work;
+    r->slots[slot].steps = steps;
+    r->slots[slot].n = n;
+    scd_code code = take_cells(r, steps, n, err);
+    if (code)
+        return code;
+    if (classifier)
+        return scd_classifier_begin(classifier, slot, r->cells, n, err);
+    const float *out = NULL;
+    size_t bytes = n * width_of(s, work.head) * sizeof *out;
+    code = scd_forward_begin(forward, slot, r->cells, n, &out, err);
+    if (!code)
+        code = scd_forward_end(forward, slot, out, bytes, err);
+    if (code)
+        scd_forward_end(forward, slot, NULL, 0, NULL);
+    return code;
+}
+
+scd_code scd_runner_fetch(scd_runner *r, int slot, scd_error *err)
+{
+    scd_runner_work work = r->slots[slot].work;
+    const scd_step *steps = r->slots[slot].steps;
+    size_t n = r->slots[slot].n;
+    const seat *s = &r->seats[work.model];
+    scd_classifier *classifier = classifier_of(s, work.head);
+    scd_code code = take_cells(r, steps, n, err);
+    if (!code)
+        code = classifier ? scd_classifier_fetch(classifier, slot, r->cells, n, r->results, err)
+                          : scd_forward_fetch(forward_of(s, work.head), slot, r->results, err);
+    if (!code)
+        hand_out(r, work, steps, n);
+    return code;
 }

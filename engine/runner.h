@@ -39,10 +39,15 @@ const scd_device_info *scd_runner_info(const scd_runner *runner);
 const char *scd_runner_name(const scd_runner *runner); /* "cpu", "cuda:1" */
 size_t scd_runner_max_rows(const scd_runner *runner);
 
-/* As scd_engine_compute and scd_engine_step (engine.h). */
+/* As scd_engine_compute, scd_engine_step, scd_engine_overlaps, _begin and _fetch (engine.h). */
 scd_code scd_runner_compute(scd_runner *runner, scd_runner_work work, const scd_cell *const *cells,
                             size_t n_cells, float *out, scd_error *err);
 scd_code scd_runner_step(scd_runner *runner, scd_runner_work work, const scd_step *steps, size_t n,
                          scd_error *err);
+bool scd_runner_overlaps(const scd_runner *runner, scd_runner_work work, const scd_step *steps,
+                         size_t n);
+scd_code scd_runner_begin(scd_runner *runner, int slot, scd_runner_work work, const scd_step *steps,
+                          size_t n, scd_error *err);
+scd_code scd_runner_fetch(scd_runner *runner, int slot, scd_error *err);
 
 #endif

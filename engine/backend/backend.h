@@ -197,6 +197,8 @@ static inline size_t scd_pick_words(size_t vocab)
     return (vocab + 31) / 32;
 }
 
+enum { SCD_SLOTS = 2 };
+
 typedef struct scd_backend {
     uint32_t abi;     /* SCD_BACKEND_ABI */
     uint32_t size;    /* sizeof(scd_backend): both are checked at load */
@@ -258,6 +260,21 @@ typedef struct scd_backend {
     scd_code (*record_end)(scd_device *device, scd_graph **out, scd_error *err);
     scd_code (*replay)(scd_device *device, const scd_graph *graph, scd_error *err);
     void (*graph_free)(scd_device *device, scd_graph *graph); /* NULL is fine */
+
+    /* Two batches, 0 and 1, the one put behind the other while that is computed: operations between
+     * slot_begin and slot_end are of that slot's batch. All three NULL: an operation is done when
+     * it returns, and there is nothing to gain.
+     *   slot_begin    `bytes` from host memory go to dst, beside the work that is under way and
+     *                 before what follows; src is free at once, dst not used by another batch
+     *   slot_end      `bytes` at src, as the work so far leaves them, are the result; they are
+     *                 fetched beside what follows, which leaves them alone until slot_collect.
+     * NULL: the batch is given up slot_collect  waits for the result; what lay wrong on the device
+     * is told here, as by download. */
+    scd_code (*slot_begin)(scd_device *device, int slot, void *dst, const void *src, size_t bytes,
+                           scd_error *err);
+    scd_code (*slot_end)(scd_device *device, int slot, const void *src, size_t bytes,
+                         scd_error *err);
+    scd_code (*slot_collect)(scd_device *device, int slot, void *dst, scd_error *err);
 
     const struct scd_train_ops *train; /* the operations that training needs beside these */
 } scd_backend;

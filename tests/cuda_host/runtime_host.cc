@@ -24,14 +24,21 @@ struct transfer {
     size_t bytes;
 };
 
+/* Copies that were put on a stream and not done yet. */
+enum { MAX_COPIES = 4096 };
+struct stream {
+    struct transfer copies[MAX_COPIES];
+    size_t n;
+};
+
 typedef std::vector<std::function<void()>> recording;
 
-enum { MAX_COPIES = 4096 };
 struct scd_gpu {
     int index;
-    struct transfer copies[MAX_COPIES];
-    size_t n_copies;
-    size_t marks[SCD_GPU_MARKS]; /* copies that were put before */
+    struct stream work, beside;
+    size_t marks[SCD_GPU_MARKS]; /* copies of the stream that were put before */
+    size_t work_waits_for;       /* copies beside, before whatever is put on the work next */
+    bool waits_for_work;         /* the copy beside that is put next */
     recording *recorded;         /* NULL: what is called is done */
 };
 
@@ -247,25 +254,42 @@ void scd_gpu_graph_free(scd_gpu *gpu, void *graph)
 /* ---- copies ---------------------------------------------------------------------------------- */
 
 /* The first n of those that wait. */
-static void flush_some(scd_gpu *gpu, size_t n)
+static void flush_some(scd_gpu *gpu, struct stream *of, size_t n)
 {
     if (!n)
         return;
     unlock(gpu);
     for (size_t i = 0; i < n; i++)
-        memcpy(gpu->copies[i].to, gpu->copies[i].from, gpu->copies[i].bytes);
+        memcpy(of->copies[i].to, of->copies[i].from, of->copies[i].bytes);
     scd_emu_lock();
-    memmove(gpu->copies, gpu->copies + n, (gpu->n_copies - n) * sizeof *gpu->copies);
-    gpu->n_copies -= n;
-    for (int i = 0; i < SCD_GPU_MARKS; i++)
+    memmove(of->copies, of->copies + n, (of->n - n) * sizeof *of->copies);
+    of->n -= n;
+    int first = of == &gpu->work ? 0 : SCD_GPU_WORK_MARKS;
+    int last = of == &gpu->work ? SCD_GPU_WORK_MARKS : SCD_GPU_MARKS;
+    for (int i = first; i < last; i++)
         gpu->marks[i] = gpu->marks[i] < n ? 0 : gpu->marks[i] - n;
+    if (of == &gpu->beside)
+        gpu->work_waits_for = gpu->work_waits_for < n ? 0 : gpu->work_waits_for - n;
+}
+
+/* All that the work must have seen before it goes on. */
+static void flush_work(scd_gpu *gpu)
+{
+    flush_some(gpu, &gpu->beside, gpu->work_waits_for);
+    flush_some(gpu, &gpu->work, gpu->work.n);
+}
+
+static void flush_all(scd_gpu *gpu)
+{
+    flush_work(gpu);
+    flush_some(gpu, &gpu->beside, gpu->beside.n);
 }
 
 void scd_emu_flush(void)
 {
     turn t;
     if (current)
-        flush_some(current, current->n_copies);
+        flush_work(current);
 }
 
 /* ---- the device ------------------------------------------------------------------------------ */
@@ -308,7 +332,7 @@ void scd_gpu_close(scd_gpu *gpu)
     turn t;
     if (!gpu)
         return;
-    flush_some(gpu, gpu->n_copies);
+    flush_all(gpu);
     if (current == gpu)
         current = NULL;
     free(gpu);
@@ -334,7 +358,7 @@ static scd_code give(size_t bytes, void **out, scd_error *err)
 static void take(scd_gpu *gpu, void *memory)
 {
     turn t;
-    flush_some(gpu, gpu->n_copies);
+    flush_all(gpu);
     scd_emu_blocks -= memory != NULL;
     if (!region_free(memory))
         free(memory);
@@ -381,51 +405,83 @@ void scd_gpu_free_host(scd_gpu *gpu, void *memory)
     take(gpu, memory);
 }
 
-static scd_code put(scd_gpu *gpu, void *to, const void *from, size_t bytes)
+static scd_code put(scd_gpu *gpu, struct stream *on, const char *name, void *to, const void *from,
+                    size_t bytes, scd_error *err)
 {
-    if (gpu->n_copies == MAX_COPIES)
-        flush_some(gpu, gpu->n_copies);
-    gpu->copies[gpu->n_copies++] = {to, from, bytes};
+    turn t;
+    scd_code code = call_of(gpu, name, err);
+    if (!code)
+        code = not_recorded(gpu, name, err);
+    if (code)
+        return code;
+    if (on->n == MAX_COPIES)
+        flush_some(gpu, on, on->n);
+    on->copies[on->n++] = {to, from, bytes};
     return SCD_OK;
 }
 
 scd_code scd_gpu_copy_in(scd_gpu *gpu, void *device, const void *host, size_t bytes, scd_error *err)
 {
-    turn t;
-    scd_code code = call_of(gpu, "copy_in", err);
-    if (!code)
-        code = not_recorded(gpu, "copy_in", err);
-    return code ? code : put(gpu, device, host, bytes);
+    return put(gpu, &gpu->work, "copy_in", device, host, bytes, err);
 }
 
 scd_code scd_gpu_copy_out(scd_gpu *gpu, void *host, const void *device, size_t bytes,
                           scd_error *err)
 {
+    return put(gpu, &gpu->work, "copy_out", host, device, bytes, err);
+}
+
+scd_code scd_gpu_copy_in_beside(scd_gpu *gpu, void *device, const void *host, size_t bytes,
+                                scd_error *err)
+{
+    return put(gpu, &gpu->beside, "copy_in_beside", device, host, bytes, err);
+}
+
+/* Done as late as it may be, it would find what it is for in any case: so that is asked. */
+scd_code scd_gpu_copy_out_beside(scd_gpu *gpu, void *host, const void *device, size_t bytes,
+                                 scd_error *err)
+{
+    if (!gpu->waits_for_work)
+        return scd_fail(err, SCD_E_INTERNAL, "copy_out_beside: it does not wait for the work");
+    gpu->waits_for_work = false;
+    return put(gpu, &gpu->beside, "copy_out_beside", host, device, bytes, err);
+}
+
+scd_code scd_gpu_work_after_copies(scd_gpu *gpu, scd_error *err)
+{
     turn t;
-    scd_code code = call_of(gpu, "copy_out", err);
-    if (!code)
-        code = not_recorded(gpu, "copy_out", err);
-    return code ? code : put(gpu, host, device, bytes);
+    gpu->work_waits_for = gpu->beside.n;
+    scd_code code = call_of(gpu, "work_after_copies", err);
+    return code ? code : not_recorded(gpu, "work_after_copies", err);
+}
+
+scd_code scd_gpu_copies_after(scd_gpu *gpu, int mark, scd_error *err)
+{
+    turn t;
+    flush_some(gpu, &gpu->work, gpu->marks[mark]);
+    gpu->waits_for_work = true;
+    scd_code code = call_of(gpu, "copies_after", err);
+    return code ? code : not_recorded(gpu, "copies_after", err);
 }
 
 scd_code scd_gpu_mark(scd_gpu *gpu, int mark, scd_error *err)
 {
     turn t;
-    gpu->marks[mark] = gpu->n_copies;
+    gpu->marks[mark] = mark < SCD_GPU_WORK_MARKS ? gpu->work.n : gpu->beside.n;
     return call_of(gpu, "mark", err);
 }
 
 scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err)
 {
     turn t;
-    flush_some(gpu, gpu->marks[mark]);
+    flush_some(gpu, mark < SCD_GPU_WORK_MARKS ? &gpu->work : &gpu->beside, gpu->marks[mark]);
     return call_of(gpu, "wait_mark", err);
 }
 
 scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
 {
     turn t;
-    flush_some(gpu, gpu->n_copies);
+    flush_all(gpu);
     scd_code code = call_of(gpu, "synchronize", err);
     return code ? code : not_recorded(gpu, "synchronize", err);
 }
