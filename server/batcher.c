@@ -266,7 +266,7 @@ static scd_code warm_up(scd_lane *l, scd_work work, bool with_course, scd_error 
     int64_t start = 0;
     scd_code code = SCD_OK;
     for (int run = 0; run < 2 && !code; run++) {
-        scd_step step = {.cell = &cell, .out = l->results};
+        scd_step step = {.cell = &cell, .out = l->loads[0].results};
         if (with_course)
             code = scd_course_new(&plan, c, &cell, &step.course, err);
         start = scd_now_ns();

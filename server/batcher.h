@@ -76,7 +76,8 @@ typedef enum scd_device_event {
 typedef struct scd_device_stats {
     bool lost;
     uint64_t batches, tokens;
-    double busy_s; /* in batches */
+    uint64_t behind; /* of the batches, begun while another was computed */
+    double busy_s;   /* in batches */
 } scd_device_stats;
 
 typedef struct scd_batcher_options {

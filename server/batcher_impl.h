@@ -12,7 +12,18 @@
 #include "server/batcher.h"
 #include "server/flight.h"
 
-/* A device's thread, and the batch that it computes. */
+/* A batch: picked, computed, handed out. */
+typedef struct scd_load {
+    scd_unit **picked; /* (max_units of the lane) */
+    scd_step *steps;   /* likewise */
+    float *results;    /* (max_units, the widest result of one pass) */
+    size_t n, tokens;  /* 0: it is free */
+    scd_work work;
+    bool behind; /* another, which the device was computing when this was begun */
+    int64_t start_ns;
+} scd_load;
+
+/* A device's thread, and its batches: one that is computed, and one that may be put behind it. */
 typedef struct scd_lane {
     scd_batcher *batcher;
     scd_thread thread;
@@ -21,9 +32,8 @@ typedef struct scd_lane {
     size_t device; /* the engine's; it becomes the CPU's where that takes over */
     bool over;     /* the device failed, and others go on */
     size_t max_rows, max_units;
-    scd_unit **picked; /* (max_units) */
-    scd_step *steps;   /* (max_units) */
-    float *results;    /* (max_units, the widest result of one pass) */
+    scd_load loads[SCD_SLOTS]; /* by slot */
+    int64_t free_ns;           /* when the device had computed the last batch */
 } scd_lane;
 
 struct scd_batcher {
@@ -32,8 +42,9 @@ struct scd_batcher {
     scd_flight flight;
     bool stopping, draining;
     scd_admission admission;
-    size_t max_rows; /* of a batch at the start: what needs more is bulk */
-    size_t n_lanes, n_lanes_left;
+    size_t running_tokens; /* in batches */
+    size_t max_rows;       /* of a batch at the start: what needs more is bulk */
+    size_t n_lanes, n_lanes_left, n_idle;
     scd_lane *lanes;           /* (n_lanes) one for each device */
     scd_device_stats *devices; /* (n_lanes + 1) */
     bool moved;                /* of the last lane alone: it went to the CPU, or could not */

@@ -56,11 +56,13 @@ static void write_devices(scd_daemon *d, scd_buf *out)
 {
     scd_device_stats stats[SCD_DAEMON_MAX_DEVICES];
     double up[SCD_DAEMON_MAX_DEVICES], batches[SCD_DAEMON_MAX_DEVICES];
+    double behind[SCD_DAEMON_MAX_DEVICES];
     double tokens[SCD_DAEMON_MAX_DEVICES], busy[SCD_DAEMON_MAX_DEVICES];
     size_t n = scd_batcher_devices(d->batcher, stats, SCD_DAEMON_MAX_DEVICES);
     for (size_t i = 0; i < n; i++) {
         up[i] = !stats[i].lost;
         batches[i] = (double)stats[i].batches;
+        behind[i] = (double)stats[i].behind;
         tokens[i] = (double)stats[i].tokens;
         busy[i] = stats[i].busy_s;
     }
@@ -68,6 +70,8 @@ static void write_devices(scd_daemon *d, scd_buf *out)
                         "1: the device computes; 0: it has failed.", up, n);
     write_device_family(d, out, "scdiva_device_batches_total", "counter",
                         "Batches that the device computed.", batches, n);
+    write_device_family(d, out, "scdiva_device_batches_behind_total", "counter",
+                        "Batches that were put behind another while it was computed.", behind, n);
     write_device_family(d, out, "scdiva_device_tokens_total", "counter",
                         "Gene tokens that the device computed, in every pass.", tokens, n);
     write_device_family(d, out, "scdiva_device_busy_seconds_total", "counter",

@@ -17,31 +17,59 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_LOSSES = 2 };
+enum {
+    MOST_LOSSES = 2,
+    AHEAD = 4, /* a batch is put behind another for this share of a full one: what bulk gets */
+};
 
 /* ---- a batch -------------------------------------------------------------------------------- */
 
-/* Under the lock: the next batch, or 0 when stopping. */
-static size_t next_batch(scd_lane *l)
+/* Under the lock. */
+static void free_load(scd_lane *l, scd_load *load)
+{
+    l->batcher->running_tokens -= load->tokens;
+    load->n = load->tokens = 0;
+}
+
+/* Under the lock: the next batch, if there is one. */
+static bool pick(scd_lane *l, scd_load *load)
 {
     scd_batcher *b = l->batcher;
-    while (!b->stopping) {
-        size_t rows;
-        size_t n = scd_flight_pick(&b->flight, l->max_rows, l->picked, l->max_units, &rows);
-        if (n) {
-            int64_t now = scd_now_ns();
-            for (size_t i = 0; i < n; i++)
-                for (scd_waiter *w = l->picked[i]->waiters; w; w = w->next)
-                    if (!w->ticket->started_ns) {
-                        w->ticket->started_ns = now;
-                        scd_metrics_observe(b->o.metrics, SCD_HIST_QUEUE_SECONDS,
-                                            (double)(now - w->ticket->submitted_ns) * 1e-9);
-                    }
-            return n;
+    size_t rows;
+    int64_t now = scd_now_ns();
+    load->n = scd_flight_pick(&b->flight, l->max_rows, load->picked, l->max_units, &rows);
+    load->tokens = rows - load->n;
+    b->running_tokens += load->tokens;
+    for (size_t i = 0; i < load->n; i++)
+        for (scd_waiter *w = load->picked[i]->waiters; w; w = w->next)
+            if (!w->ticket->started_ns) {
+                w->ticket->started_ns = now;
+                scd_metrics_observe(b->o.metrics, SCD_HIST_QUEUE_SECONDS,
+                                    (double)(now - w->ticket->submitted_ns) * 1e-9);
+            }
+    return load->n > 0;
+}
+
+/* The next batch, waited for unless the lane has one; false: none now, or never again. Behind a
+ * batch comes another only where enough waits for it and no lane is idle: what is picked later has
+ * more company, and is not behind two. */
+static bool next_batch(scd_lane *l, scd_load *load, bool has_one)
+{
+    scd_batcher *b = l->batcher;
+    bool found = false;
+    scd_gate_lock(&b->gate);
+    if (has_one)
+        found = !b->stopping && !b->n_idle && scd_engine_device_overlaps(b->o.engine, l->device) &&
+                b->admission.queued_tokens >= b->running_tokens + l->max_rows / AHEAD &&
+                pick(l, load);
+    else
+        while (!b->stopping && !(found = pick(l, load))) {
+            b->n_idle++;
+            scd_gate_wait(&b->gate, SCD_NEVER);
+            b->n_idle--;
         }
-        scd_gate_wait(&b->gate, SCD_NEVER);
-    }
-    return 0;
+    scd_gate_unlock(&b->gate);
+    return found;
 }
 
 /* Cells count when they are finished, tokens with every pass. */
@@ -60,10 +88,11 @@ static bool is_finished(const scd_unit *u, bool computed)
     return u->course ? !scd_course_passes_left(u->course) : computed;
 }
 
-static const float *result_of(const scd_lane *l, size_t i)
+static const float *result_of(const scd_load *load, size_t i)
 {
     size_t width;
-    return l->picked[i]->course ? scd_course_result(l->picked[i]->course, &width) : l->steps[i].out;
+    const scd_unit *u = load->picked[i];
+    return u->course ? scd_course_result(u->course, &width) : load->steps[i].out;
 }
 
 /* False: the unit's key names another identity than that of the lane's device. */
@@ -73,65 +102,66 @@ static bool is_of_device(const scd_lane *l, const scd_unit *u)
     return !u->identity || !strcmp(u->identity, info->identity);
 }
 
-/* The finished ones of n picked units go to the cache. How many are finished. */
-static size_t store_finished(scd_lane *l, size_t n, bool computed)
+/* The finished ones go to the cache. How many there are. */
+static size_t store_finished(scd_lane *l, const scd_load *load, bool computed)
 {
     scd_batcher *b = l->batcher;
     size_t finished = 0;
-    for (size_t i = 0; i < n; i++) {
-        const scd_unit *u = l->picked[i];
+    for (size_t i = 0; i < load->n; i++) {
+        const scd_unit *u = load->picked[i];
         if (!is_finished(u, computed))
             continue;
         if (is_of_device(l, u))
-            scd_store_put(b->o.store, &u->key, result_of(l, i),
+            scd_store_put(b->o.store, &u->key, result_of(load, i),
                           scd_unit_width(b, u) * sizeof(float));
         finished++;
     }
     return finished;
 }
 
-/* Under the lock: what is finished of n picked units is handed out. How many are left: they have
- * moved up. */
-static size_t hand_out(scd_lane *l, size_t n, bool computed, scd_ticket **ended)
+/* Under the lock: what is finished is handed out; what is left of the load moves up. */
+static void hand_out(scd_lane *l, scd_load *load, bool computed, scd_ticket **ended)
 {
     scd_batcher *b = l->batcher;
     size_t left = 0;
-    for (size_t i = 0; i < n; i++) {
-        scd_unit *u = l->picked[i];
+    for (size_t i = 0; i < load->n; i++) {
+        scd_unit *u = load->picked[i];
         if (computed || u->course)
             scd_batcher_count_pass(b, u);
         if (!is_finished(u, computed)) {
-            l->picked[left++] = u;
+            load->picked[left++] = u;
             continue;
         }
         scd_batcher_count_out(b, u);
         for (scd_waiter *w = u->waiters; w && !is_of_device(l, u); w = w->next)
             w->ticket->outcome.moved = true;
-        scd_unit_deliver(b, u, result_of(l, i), false, ended);
+        scd_unit_deliver(b, u, result_of(load, i), false, ended);
     }
-    return left;
+    load->n = left;
 }
 
-/* Under the lock: n picked units stand in their old order again, in front, unless nobody waits for
- * one any more. */
-static void queue_again(scd_lane *l, size_t n)
+/* Under the lock: what is left of the load stands in its old order again, in front, unless nobody
+ * waits for it any more. */
+static void queue_again(scd_lane *l, scd_load *load)
 {
     scd_batcher *b = l->batcher;
-    for (size_t i = n; i-- > 0;) {
-        scd_unit *u = l->picked[i];
+    for (size_t i = load->n; i-- > 0;) {
+        scd_unit *u = load->picked[i];
         if (u->waiters)
             scd_flight_queue_again(&b->flight, scd_unit_heir(u), u);
         else
             scd_unit_drop(b, u);
     }
-    if (n)
+    if (load->n)
         scd_gate_wake(&b->gate); /* for other lanes */
+    free_load(l, load);
 }
 
-static void fail_all(scd_lane *l, size_t n, const scd_error *err, scd_ticket **ended)
+static void fail_all(scd_lane *l, scd_load *load, const scd_error *err, scd_ticket **ended)
 {
-    for (size_t i = 0; i < n; i++)
-        scd_unit_fail(l->batcher, l->picked[i], err->code, err->message, ended);
+    for (size_t i = 0; i < load->n; i++)
+        scd_unit_fail(l->batcher, load->picked[i], err->code, err->message, ended);
+    free_load(l, load);
 }
 
 /* ---- a device that fails -------------------------------------------------------------------- */
@@ -143,23 +173,23 @@ static void tell(const scd_lane *l, scd_device_event event, size_t n_left, const
         o->on_device(o->arg, event, l->device, n_left, err);
 }
 
-/* Under the lock: what fails with a second device goes no further. How many are left. */
-static size_t fail_repeated(scd_lane *l, size_t n, const scd_error *err, scd_ticket **ended)
+/* Under the lock: what fails with a second device goes no further. */
+static void fail_repeated(scd_lane *l, scd_load *load, const scd_error *err, scd_ticket **ended)
 {
     size_t left = 0;
-    for (size_t i = 0; i < n; i++) {
-        scd_unit *u = l->picked[i];
+    for (size_t i = 0; i < load->n; i++) {
+        scd_unit *u = load->picked[i];
         if (++u->n_losses >= MOST_LOSSES)
             scd_unit_fail(l->batcher, u, err->code, err->message, ended);
         else
-            l->picked[left++] = u;
+            load->picked[left++] = u;
     }
-    return left;
+    load->n = left;
 }
 
-/* Under the lock: courses that began on a device of another identity would come to an end that
- * neither device knows. How many of the n picked units are left. */
-static size_t fail_begun(scd_lane *l, size_t n, scd_ticket **ended)
+/* Under the lock: courses that began on a device of another identity, queued or of the load, would
+ * come to an end that neither device knows. */
+static void fail_begun(scd_lane *l, scd_load *load, scd_ticket **ended)
 {
     static const char message[] =
         "the device failed on the way, and the CPU would not go on alike: "
@@ -174,19 +204,19 @@ static size_t fail_begun(scd_lane *l, size_t n, scd_ticket **ended)
                 scd_unit_fail(b, u, SCD_E_DEVICE, message, ended);
             u = lost ? b->flight.units[i] : u->hash_next; /* others may have gone with it */
         }
-    for (size_t i = 0; i < n; i++) {
-        scd_unit *u = l->picked[i];
+    for (size_t i = 0; i < load->n; i++) {
+        scd_unit *u = load->picked[i];
         if (u->course && scd_course_has_begun(u->course))
             scd_unit_fail(b, u, SCD_E_DEVICE, message, ended);
         else
-            l->picked[left++] = u;
+            load->picked[left++] = u;
     }
-    return left;
+    load->n = left;
 }
 
-/* The last device has failed with n units on it. True: the lane has the CPU now, and they are
- * queued. */
-static bool move_to_cpu(scd_lane *l, size_t n)
+/* The last device has failed with the load on it. True: the lane has the CPU now, and it is queued.
+ */
+static bool move_to_cpu(scd_lane *l, scd_load *load)
 {
     scd_batcher *b = l->batcher;
     scd_error err = {0};
@@ -203,15 +233,18 @@ static bool move_to_cpu(scd_lane *l, size_t n)
     l->device = scd_engine_n_devices(b->o.engine) - 1;
     size_t rows = scd_engine_max_rows_at(b->o.engine, l->device);
     l->max_rows = rows < l->max_rows ? rows : l->max_rows;
-    queue_again(l, fail_begun(l, n, &ended));
+    fail_begun(l, load, &ended);
+    queue_again(l, load);
     scd_gate_unlock(&b->gate);
     scd_tickets_finish(ended);
     tell(l, SCD_DEVICE_MOVED, 1, NULL);
     return true;
 }
 
-/* The lane's device has failed with n units on it. */
-static void lose_device(scd_lane *l, size_t n, const scd_error *err)
+/* The lane's device has failed with the load on it, and perhaps one behind, which had no part in
+ * it.
+ */
+static void lose_device(scd_lane *l, scd_load *load, scd_load *behind, const scd_error *err)
 {
     scd_batcher *b = l->batcher;
     scd_ticket *ended = NULL;
@@ -220,79 +253,117 @@ static void lose_device(scd_lane *l, size_t n, const scd_error *err)
     l->over = b->n_lanes_left > 1;
     b->n_lanes_left -= l->over;
     size_t n_left = l->over ? b->n_lanes_left : 0;
+    if (behind)
+        queue_again(l, behind);
     scd_gate_unlock(&b->gate);
     tell(l, SCD_DEVICE_FAILED, n_left, err);
-    if (!l->over && move_to_cpu(l, n))
+    if (!l->over && move_to_cpu(l, load))
         return;
     scd_gate_lock(&b->gate);
-    if (l->over)
-        queue_again(l, fail_repeated(l, n, err, &ended));
-    else
-        fail_all(l, n, err, &ended);
+    if (l->over) {
+        fail_repeated(l, load, err, &ended);
+        queue_again(l, load);
+    } else {
+        fail_all(l, load, err, &ended);
+    }
     scd_gate_unlock(&b->gate);
     scd_tickets_finish(ended);
 }
 
 /* ---- the thread ----------------------------------------------------------------------------- */
 
-static void count_device(scd_lane *l, size_t tokens, double seconds)
+static void count_device(scd_lane *l, bool behind, size_t tokens, double seconds)
 {
     scd_device_stats *s = &l->batcher->devices[l->device];
     s->batches++;
+    s->behind += behind;
     s->tokens += tokens;
     s->busy_s += seconds;
 }
 
-/* One pass for each of the n picked units. */
-static void run_batch(scd_lane *l, size_t n)
+static void lay_out(const scd_lane *l, scd_load *load)
+{
+    load->work = load->picked[0]->work;
+    size_t width = scd_batcher_width(l->batcher, load->work);
+    for (size_t i = 0; i < load->n; i++) {
+        scd_unit *u = load->picked[i];
+        load->steps[i] = (scd_step){&u->cell, u->course, load->results + i * width};
+    }
+    load->start_ns = scd_now_ns();
+}
+
+/* The load was computed, or was not: err has the code. `behind` is on the device, or NULL; false:
+ * it is not any more. */
+static bool end_batch(scd_lane *l, scd_load *load, scd_load *behind, const scd_error *err)
 {
     scd_batcher *b = l->batcher;
-    scd_work work = l->picked[0]->work;
-    size_t width = scd_batcher_width(b, work), tokens = 0;
-    for (size_t i = 0; i < n; i++) {
-        scd_unit *u = l->picked[i];
-        l->steps[i] = (scd_step){&u->cell, u->course, l->results + i * width};
-        tokens += u->cell.n_tokens;
-    }
-    scd_error err = {0};
-    int64_t start = scd_now_ns();
-    scd_code code = scd_engine_step_on(b->o.engine, l->device, work, l->steps, n, &err);
-    double seconds = (double)(scd_now_ns() - start) * 1e-9;
-    size_t finished = store_finished(l, n, !code);
-    if (!code)
-        count_batch(b, n, finished, tokens, seconds);
+    bool computed = !err->code;
+    int64_t now = scd_now_ns(), start = load->start_ns > l->free_ns ? load->start_ns : l->free_ns;
+    double seconds = (double)(now - start) * 1e-9; /* of the device: not those behind another */
+    size_t finished = store_finished(l, load, computed), tokens = load->tokens;
+    l->free_ns = now;
+    if (computed)
+        count_batch(b, load->n, finished, tokens, seconds);
     else if (b->o.log)
-        b->o.log(b->o.arg, &err);
+        b->o.log(b->o.arg, err);
 
     scd_ticket *ended = NULL;
     scd_gate_lock(&b->gate);
-    if (!code) {
-        count_device(l, tokens, seconds);
+    if (computed) {
+        count_device(l, load->behind, tokens, seconds);
         scd_admission_measure(&b->admission, tokens, seconds / (double)b->n_lanes_left);
     }
-    size_t left = hand_out(l, n, !code, &ended);
-    if (!code)
-        queue_again(l, left);
-    else if (code != SCD_E_DEVICE)
-        fail_all(l, left, &err, &ended);
+    hand_out(l, load, computed, &ended);
+    if (computed)
+        queue_again(l, load);
+    else if (err->code != SCD_E_DEVICE)
+        fail_all(l, load, err, &ended);
     scd_gate_unlock(&b->gate);
     scd_tickets_finish(ended);
-    if (code == SCD_E_DEVICE)
-        lose_device(l, left, &err);
+    if (err->code == SCD_E_DEVICE)
+        lose_device(l, load, behind, err);
+    return err->code != SCD_E_DEVICE;
 }
 
+static void fetch(scd_lane *l, int slot, scd_error *err)
+{
+    scd_engine_fetch(l->batcher->o.engine, l->device, slot, err);
+}
+
+/* While the device computes one load, the lane picks the next, puts it behind, and hands out the
+ * first when it is there. What cannot be put behind - courses, or anything on a CPU - is computed
+ * alone. */
 void *scd_lane_run(void *arg)
 {
     scd_lane *l = arg;
-    scd_batcher *b = l->batcher;
+    scd_engine *engine = l->batcher->o.engine;
+    scd_load *under_way = NULL;
     scd_thread_give_way(); /* to http-N: probes are answered while the cores compute */
     while (!l->over) {
-        scd_gate_lock(&b->gate);
-        size_t n = next_batch(l);
-        scd_gate_unlock(&b->gate);
-        if (!n)
-            return NULL;
-        run_batch(l, n);
+        int slot = under_way == &l->loads[0] ? 1 : 0;
+        scd_load *next = &l->loads[slot];
+        scd_error err = {0}, next_err = {0};
+        bool found = next_batch(l, next, under_way != NULL);
+        if (!found && !under_way)
+            break;
+        if (found)
+            lay_out(l, next);
+        bool overlaps =
+            found && scd_engine_overlaps(engine, l->device, next->work, next->steps, next->n);
+        if (overlaps)
+            scd_engine_begin(engine, l->device, slot, next->work, next->steps, next->n, &next_err);
+        bool begun = overlaps && !next_err.code;
+        next->behind = begun && under_way;
+        if (under_way) {
+            fetch(l, 1 - slot, &err);
+            if (!end_batch(l, under_way, found ? next : NULL, &err))
+                found = begun = false;
+        }
+        under_way = begun ? next : NULL;
+        if (found && !overlaps)
+            scd_engine_step_on(engine, l->device, next->work, next->steps, next->n, &next_err);
+        if (found && !begun)
+            end_batch(l, next, NULL, &next_err);
     }
     return NULL;
 }
@@ -303,17 +374,24 @@ scd_code scd_lane_init(scd_lane *l, scd_batcher *b, size_t device, size_t widest
     l->device = device;
     l->max_rows = scd_engine_max_rows_at(b->o.engine, device);
     l->max_units = l->max_rows / 2;
-    l->picked = scd_calloc(l->max_units, sizeof *l->picked);
-    l->steps = scd_calloc(l->max_units, sizeof *l->steps);
-    l->results = scd_malloc(l->max_units * widest, sizeof *l->results);
-    if (!l->picked || !l->steps || !l->results)
-        return scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu tokens", l->max_rows);
+    size_t n = scd_engine_device_overlaps(b->o.engine, device) ? SCD_SLOTS : 1;
+    for (size_t i = 0; i < n; i++) {
+        scd_load *load = &l->loads[i];
+        load->picked = scd_calloc(l->max_units, sizeof(scd_unit *));
+        load->steps = scd_calloc(l->max_units, sizeof *load->steps);
+        load->results = scd_malloc(l->max_units * widest, sizeof *load->results);
+        if (!load->picked || !load->steps || !load->results)
+            return scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu tokens",
+                            l->max_rows);
+    }
     return SCD_OK;
 }
 
 void scd_lane_release(scd_lane *l)
 {
-    free(l->results);
-    free(l->steps);
-    free(l->picked);
+    for (int i = 0; i < SCD_SLOTS; i++) {
+        free(l->loads[i].results);
+        free(l->loads[i].steps);
+        free(l->loads[i].picked);
+    }
 }

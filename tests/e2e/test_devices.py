@@ -139,6 +139,42 @@ def test_all_get_the_batches_that_the_smallest_has_room_for():
         assert all("since it has no room for 65536" in line for line in lines), lines
 
 
+# ---- one batch behind the other ------------------------------------------------------------------
+
+def test_batches_put_one_behind_the_other_give_what_a_cell_gives_alone():
+    path = scratch("tiny-heads")
+    models.write_model(path, [f"GENE{i}" for i in range(40)], MAX_GENE_LEN=40, SCGPT_DIM=16,
+                       HIDDEN_DIM=32, N_HEADS=2, N_LAYERS=2, D_HID=32)
+    models.write_head(path, "linear", ["a", "b", "c"], seed=3, mlp_dim=8, linear=True)
+    models.write_head(path, "last", ["x", "y"], seed=4, mlp_dim=8,
+                      backbone=["layers.1.mlp.down_proj.weight"])
+    cells = [{"genes": GENES[:i % 9 + 3], "values": [i + 1, *range(1, i % 9 + 3)]}
+             for i in range(60)]
+
+    def answers(d, body):
+        answer = d.post("/v1/embeddings", body)
+        assert answer.status == 200, answer
+        items = [answer.json()["data"]]
+        for head in "linear", "last":
+            answer = d.post("/v1/annotations", {**body, "head": head})
+            assert answer.status == 200, answer
+            items.append(answer.json()["data"])
+        return [[{k: v for k, v in item.items() if k not in ("index", "id")} for item in of_cell]
+                for of_cell in zip(*items)]
+
+    def run(max_tokens, each):
+        flags = ("--device", "cuda:0", "--precision", "fp32", "--cache-mb", "0",
+                 "--max-batch-tokens", str(max_tokens))
+        with Daemon(path, command=emulated(harness.scdivad()), flags=flags, env=GUARD) as d:
+            got = []
+            for i in range(0, len(cells), each):
+                got += answers(d, {"cells": cells[i:i + each]})
+            return got, d.metric("scdiva_device_batches_behind_total")
+
+    (many, behind), (few, alone) = run(50, 60), run(512, 9)
+    assert behind > 5 and not alone and many == few
+
+
 # ---- one that dies -------------------------------------------------------------------------------
 
 def test_what_a_dead_gpu_had_is_computed_by_the_others():

@@ -14,6 +14,13 @@ struct scd_engine {
     atomic_int fail[MAX_DEVICES]; /* scd_code of the next batches */
     atomic_int cannot_move;
     atomic_size_t batches, on_device[MAX_DEVICES], n_devices;
+    atomic_bool overlaps;
+    atomic_size_t most_under_way; /* on one device */
+    struct {
+        scd_work work;
+        const scd_step *steps;
+        size_t n; /* 0: nothing is under way */
+    } slots[MAX_DEVICES][SCD_SLOTS];
 };
 
 static struct scd_engine engine;
@@ -103,6 +110,44 @@ scd_code scd_engine_step_on(scd_engine *e, size_t device, scd_work work, const s
     return SCD_OK;
 }
 
+bool scd_engine_device_overlaps(const scd_engine *e, size_t device)
+{
+    return atomic_load(&e->overlaps) && !is_cpu(e, device);
+}
+
+/* Whole batches alone, so that both ways are gone. */
+bool scd_engine_overlaps(const scd_engine *e, size_t device, scd_work work, const scd_step *steps,
+                         size_t n)
+{
+    (void)work;
+    return scd_engine_device_overlaps(e, device) && (n > 1 || steps[0].cell->n_tokens > 7);
+}
+
+scd_code scd_engine_begin(scd_engine *e, size_t device, int slot, scd_work work,
+                          const scd_step *steps, size_t n, scd_error *err)
+{
+    (void)err;
+    assert_int_equal(e->slots[device][slot].n, 0);
+    e->slots[device][slot].work = work;
+    e->slots[device][slot].steps = steps;
+    e->slots[device][slot].n = n;
+    if (e->slots[device][1 - slot].n)
+        atomic_store(&e->most_under_way, 2);
+    return SCD_OK;
+}
+
+scd_code scd_engine_fetch(scd_engine *e, size_t device, int slot, scd_error *err)
+{
+    size_t n = e->slots[device][slot].n;
+    e->slots[device][slot].n = 0;
+    assert_true(n > 0);
+    scd_code code = scd_engine_step_on(e, device, e->slots[device][slot].work,
+                                       e->slots[device][slot].steps, n, err);
+    for (int i = 0; code == SCD_E_DEVICE && i < SCD_SLOTS; i++)
+        e->slots[device][i].n = 0; /* what is under way there never comes */
+    return code;
+}
+
 static int open_all(void **state)
 {
     (void)state;
@@ -155,6 +200,8 @@ static scd_code open_on(size_t n_devices, bool move_to_cpu, scd_batcher **out)
     }
     for (size_t i = 0; i < sizeof n_events / sizeof n_events[0]; i++)
         atomic_store(&n_events[i], 0);
+    memset(engine.slots, 0, sizeof engine.slots);
+    atomic_store(&engine.most_under_way, 1);
     atomic_store(&engine.cannot_move, 0);
     atomic_store(&engine.n_devices, n_devices);
     atomic_store(&n_logged, 0);
@@ -177,10 +224,29 @@ static int set_up_moving(void **state)
     return open_on(2, true, (scd_batcher **)state) ? -1 : 0;
 }
 
+static int set_up_overlapping(void **state)
+{
+    atomic_store(&engine.overlaps, true);
+    return set_up(state);
+}
+
+static int set_up_two_overlapping(void **state)
+{
+    atomic_store(&engine.overlaps, true);
+    return set_up_two(state);
+}
+
+static int set_up_moving_overlapping(void **state)
+{
+    atomic_store(&engine.overlaps, true);
+    return set_up_moving(state);
+}
+
 static int tear_down(void **state)
 {
     fake_hold(false, false);
     scd_batcher_close(*state);
+    atomic_store(&engine.overlaps, false);
     return 0;
 }
 
@@ -410,6 +476,47 @@ static void a_cpu_that_cannot_take_over_leaves_things_as_they_are(void **state)
     assert_true(scd_batcher_is_lost(b));
 }
 
+/* ---- one batch behind the other -------------------------------------------------------------- */
+
+static void a_full_queue_keeps_a_batch_behind_the_one_that_is_computed(void **state)
+{
+    scd_batcher *b = *state;
+    enum { N = 30 };
+    call *busy = call_new(1, 20), *calls[N];
+    fake_hold(false, true);
+    call_submit(b, busy);
+    assert_true(fake_wait_held(0, 1));
+    for (size_t i = 0; i < N; i++) {
+        calls[i] = call_new(1, i % 9 + 4);
+        calls[i]->work.model = i % 10 == 9;
+        calls[i]->bulk = i % 3 == 0;
+        call_submit(b, calls[i]);
+    }
+    fake_hold(false, false);
+    for (size_t i = 0; i < N; i++) {
+        assert_int_equal(call_wait(calls[i]), SCD_OK);
+        assert_true(calls[i]->out[0][0] ==
+                    calls[i]->values[0][0] + 1000.0f * (float)calls[i]->work.model);
+        call_free(calls[i]);
+    }
+    assert_int_equal(call_wait(busy), SCD_OK);
+    assert_int_equal(atomic_load(&engine.most_under_way), 2);
+    assert_int_equal(scd_batcher_queued(b), 0);
+    call_free(busy);
+}
+
+static void a_lone_request_is_behind_nobody(void **state)
+{
+    scd_batcher *b = *state;
+    for (int i = 0; i < 20; i++) {
+        call *c = call_new(1, 10);
+        call_submit(b, c);
+        assert_int_equal(call_wait(c), SCD_OK);
+        call_free(c);
+    }
+    assert_int_equal(atomic_load(&engine.most_under_way), 1);
+}
+
 static void every_allocation_that_fails_at_the_start_is_reported(void **state)
 {
     (void)state;
@@ -425,6 +532,7 @@ static void every_allocation_that_fails_at_the_start_is_reported(void **state)
 }
 
 #define WITH_BATCHER(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+#define OVERLAPPING(test, set_up) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 #define WITH_TWO(test) cmocka_unit_test_setup_teardown(test, set_up_two, tear_down)
 #define WITH_MOVING(test) cmocka_unit_test_setup_teardown(test, set_up_moving, tear_down)
 
@@ -443,6 +551,18 @@ int main(void)
             with_the_last_device_lost_the_cpu_goes_on_and_keeps_what_it_computed_for_itself_alone),
         WITH_MOVING(a_cpu_that_cannot_take_over_leaves_things_as_they_are),
         cmocka_unit_test(every_allocation_that_fails_at_the_start_is_reported),
+        OVERLAPPING(a_full_queue_keeps_a_batch_behind_the_one_that_is_computed, set_up_overlapping),
+        OVERLAPPING(a_lone_request_is_behind_nobody, set_up_overlapping),
+        OVERLAPPING(a_batch_that_fails_fails_everyone_who_waits_for_it_and_is_logged_once,
+                    set_up_overlapping),
+        OVERLAPPING(cells_of_two_models_are_computed_by_their_own, set_up_overlapping),
+        OVERLAPPING(what_a_device_that_fails_had_is_computed_by_the_other_and_kept,
+                    set_up_two_overlapping),
+        OVERLAPPING(a_cell_that_was_there_when_two_devices_failed_is_given_up,
+                    set_up_two_overlapping),
+        OVERLAPPING(
+            with_the_last_device_lost_the_cpu_goes_on_and_keeps_what_it_computed_for_itself_alone,
+            set_up_moving_overlapping),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }
