@@ -54,6 +54,15 @@ static scd_code load_cuda(const scd_backend **out, scd_error *err)
     return scd_backend_check(table, err);
 }
 
+static void say_found(const scd_backend *backend, char *why, size_t n)
+{
+    int found = 1;
+    if (!backend->count(&found, NULL) && found > 1)
+        snprintf(why, n, "there is a GPU, the first of %d", found);
+    else
+        snprintf(why, n, "there is a GPU");
+}
+
 scd_code scd_backend_open(scd_device_choice choice, const scd_device_options *options,
                           const scd_backend **backend, scd_device **device, char *why, size_t n,
                           scd_error *err)
@@ -65,7 +74,7 @@ scd_code scd_backend_open(scd_device_choice choice, const scd_device_options *op
         if (!code)
             code = (*backend)->open(options, device, &cuda_error);
         if (!code && choice == SCD_DEVICE_AUTO)
-            snprintf(why, n, "there is a GPU");
+            say_found(*backend, why, n);
         if (!code)
             return SCD_OK;
         if (choice == SCD_DEVICE_CUDA)

@@ -113,6 +113,7 @@ def test_all_gpus_are_those_there_are():
         assert ask(d, 0).status == 200
     with daemon(None, gpus=3) as d:
         assert list(up(d)) == ["cuda:0"]
+        assert "there is a GPU, the first of 3" in d.log(), d.log()
 
 
 def test_what_is_wrong_with_one_of_them_is_said_with_its_name():
