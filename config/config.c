@@ -78,19 +78,39 @@ static scd_code set_choice(const option *o, void *field, const char *value, cons
     return bad_value(o, where, value, o->metavar, err);
 }
 
-/* "auto|cpu|cuda[:N]": cuda may carry a number of up to three digits. */
+/* "all", or numbers between commas, none twice. */
+static bool read_numbers(const char *text, scd_config_numbered *f)
+{
+    f->all = !strcmp(text, "all");
+    while (!f->all) {
+        size_t digits = strspn(text, "0123456789");
+        long number = digits && digits <= 9 ? atol(text) : -1;
+        if (number < 0 || number > SCD_CONFIG_MAX_NUMBER || f->n == SCD_CONFIG_MAX_NUMBERS)
+            return false;
+        for (size_t i = 0; i < f->n; i++)
+            if (f->numbers[i] == (int)number)
+                return false;
+        f->numbers[f->n++] = (int)number;
+        text += digits;
+        if (*text != ',')
+            return !*text;
+        text++;
+    }
+    return true;
+}
+
+/* "auto|cpu|cuda[:N[,N]]": cuda may carry numbers. */
 static scd_code set_numbered(const option *o, void *field, const char *value, const char *where,
                              scd_error *err)
 {
-    scd_config_numbered *f = field;
     int index = 0;
     for (const char *c = o->metavar; *c; index++) {
-        size_t n = strcspn(c, "|["), digits = 0;
+        size_t n = strcspn(c, "|[");
+        scd_config_numbered f = {.choice = index};
         bool here = !strncmp(value, c, n);
-        if (here && value[n] == ':' && c[n] == '[')
-            digits = strspn(value + n + 1, "0123456789");
-        if (here && (!value[n] || (digits && digits <= 3 && !value[n + 1 + digits]))) {
-            *f = (scd_config_numbered){index, digits ? atoi(value + n + 1) : 0};
+        bool numbered = here && value[n] == ':' && c[n] == '[';
+        if (here && (!value[n] || (numbered && read_numbers(value + n + 1, &f)))) {
+            *(scd_config_numbered *)field = f;
             return SCD_OK;
         }
         c += strcspn(c, "|");

@@ -18,9 +18,13 @@ typedef struct scd_config_list {
     size_t n;
 } scd_config_list;
 
-/* One of several words, and the number it may carry: cuda:1; 0 where it carries none. */
+/* One of several words, and the different numbers that it may carry: cuda:0,2, or cuda:all. */
+enum { SCD_CONFIG_MAX_NUMBERS = 64, SCD_CONFIG_MAX_NUMBER = 999 };
 typedef struct scd_config_numbered {
-    int choice, number;
+    int choice;
+    bool all;
+    size_t n; /* 0: it carries none */
+    int numbers[SCD_CONFIG_MAX_NUMBERS];
 } scd_config_numbered;
 
 typedef struct scd_config {

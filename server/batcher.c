@@ -1,10 +1,6 @@
-/* batcher.c - see batcher.h.
+/* batcher.c - see batcher.h: how tickets end, and the batcher's own life; lane.c has the batches.
  *
- * How tickets end, and what batch-0 does: fill a batch, take every cell of it one pass further,
- * hand out what is finished and queue the rest again.
- *
- * Threads: batch-0 runs run_batches(); `gate` protects everything but the engine and the arrays
- *          that are batch-0's own. */
+ * Threads: `gate` protects everything but the engine and what is a lane's own. */
 #include "server/batcher_impl.h"
 
 #include "engine/base/clock.h"
@@ -73,7 +69,7 @@ void scd_batcher_count_out(scd_batcher *b, scd_unit *u)
     show_queued(b);
 }
 
-static void drop(scd_batcher *b, scd_unit *u)
+void scd_unit_drop(scd_batcher *b, scd_unit *u)
 {
     scd_batcher_count_out(b, u);
     scd_flight_remove(&b->flight, u);
@@ -99,7 +95,7 @@ static void abandon(scd_batcher *b, scd_ticket *t)
         if (u->waiters)
             scd_unit_move(b, u, scd_unit_heir(u));
         else
-            drop(b, u);
+            scd_unit_drop(b, u);
     }
 }
 
@@ -131,12 +127,12 @@ void scd_unit_deliver(scd_batcher *b, scd_unit *u, const float *value, bool from
     scd_unit_free(u);
 }
 
-static void fail_unit(scd_batcher *b, scd_unit *u, scd_code code, const char *message,
-                      scd_ticket **ended)
+void scd_unit_fail(scd_batcher *b, scd_unit *u, scd_code code, const char *message,
+                   scd_ticket **ended)
 {
     while (u->waiters)
         scd_ticket_fail(b, u->waiters->ticket, code, message, ended);
-    drop(b, u);
+    scd_unit_drop(b, u);
 }
 
 void scd_batcher_cancel(scd_batcher *b, uint64_t serial, scd_code code)
@@ -151,132 +147,6 @@ void scd_batcher_cancel(scd_batcher *b, uint64_t serial, scd_code code)
                         &ended);
     scd_gate_unlock(&b->gate);
     scd_tickets_finish(ended);
-}
-
-/* ---- batch-0 -------------------------------------------------------------------------------- */
-
-/* Under the lock: the next batch, or 0 when stopping. */
-static size_t next_batch(scd_batcher *b)
-{
-    while (!b->stopping) {
-        size_t rows;
-        size_t n = scd_flight_pick(&b->flight, b->max_rows, b->picked, b->max_units, &rows);
-        if (n) {
-            int64_t now = scd_now_ns();
-            for (size_t i = 0; i < n; i++)
-                for (scd_waiter *w = b->picked[i]->waiters; w; w = w->next)
-                    if (!w->ticket->started_ns) {
-                        w->ticket->started_ns = now;
-                        scd_metrics_observe(b->o.metrics, SCD_HIST_QUEUE_SECONDS,
-                                            (double)(now - w->ticket->submitted_ns) * 1e-9);
-                    }
-            return n;
-        }
-        scd_gate_wait(&b->gate, SCD_NEVER);
-    }
-    return 0;
-}
-
-/* Cells count when they are finished, tokens with every pass. */
-static void count_batch(scd_batcher *b, size_t n, size_t finished, size_t tokens, double seconds)
-{
-    scd_metrics_add(b->o.metrics, SCD_COUNTER_ENGINE_CELLS, finished);
-    scd_metrics_add(b->o.metrics, SCD_COUNTER_ENGINE_TOKENS, tokens);
-    scd_metrics_observe(b->o.metrics, SCD_HIST_INFER_SECONDS, seconds);
-    scd_metrics_observe(b->o.metrics, SCD_HIST_BATCH_TOKENS, (double)tokens);
-    scd_metrics_observe(b->o.metrics, SCD_HIST_BATCH_CELLS, (double)n);
-}
-
-static bool is_finished(const scd_unit *u)
-{
-    return !u->course || !scd_course_passes_left(u->course);
-}
-
-static const float *result_of(const scd_batcher *b, size_t i)
-{
-    size_t width;
-    return b->picked[i]->course ? scd_course_result(b->picked[i]->course, &width) : b->steps[i].out;
-}
-
-/* The finished ones of n picked units go to the cache. How many. */
-static size_t store_finished(scd_batcher *b, size_t n)
-{
-    size_t finished = 0;
-    for (size_t i = 0; i < n; i++) {
-        const scd_unit *u = b->picked[i];
-        if (!is_finished(u))
-            continue;
-        scd_store_put(b->o.store, &u->key, result_of(b, i), scd_unit_width(b, u) * sizeof(float));
-        finished++;
-    }
-    return finished;
-}
-
-/* Under the lock: what is finished is handed out; the rest stands in its old order again, in front,
- * unless nobody waits for it any more. */
-static void settle_passes(scd_batcher *b, size_t n, scd_ticket **ended)
-{
-    for (size_t i = 0; i < n; i++) {
-        scd_unit *u = b->picked[i];
-        scd_batcher_count_pass(b, u);
-        if (!is_finished(u))
-            continue;
-        scd_batcher_count_out(b, u);
-        scd_unit_deliver(b, u, result_of(b, i), false, ended);
-        b->picked[i] = NULL;
-    }
-    for (size_t i = n; i-- > 0;) {
-        scd_unit *u = b->picked[i];
-        if (u && u->waiters)
-            scd_flight_queue_again(&b->flight, scd_unit_heir(u), u);
-        else if (u)
-            drop(b, u);
-    }
-}
-
-/* One pass for each of the n picked units. */
-static void run_batch(scd_batcher *b, size_t n)
-{
-    scd_work work = b->picked[0]->work;
-    size_t width = scd_batcher_width(b, work), tokens = 0;
-    for (size_t i = 0; i < n; i++) {
-        scd_unit *u = b->picked[i];
-        b->steps[i] = (scd_step){&u->cell, u->course, b->results + i * width};
-        tokens += u->cell.n_tokens;
-    }
-    scd_error err = {0};
-    int64_t start = scd_now_ns();
-    scd_code code = scd_engine_step(b->o.engine, work, b->steps, n, &err);
-    double seconds = (double)(scd_now_ns() - start) * 1e-9;
-    if (!code)
-        count_batch(b, n, store_finished(b, n), tokens, seconds);
-    else if (b->o.log)
-        b->o.log(b->o.log_arg, &err);
-
-    scd_ticket *ended = NULL;
-    scd_gate_lock(&b->gate);
-    if (!code)
-        scd_admission_measure(&b->admission, tokens, seconds);
-    if (!code)
-        settle_passes(b, n, &ended);
-    for (size_t i = 0; code && i < n; i++)
-        fail_unit(b, b->picked[i], code, err.message, &ended);
-    scd_gate_unlock(&b->gate);
-    scd_tickets_finish(ended);
-}
-
-static void *run_batches(void *arg)
-{
-    scd_batcher *b = arg;
-    scd_thread_give_way(); /* to http-N: probes are answered while the cores compute */
-    for (;;) {
-        scd_gate_lock(&b->gate);
-        size_t n = next_batch(b);
-        scd_gate_unlock(&b->gate);
-        if (!n)
-            return NULL;
-        run_batch(b, n);
-    }
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -295,6 +165,22 @@ static size_t widest_result(const scd_batcher *b)
     return widest;
 }
 
+/* One for each device, and room to count for the CPU that may come. */
+static scd_code open_lanes(scd_batcher *b, scd_error *err)
+{
+    size_t n = scd_engine_n_devices(b->o.engine), widest = widest_result(b);
+    scd_code code = SCD_OK;
+    b->max_rows = scd_engine_max_rows(b->o.engine);
+    b->lanes = scd_calloc(n, sizeof *b->lanes);
+    b->devices = scd_calloc(n + 1, sizeof *b->devices);
+    if (!b->lanes || !b->devices)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu devices", n);
+    b->n_lanes = b->n_lanes_left = n;
+    for (size_t i = 0; i < n && !code; i++)
+        code = scd_lane_init(&b->lanes[i], b, i, widest, err);
+    return code;
+}
+
 scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out, scd_error *err)
 {
     *out = NULL;
@@ -308,18 +194,14 @@ scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out,
         free(b);
         return code;
     }
-    size_t widest = widest_result(b);
-    b->max_rows = scd_engine_max_rows(b->o.engine);
-    b->max_units = b->max_rows / 2;
-    b->picked = scd_calloc(b->max_units, sizeof *b->picked);
-    b->steps = scd_calloc(b->max_units, sizeof *b->steps);
-    b->results = scd_malloc(b->max_units * widest, sizeof *b->results);
-    if (!b->picked || !b->steps || !b->results)
-        code = scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu tokens", b->max_rows);
+    code = open_lanes(b, err);
     if (!code)
         code = scd_flight_init(&b->flight, err);
-    if (!code)
-        code = scd_thread_start(&b->thread, "batch-0", run_batches, b, err);
+    for (size_t i = 0; i < b->n_lanes && !code; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "batch-%u", (unsigned)i % 1000);
+        code = scd_thread_start(&b->lanes[i].thread, name, scd_lane_run, &b->lanes[i], err);
+    }
     if (code) {
         scd_batcher_close(b);
         return code;
@@ -335,7 +217,8 @@ void scd_batcher_stop(scd_batcher *b)
     b->stopping = true;
     scd_gate_wake(&b->gate);
     scd_gate_unlock(&b->gate);
-    scd_thread_join(&b->thread);
+    for (size_t i = 0; i < b->n_lanes; i++)
+        scd_thread_join(&b->lanes[i].thread);
     scd_gate_lock(&b->gate);
     /* A ticket that is still being submitted stays in the table: its submitter ends it. */
     for (size_t i = 0; b->flight.tickets && i < SCD_FLIGHT_BUCKETS; i++)
@@ -354,17 +237,19 @@ void scd_batcher_close(scd_batcher *b)
     scd_batcher_stop(b);
     scd_flight_release(&b->flight);
     scd_gate_release(&b->gate);
-    free(b->results);
-    free(b->steps);
-    free(b->picked);
+    for (size_t i = 0; i < b->n_lanes; i++)
+        scd_lane_release(&b->lanes[i]);
+    free(b->devices);
+    free(b->lanes);
     free(b);
 }
 
 /* One kind of work on a short cell: twice, for the first touches every page and the second is
  * timed. With a course, every token is hidden. */
-static scd_code warm_up(scd_batcher *b, scd_work work, bool with_course, scd_error *err)
+static scd_code warm_up(scd_lane *l, scd_work work, bool with_course, scd_error *err)
 {
     enum { TOKENS = 64 };
+    scd_batcher *b = l->batcher;
     int32_t ids[TOKENS];
     float values[TOKENS];
     uint8_t hidden[TOKENS];
@@ -381,32 +266,44 @@ static scd_code warm_up(scd_batcher *b, scd_work work, bool with_course, scd_err
     int64_t start = 0;
     scd_code code = SCD_OK;
     for (int run = 0; run < 2 && !code; run++) {
-        scd_step step = {.cell = &cell, .out = b->results};
+        scd_step step = {.cell = &cell, .out = l->loads[0].results};
         if (with_course)
             code = scd_course_new(&plan, c, &cell, &step.course, err);
         start = scd_now_ns();
         if (!code)
-            code = scd_engine_step(b->o.engine, work, &step, 1, err);
+            code = scd_engine_step_on(b->o.engine, l->device, work, &step, 1, err);
         scd_course_free(step.course);
     }
     scd_gate_lock(&b->gate);
-    scd_admission_measure(&b->admission, n, (double)(scd_now_ns() - start) * 1e-9);
+    scd_admission_measure(&b->admission, n,
+                          (double)(scd_now_ns() - start) * 1e-9 / (double)b->n_lanes);
     scd_gate_unlock(&b->gate);
+    return code;
+}
+
+static scd_code warm_up_lane(scd_lane *l, scd_error *err)
+{
+    scd_engine *engine = l->batcher->o.engine;
+    scd_code code = SCD_OK;
+    for (size_t m = 0; m < scd_engine_n_models(engine) && !code; m++) {
+        const scd_served_model *model = scd_engine_model(engine, m);
+        if (scd_engine_denoises(engine))
+            code = warm_up(l, (scd_work){.model = m}, true, err);
+        for (size_t h = 0; h <= model->n_heads && !code; h++) {
+            scd_work work = {.model = m, .head = h ? model->heads[h - 1] : NULL};
+            code = warm_up(l, work, false, err);
+        }
+    }
+    if (code && l->batcher->n_lanes > 1)
+        scd_fail_within(err, "%s", scd_engine_device_name(engine, l->device));
     return code;
 }
 
 scd_code scd_batcher_warm_up(scd_batcher *b, scd_error *err)
 {
     scd_code code = SCD_OK;
-    for (size_t m = 0; m < scd_engine_n_models(b->o.engine) && !code; m++) {
-        const scd_served_model *model = scd_engine_model(b->o.engine, m);
-        if (scd_engine_denoises(b->o.engine))
-            code = warm_up(b, (scd_work){.model = m}, true, err);
-        for (size_t h = 0; h <= model->n_heads && !code; h++) {
-            scd_work work = {.model = m, .head = h ? model->heads[h - 1] : NULL};
-            code = warm_up(b, work, false, err);
-        }
-    }
+    for (size_t i = 0; i < b->n_lanes && !code; i++)
+        code = warm_up_lane(&b->lanes[i], err);
     return code;
 }
 
@@ -435,4 +332,24 @@ double scd_batcher_rate(scd_batcher *b)
     double r = scd_admission_rate(&b->admission);
     scd_gate_unlock(&b->gate);
     return r;
+}
+
+bool scd_batcher_is_lost(scd_batcher *b)
+{
+    bool lost = true;
+    scd_gate_lock(&b->gate);
+    for (size_t i = 0; i < scd_engine_n_devices(b->o.engine); i++)
+        lost = lost && b->devices[i].lost;
+    scd_gate_unlock(&b->gate);
+    return lost;
+}
+
+size_t scd_batcher_devices(scd_batcher *b, scd_device_stats *out, size_t most)
+{
+    scd_gate_lock(&b->gate);
+    size_t n = scd_engine_n_devices(b->o.engine);
+    n = n < most ? n : most;
+    memcpy(out, b->devices, n * sizeof *out);
+    scd_gate_unlock(&b->gate);
+    return n;
 }

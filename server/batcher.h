@@ -1,15 +1,21 @@
 /* batcher.h - from cells that somebody waits for to batches on the device.
  *
  * A request's cells that the cache did not have are submitted together, all or nothing (a ticket).
- * Identical cells in flight are one unit of work with several waiters. The thread `batch-0` alone
- * owns the engine: it fills a batch from all tickets in turn, interactive before bulk (bulk keeps a
- * quarter), takes each cell of it one pass further, and stores and hands out what is finished; a
- * ticket's `done` is called when its last cell is there. A cell on a course of many passes goes
- * back to the front of its ticket's queue, unless nobody waits for it any more: whoever is
- * finished, canceled or late leaves between two passes, and its place is filled at once.
+ * Identical cells in flight are one unit of work with several waiters. Each device of the engine
+ * has a thread, `batch-N`, that alone owns it: whichever is free fills a batch from all tickets in
+ * turn, interactive before bulk (bulk keeps a quarter), takes each cell of it one pass further, and
+ * stores and hands out what is finished; a ticket's `done` is called when its last cell is there. A
+ * cell on a course of many passes goes back to the front of its ticket's queue, unless nobody waits
+ * for it any more: whoever is finished, canceled or late leaves between two passes, and its place
+ * is filled at once.
+ *
+ * What a device that fails had on it is computed again by the others. With the last device, its
+ * batch fails and so does what comes; or, where that was asked for, the CPU goes on: with what is
+ * one pass, and with courses that have not begun. Results whose keys name another device's identity
+ * than that which computed them are handed out (scd_outcome.moved) and not stored.
  *
  * Threads: submit and cancel from any thread; `done` is called exactly once for an accepted ticket,
- *          from batch-0 or from the canceling thread, with no lock held.
+ *          from batch-N or from the canceling thread, with no lock held.
  * Owns:    copies of the cells it must compute. Results are written to the caller's memory, which
  *          must live until `done` was called. */
 #ifndef SCD_BATCHER_H
@@ -41,8 +47,10 @@ typedef struct scd_ask {
     scd_work work;
     scd_order *orders; /* (n) must live until `done` was called */
     size_t n;
-    uint64_t serial; /* the caller's name for the ticket, unique in the process */
-    bool bulk;       /* behind interactive work even where it is little */
+    uint64_t serial;      /* the caller's name for the ticket, unique in the process */
+    bool bulk;            /* behind interactive work even where it is little */
+    const char *identity; /* of the device that the orders' keys name (scd_device_info), valid as
+                             long as the engine; NULL: of whichever computes */
     scd_ticket_done *done;
     void *arg;
 } scd_ask;
@@ -52,26 +60,47 @@ struct scd_outcome {
     scd_code code;     /* OK; refused: BUSY, TOO_LARGE; given up: TIMEOUT, CANCELED; or a fault */
     int retry_after_s; /* BUSY: when to come back (admission.h) */
     double queue_s, infer_s; /* until the first batch began; from then to the end */
+    bool moved; /* some of it was computed by a device of another identity than the keys name */
     char message[256];
 };
+
+/* What happens to the engine's devices, in the words of `on_device`. */
+typedef enum scd_device_event {
+    SCD_DEVICE_FAILED, /* it is not asked for more; n_left others go on. 0: it was the last, and
+                          what comes fails, but for the next two */
+    SCD_DEVICE_MOVES,  /* the models are being loaded on the CPU */
+    SCD_DEVICE_MOVED,  /* the CPU, this device, goes on */
+    SCD_DEVICE_STAYS   /* the CPU cannot: err says why */
+} scd_device_event;
+
+typedef struct scd_device_stats {
+    bool lost;
+    uint64_t batches, tokens;
+    uint64_t behind; /* of the batches, begun while another was computed */
+    double busy_s;   /* in batches */
+} scd_device_stats;
 
 typedef struct scd_batcher_options {
     scd_engine *engine;
     scd_store *store;
     scd_metrics *metrics;
     size_t max_queue_tokens;
+    bool move_to_cpu;                             /* when the last GPU has failed */
     void (*log)(void *arg, const scd_error *err); /* a batch failed; may be NULL */
-    void *log_arg;
+    /* From batch-N, with no lock held; err: why, or NULL. May be NULL. */
+    void (*on_device)(void *arg, scd_device_event event, size_t device, size_t n_left,
+                      const scd_error *err);
+    void *arg; /* of both */
 } scd_batcher_options;
 
 scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out, scd_error *err);
-/* End the thread, cancel what is left and refuse what comes. */
+/* End the threads, cancel what is left and refuse what comes. */
 void scd_batcher_stop(scd_batcher *batcher);
 /* Stops, then frees: nobody may call here any more. NULL is fine. */
 void scd_batcher_close(scd_batcher *batcher);
 
-/* Measure the rate with one small batch per model and head and touch every page; before the first
- * submit. */
+/* Measure the rate with one small batch per device, model and head and touch every page; before the
+ * first submit. */
 scd_code scd_batcher_warm_up(scd_batcher *batcher, scd_error *err);
 
 /* Ask for work on cells; what takes more than one batch is bulk by itself. SCD_OK: `done` comes,
@@ -90,5 +119,9 @@ bool scd_batcher_drain(scd_batcher *batcher, int64_t deadline_ns);
 /* Tokens admitted and not yet answered; tokens per second as measured, each pass counted. */
 size_t scd_batcher_queued(scd_batcher *batcher);
 double scd_batcher_rate(scd_batcher *batcher);
+/* Every device has failed. */
+bool scd_batcher_is_lost(scd_batcher *batcher);
+/* Of the engine's devices, `most` at most, in its order. How many. */
+size_t scd_batcher_devices(scd_batcher *batcher, scd_device_stats *out, size_t most);
 
 #endif

@@ -60,9 +60,10 @@ static bool submission_init(submission *s, scd_batcher *b, const scd_ask *ask)
         s->ticket->waiters[i] = (scd_waiter){.ticket = s->ticket, .order = order};
     }
     for (size_t i = 0; i < ask->n; i++) {
-        if (ok)
+        if (ok) {
             s->created[i]->course = ask->orders[i].course;
-        else
+            s->created[i]->identity = ask->identity;
+        } else
             scd_course_free(ask->orders[i].course);
         ask->orders[i].course = NULL;
     }

@@ -18,6 +18,7 @@ enum {
     MAX_NAME_BYTES = 256,
     MAX_HTTP_THREADS = 4,
     LAST_ANSWERS_S = 5, /* after the drain: for answers on their way to slow clients */
+    ON_LOSS_CPU = 1,    /* of "fail|cpu" */
 };
 
 static void log_store(void *arg, int level, const char *message)
@@ -32,16 +33,81 @@ static void log_http(void *arg, const char *message)
     SCD_LOG(DEBUG, "http", "message", message);
 }
 
-/* A device that failed once - a GPU's errors stay - is not asked for more: whoever looks at readyz
- * sends its requests elsewhere, and a supervisor may start us again. */
+static void log_device(const scd_daemon *d, size_t device, const char *why)
+{
+    const scd_device_info *info = scd_engine_device_at(d->engine, device);
+    SCD_LOG(INFO, "device", "kind", scd_engine_device_kind(d->engine), "device",
+            scd_engine_device_name(d->engine, device), "name", info->name, "isa", info->isa,
+            "precision", scd_precision_name(info->precision), "why", why);
+}
+
 static void log_batch(void *arg, const scd_error *err)
 {
-    scd_daemon *d = arg;
+    (void)arg;
     SCD_LOG(ERROR, "batch_failed", "code", scd_code_name(err->code), "message", err->message);
-    if (err->code == SCD_E_DEVICE && !atomic_exchange(&d->device_lost, true))
-        SCD_LOG(ERROR, "device_lost", "message",
-                "the device has failed and this server is no longer ready: start it again, on the "
-                "CPU (--device cpu) if the device does not come back");
+}
+
+/* For scdiva_model_info: what computes now. */
+static scd_code count_models(scd_daemon *d, scd_error *err)
+{
+    const char *precision = scd_precision_name(scd_engine_device(d->engine)->precision);
+    scd_code code = SCD_OK;
+    scd_metrics_forget_models(d->metrics);
+    for (size_t i = 0; i < scd_engine_n_models(d->engine) && !code; i++) {
+        const scd_served_model *m = scd_engine_model(d->engine, i);
+        code = scd_metrics_model(d->metrics, m->name, m->digest_hex,
+                                 scd_engine_device_kind(d->engine), precision, err);
+    }
+    return code;
+}
+
+static bool moves_to_cpu(const scd_daemon *d)
+{
+    return d->config->on_device_loss == ON_LOSS_CPU;
+}
+
+/* A device that failed once - a GPU's errors stay - is not asked for more. Where it was the last,
+ * whoever looks at readyz sends its requests elsewhere, and a supervisor may start us again. */
+static void device_failed(scd_daemon *d, const char *name, size_t n_left)
+{
+    char left[24];
+    snprintf(left, sizeof left, "%zu", n_left);
+    if (n_left)
+        SCD_LOG(ERROR, "device_lost", "device", name, "left", left, "message",
+                "a device has failed: the others go on, with its work");
+    else if (!atomic_exchange(&d->device_lost, true))
+        SCD_LOG(ERROR, "device_lost", "device", name, "left", left, "message",
+                moves_to_cpu(d)
+                    ? "the last device has failed"
+                    : "the last device has failed and this server is no longer ready: start it "
+                      "again, on the CPU (--device cpu, or --on-device-loss cpu) if the device "
+                      "does not come back");
+}
+
+static void on_device(void *arg, scd_device_event event, size_t device, size_t n_left,
+                      const scd_error *err)
+{
+    scd_daemon *d = arg;
+    const char *name = scd_engine_device_name(d->engine, device);
+    switch (event) {
+    case SCD_DEVICE_FAILED:
+        device_failed(d, name, n_left);
+        break;
+    case SCD_DEVICE_MOVES:
+        SCD_LOG(WARN, "device_moves", "message", "the models are being loaded on the CPU");
+        break;
+    case SCD_DEVICE_STAYS:
+        SCD_LOG(ERROR, "device_stays", "code", scd_code_name(err->code), "message", err->message,
+                "consequence", "this server is no longer ready");
+        break;
+    case SCD_DEVICE_MOVED:
+        if (count_models(d, NULL))
+            SCD_LOG(WARN, "metrics", "message",
+                    "scdiva_model_info could not be brought up to date");
+        atomic_store(&d->device_lost, false);
+        log_device(d, device, "the GPUs have failed, and --on-device-loss is cpu");
+        break;
+    }
 }
 
 /* A client has left, or its deadline has passed. */
@@ -112,34 +178,51 @@ static scd_code open_http(scd_daemon *d, const scd_address *address, scd_error *
     return SCD_OK;
 }
 
+/* Numbers of GPUs: those that were named, or of all there are; 0: none is. */
+static scd_code choose_gpus(const scd_config *c, int *all, size_t most, const int **out, size_t *n,
+                            scd_error *err)
+{
+    int found = 0;
+    *out = c->device.numbers;
+    *n = c->device.n;
+    scd_code code = c->device.all ? scd_backend_count_gpus(&found, err) : SCD_OK;
+    if (code || !c->device.all)
+        return code;
+    if ((size_t)found > most)
+        return scd_fail(err, SCD_E_INVALID, "--device cuda:all: %d GPUs, at most %zu", found, most);
+    for (int i = 0; i < found; i++)
+        all[i] = i;
+    *out = all;
+    *n = (size_t)found;
+    return SCD_OK;
+}
+
 static scd_code open_engine(scd_daemon *d, scd_error *err)
 {
     const scd_config *c = d->config;
+    int all[SCD_CONFIG_MAX_NUMBERS];
     scd_engine_options o = {.device = (scd_device_choice)c->device.choice,
-                            .device_index = c->device.number,
                             .precision = (scd_precision)c->precision,
                             .threads = (int)c->threads,
                             .max_batch_tokens = (size_t)c->max_batch_tokens,
                             .model_dirs = (const char *const *)c->models.items,
                             .n_models = c->models.n};
-    scd_code code = scd_engine_open(&o, &d->engine, err);
+    scd_code code = choose_gpus(c, all, SCD_CONFIG_MAX_NUMBERS, &o.gpus, &o.n_gpus, err);
+    if (!code)
+        code = scd_engine_open(&o, &d->engine, err);
     if (code)
         return code;
-    const scd_device_info *device = scd_engine_device(d->engine);
-    const char *precision = device->precision == SCD_PRECISION_BF16 ? "bf16" : "fp32";
-    SCD_LOG(INFO, "device", "kind", scd_engine_device_kind(d->engine), "name", device->name, "isa",
-            device->isa, "precision", precision, "why", scd_engine_why(d->engine));
-    for (size_t i = 0; i < scd_engine_n_models(d->engine) && !code; i++) {
+    for (size_t i = 0; i < scd_engine_n_devices(d->engine); i++)
+        log_device(d, i, scd_engine_why(d->engine));
+    for (size_t i = 0; i < scd_engine_n_models(d->engine); i++) {
         const scd_served_model *m = scd_engine_model(d->engine, i);
         SCD_LOG(INFO, "model", "name", m->name, "digest", m->digest_hex, "parameters",
                 scd_log_num((double)m->n_params));
         if (!m->config->trained)
             SCD_LOG(WARN, "untrained", "name", m->name, "message",
                     "this model has random weights: its answers mean nothing");
-        code = scd_metrics_model(d->metrics, m->name, m->digest_hex,
-                                 scd_engine_device_kind(d->engine), precision, err);
     }
-    return code;
+    return count_models(d, err);
 }
 
 static scd_code open_caches(scd_daemon *d, scd_error *err)
@@ -158,8 +241,10 @@ static scd_code open_batcher(scd_daemon *d, scd_error *err)
                              .store = d->store,
                              .metrics = d->metrics,
                              .max_queue_tokens = (size_t)d->config->max_queue_tokens,
+                             .move_to_cpu = moves_to_cpu(d),
                              .log = log_batch,
-                             .log_arg = d};
+                             .on_device = on_device,
+                             .arg = d};
     scd_code code = scd_batcher_open(&o, &d->batcher, err);
     return code ? code : scd_batcher_warm_up(d->batcher, err);
 }

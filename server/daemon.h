@@ -1,6 +1,6 @@
 /* daemon.h - the running daemon: every part, built and stopped in one visible order.
  *
- * Threads of the daemon: main (signals), http-N, prep-0, watch, batch-0, store, jobs-db, job-N,
+ * Threads of the daemon: main (signals), http-N, prep-0, watch, batch-N, store, jobs-db, job-N,
  * webhook.
  * Parts are constant once `ready` is set; before that only the routes that need none are served. */
 #ifndef SCD_DAEMON_H
@@ -21,6 +21,8 @@
 
 #include <stdatomic.h>
 
+enum { SCD_DAEMON_MAX_DEVICES = SCD_CONFIG_MAX_NUMBERS + 1 }; /* and the CPU */
+
 typedef struct scd_daemon {
     const scd_config *config;
     scd_request_limits limits;
@@ -35,7 +37,8 @@ typedef struct scd_daemon {
     scd_batcher *batcher;
     scd_jobs *jobs;
     atomic_bool ready, draining;
-    atomic_bool device_lost; /* the device failed: cached answers alone are served from then on */
+    atomic_bool device_lost; /* no device is left: cached answers alone are served until the CPU has
+                                taken over, where it may */
 } scd_daemon;
 
 /* Everything up to ready. Logs what it does; the error says why it could not. */

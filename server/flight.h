@@ -36,10 +36,12 @@ struct scd_unit {
     scd_ticket *owner; /* NULL unless queued */
     scd_waiter *waiters;
     scd_work work;
-    scd_course *course; /* NULL: one pass */
-    size_t rows;        /* of its next pass */
-    size_t work_tokens; /* counted for it in the admission */
-    scd_cell cell;      /* arrays behind the struct, in the same allocation */
+    const char *identity; /* of its key's device; NULL: of whichever computes it */
+    unsigned n_losses;    /* devices that failed with it */
+    scd_course *course;   /* NULL: one pass */
+    size_t rows;          /* of its next pass */
+    size_t work_tokens;   /* counted for it in the admission */
+    scd_cell cell;        /* arrays behind the struct, in the same allocation */
 };
 
 typedef enum scd_class { SCD_INTERACTIVE, SCD_BULK, SCD_N_CLASSES } scd_class;

@@ -65,6 +65,21 @@ static void write_heads(const scd_daemon *d, const scd_served_model *m, scd_buf 
     scd_buf_putc(out, ']');
 }
 
+/* Every device that was opened, those that failed among them. */
+static void write_devices(const scd_daemon *d, scd_buf *out)
+{
+    scd_device_stats stats[SCD_DAEMON_MAX_DEVICES];
+    size_t n = scd_batcher_devices(d->batcher, stats, SCD_DAEMON_MAX_DEVICES);
+    scd_buf_puts(out, ",\"devices\":[");
+    for (size_t i = 0; i < n; i++) {
+        scd_buf_printf(out, "%s{\"device\":\"%s\",\"name\":", i ? "," : "",
+                       scd_engine_device_name(d->engine, i));
+        scd_json_text(out, scd_engine_device_at(d->engine, i)->name);
+        scd_buf_printf(out, ",\"state\":\"%s\"}", stats[i].lost ? "lost" : "serving");
+    }
+    scd_buf_putc(out, ']');
+}
+
 static void write_model(const scd_daemon *d, const scd_served_model *m, scd_buf *out)
 {
     const scd_model_config *c = m->config;
@@ -91,8 +106,8 @@ static void write_model(const scd_daemon *d, const scd_served_model *m, scd_buf 
     scd_json_text(out, device->name);
     scd_buf_puts(out, ",\"isa\":");
     scd_json_text(out, device->isa);
-    scd_buf_printf(out, ",\"precision\":\"%s\"",
-                   device->precision == SCD_PRECISION_BF16 ? "bf16" : "fp32");
+    scd_buf_printf(out, ",\"precision\":\"%s\"", scd_precision_name(device->precision));
+    write_devices(d, out);
     write_heads(d, m, out);
     scd_buf_puts(out, ",\"limits\":");
     write_limits(d, out);

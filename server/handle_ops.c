@@ -42,6 +42,42 @@ static void write_jobs(scd_daemon *d, scd_buf *out)
                                  (double)counts[i]);
 }
 
+/* One family of samples, one of each device. */
+static void write_device_family(const scd_daemon *d, scd_buf *out, const char *name,
+                                const char *type, const char *help, const double *values, size_t n)
+{
+    scd_metrics_write_family(out, name, type, help);
+    for (size_t i = 0; i < n; i++)
+        scd_metrics_write_sample(out, name, "device", scd_engine_device_name(d->engine, i),
+                                 values[i]);
+}
+
+static void write_devices(scd_daemon *d, scd_buf *out)
+{
+    scd_device_stats stats[SCD_DAEMON_MAX_DEVICES];
+    double up[SCD_DAEMON_MAX_DEVICES], batches[SCD_DAEMON_MAX_DEVICES];
+    double behind[SCD_DAEMON_MAX_DEVICES];
+    double tokens[SCD_DAEMON_MAX_DEVICES], busy[SCD_DAEMON_MAX_DEVICES];
+    size_t n = scd_batcher_devices(d->batcher, stats, SCD_DAEMON_MAX_DEVICES);
+    for (size_t i = 0; i < n; i++) {
+        up[i] = !stats[i].lost;
+        batches[i] = (double)stats[i].batches;
+        behind[i] = (double)stats[i].behind;
+        tokens[i] = (double)stats[i].tokens;
+        busy[i] = stats[i].busy_s;
+    }
+    write_device_family(d, out, "scdiva_device_up", "gauge",
+                        "1: the device computes; 0: it has failed.", up, n);
+    write_device_family(d, out, "scdiva_device_batches_total", "counter",
+                        "Batches that the device computed.", batches, n);
+    write_device_family(d, out, "scdiva_device_batches_behind_total", "counter",
+                        "Batches that were put behind another while it was computed.", behind, n);
+    write_device_family(d, out, "scdiva_device_tokens_total", "counter",
+                        "Gene tokens that the device computed, in every pass.", tokens, n);
+    write_device_family(d, out, "scdiva_device_busy_seconds_total", "counter",
+                        "Time that the device spent on batches.", busy, n);
+}
+
 void scd_handle_metrics(scd_daemon *d, scd_exchange *x)
 {
     scd_buf body;
@@ -55,6 +91,7 @@ void scd_handle_metrics(scd_daemon *d, scd_exchange *x)
                                  "Tokens per second as measured over recent batches.");
         scd_metrics_write_sample(&body, "scdiva_engine_tokens_per_second", NULL, NULL,
                                  scd_batcher_rate(d->batcher));
+        write_devices(d, &body);
         write_jobs(d, &body);
     }
     scd_exchange_answer(x, 200, SCD_METRICS_TYPE, &body);

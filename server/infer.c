@@ -81,6 +81,7 @@ static void submit(scd_infer_call *call)
                          .orders = call->orders,
                          .n = call->n_orders,
                          .serial = id,
+                         .identity = call->device->identity,
                          .done = on_done,
                          .arg = call};
     scd_code code = scd_batcher_submit(call->d->batcher, &ask, &err);
@@ -139,6 +140,7 @@ static bool answer_from_memo(scd_daemon *d, scd_exchange *x, scd_infer_call *cal
     if (!hasher)
         return false;
     int64_t start = scd_now_ns();
+    scd_hasher_add_text(hasher, call->device->identity);
     scd_hasher_add_text(hasher, call->task->name);
     scd_hasher_add(hasher, &scope, 1);
     scd_hasher_add(hasher, body, n);
@@ -176,6 +178,7 @@ void scd_infer(const scd_infer_task *task, scd_daemon *d, scd_exchange *x)
     }
     call->task = task;
     call->d = d;
+    call->device = scd_engine_device(d->engine);
     call->x = x;
     call->id = scd_exchange_id(x);
     call->as_npy = task->has_npy && accept && strstr(accept, "application/x-npy");

@@ -98,6 +98,7 @@ struct scd_infer_call {
     scd_job job; /* first: prep-0 gets this */
     const scd_infer_task *task;
     scd_daemon *d;
+    const scd_device_info *device; /* what computed when it came: its keys name it */
     scd_exchange *x;
     uint64_t id; /* of the exchange; names the batcher's ticket */
     bool large;  /* much work: prepared and printed by prep-0 */

@@ -349,7 +349,7 @@ static bool look_up(scd_infer_call *call)
     scd_cache_scope scope = {.model = call->model->digest,
                              .task = call->work.head ? call->task->name : "embed",
                              .parameters = "",
-                             .identity = scd_engine_device(call->d->engine)->identity};
+                             .identity = call->device->identity};
     if (call->work.head)
         scope.head = call->work.head->digest;
     scd_buf value;

@@ -115,7 +115,7 @@ static scd_code add_order(computing *p, chunk *c, asking *a, const scd_cells_row
     scd_cache_scope scope = {.model = w->model->digest,
                              .task = head ? "annotate" : "embed",
                              .parameters = "",
-                             .identity = scd_engine_device(w->jobs->o.engine)->identity};
+                             .identity = w->device->identity};
     if (head)
         scope.head = head->digest;
     a->orders[a->n++] =
@@ -198,6 +198,7 @@ static scd_code submit(computing *p, asking *a, scd_error *err)
                          .n = a->n,
                          .serial = a->serial,
                          .bulk = true,
+                         .identity = p->w->device->identity,
                          .done = on_done,
                          .arg = a};
     scd_code code = scd_batcher_submit(jobs->o.batcher, &ask, err);
@@ -233,6 +234,10 @@ static scd_code finish_ask(computing *p, asking *a, scd_error *err)
 {
     for (;;) {
         wait_over(p, a);
+        if (a->n && !a->outcome.code && a->outcome.moved)
+            return scd_fail(err, SCD_E_DEVICE,
+                            "the device failed and another kind goes on: the job begins again, "
+                            "for its results are one device's");
         if (!a->n || !a->outcome.code)
             return SCD_OK;
         if (a->outcome.code != SCD_E_BUSY)

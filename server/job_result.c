@@ -100,14 +100,12 @@ static scd_results_spec spec_of(const scd_job_way *w)
 
 static size_t facts_of(const scd_job_way *w, scd_fact facts[SCD_RUN_MAX_FACTS])
 {
-    const scd_device_info *device = scd_engine_device(w->jobs->o.engine);
     const scd_run_about about = {.task = w->job.query.task,
                                  .model = w->model->name,
                                  .model_digest = w->model->digest_hex,
-                                 .device = scd_engine_device_kind(w->jobs->o.engine),
-                                 .isa = device->isa,
-                                 .precision =
-                                     device->precision == SCD_PRECISION_BF16 ? "bf16" : "fp32",
+                                 .device = w->device_kind,
+                                 .isa = w->device->isa,
+                                 .precision = scd_precision_name(w->device->precision),
                                  .head = w->head ? w->head->name : NULL,
                                  .head_digest = w->head ? w->head->digest_hex : NULL,
                                  .threshold = spec_of(w).threshold,

@@ -125,7 +125,7 @@ static scd_code make_run_key(const scd_job_way *w, char hex[SCD_DIGEST_HEX], scd
         scd_hasher_add_text(hasher, w->job.input_sha256);
         scd_hasher_add_text(hasher, w->model->digest_hex);
         scd_hasher_add_text(hasher, w->head ? w->head->digest_hex : "");
-        scd_hasher_add_text(hasher, scd_engine_device(w->jobs->o.engine)->identity);
+        scd_hasher_add_text(hasher, w->device->identity);
         scd_digest digest = scd_hasher_finish(hasher);
         scd_digest_hex(&digest, hex);
     }
@@ -373,10 +373,15 @@ static scd_code run_all(scd_job_way *w, scd_error *err)
 
 int64_t scd_job_run(scd_jobs *jobs, const char *id)
 {
-    scd_job_way w = {.jobs = jobs, .fd = -1};
+    scd_job_way w = {.jobs = jobs,
+                     .device = scd_engine_device(jobs->o.engine),
+                     .device_kind = scd_engine_device_kind(jobs->o.engine),
+                     .fd = -1};
     scd_error err = {0};
     int64_t pause_ns = 0;
     scd_job_change change = {.mutate = count_attempt};
+    if (scd_batcher_is_lost(jobs->o.batcher)) /* attempts are few, and a start may be near */
+        return PAUSE_NS;
     if (!scd_jobs_get(jobs, id, NULL, &w.job, NULL))
         return PAUSE_NS;
     scd_arena_init(&w.arena, PLAN_BYTES);

@@ -21,6 +21,8 @@ typedef struct scd_job_row {
 
 typedef struct scd_job_way {
     scd_jobs *jobs;
+    const scd_device_info *device; /* whose bits all of the results are */
+    const char *device_kind;
     scd_job_record job;            /* as it was when the worker took it; n_done moves on */
     char *input, *chunks, *output; /* paths */
     scd_cells *cells;

@@ -98,8 +98,9 @@ struct scd_metrics {
     route_series *routes;
     size_t n_routes;
     model_info models[SCD_METRICS_MODELS];
-    atomic_size_t n_models; /* published after the entry is complete */
-    double start_seconds;   /* of the process, since 1970 */
+    atomic_size_t first_model; /* those before it are forgotten */
+    atomic_size_t n_models;    /* published after the entry is complete */
+    double start_seconds;      /* of the process, since 1970 */
 };
 
 /* The start of this process: field 22 of /proc/self/stat, in clock ticks since the machine's
@@ -247,6 +248,11 @@ scd_code scd_metrics_model(scd_metrics *m, const char *name, const char *digest,
     return SCD_OK;
 }
 
+void scd_metrics_forget_models(scd_metrics *m)
+{
+    atomic_store(&m->first_model, atomic_load(&m->n_models));
+}
+
 /* ---- the text ----------------------------------------------------------------------------------
  */
 
@@ -347,7 +353,7 @@ static void write_models(const scd_metrics *m, scd_buf *out)
     static const char name[] = "scdiva_model_info";
     scd_metrics_write_family(out, name, "gauge", "Always 1; the labels describe a served model.");
     size_t n = atomic_load_explicit(&m->n_models, memory_order_acquire);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = atomic_load(&m->first_model); i < n; i++) {
         scd_buf_printf(out, "%s{", name);
         write_label(out, "name", m->models[i].name);
         scd_buf_putc(out, ',');

@@ -70,10 +70,12 @@ void scd_metrics_set(scd_metrics *m, scd_gauge_id gauge, int64_t value);
 void scd_metrics_observe(scd_metrics *m, scd_hist hist, double value); /* seconds, tokens, cells */
 void scd_metrics_rejected(scd_metrics *m, scd_rejected reason);
 
-/* A model that is served, for scdiva_model_info; at most SCD_METRICS_MODELS (SCD_E_TOO_LARGE). */
-#define SCD_METRICS_MODELS 64
+/* A model that is served, for scdiva_model_info; at most SCD_METRICS_MODELS (SCD_E_TOO_LARGE) in
+ * the life of *m. Forgotten ones are not written any more. */
+#define SCD_METRICS_MODELS 128
 scd_code scd_metrics_model(scd_metrics *m, const char *name, const char *digest, const char *device,
                            const char *precision, scd_error *err);
+void scd_metrics_forget_models(scd_metrics *m);
 
 /* Append the text of every series to *out; look at out->failed afterwards. */
 void scd_metrics_write(const scd_metrics *m, scd_buf *out);

@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SCD_BACKEND_ABI 3u
+#define SCD_BACKEND_ABI 4u
 
 typedef enum scd_dtype { SCD_F32, SCD_F16, SCD_BF16 } scd_dtype;
 typedef enum scd_precision {
@@ -33,6 +33,12 @@ typedef enum scd_precision {
     SCD_PRECISION_FP32,
     SCD_PRECISION_BF16
 } scd_precision;
+
+/* Of a device: never AUTO. */
+static inline const char *scd_precision_name(scd_precision p)
+{
+    return p == SCD_PRECISION_BF16 ? "bf16" : "fp32";
+}
 
 static inline size_t scd_dtype_bytes(scd_dtype t)
 {
@@ -56,7 +62,8 @@ typedef struct scd_device_info {
     char name[96];           /* "AMD EPYC ..., 2 threads" */
     char isa[32];            /* "avx512_bf16", "avx512", "avx2", "generic", "sm_90" */
     char identity[192];      /* all that the bits of a result depend on besides model and input:
-                                kind, isa, precision, kernel version, library version */
+                                kind, isa, precision, kernel version, library version, and where
+                                the library chooses by it the chip */
     scd_precision precision; /* never AUTO */
     size_t act_bytes;        /* 4 or 2 */
 } scd_device_info;
@@ -193,11 +200,15 @@ static inline size_t scd_pick_words(size_t vocab)
     return (vocab + 31) / 32;
 }
 
+enum { SCD_SLOTS = 2 };
+
 typedef struct scd_backend {
     uint32_t abi;     /* SCD_BACKEND_ABI */
     uint32_t size;    /* sizeof(scd_backend): both are checked at load */
     const char *name; /* "cpu", "cuda" */
 
+    /* Devices that `index` may name, from 0; 1 or more. SCD_E_DEVICE: there is none. */
+    scd_code (*count)(int *n, scd_error *err);
     scd_code (*open)(const scd_device_options *options, scd_device **out, scd_error *err);
     void (*close)(scd_device *device); /* NULL is fine */
     const scd_device_info *(*info)(const scd_device *device);
@@ -252,6 +263,21 @@ typedef struct scd_backend {
     scd_code (*record_end)(scd_device *device, scd_graph **out, scd_error *err);
     scd_code (*replay)(scd_device *device, const scd_graph *graph, scd_error *err);
     void (*graph_free)(scd_device *device, scd_graph *graph); /* NULL is fine */
+
+    /* Two batches, 0 and 1, the one put behind the other while that is computed: operations between
+     * slot_begin and slot_end are of that slot's batch. All three NULL: an operation is done when
+     * it returns, and there is nothing to gain.
+     *   slot_begin    `bytes` from host memory go to dst, beside the work that is under way and
+     *                 before what follows; src is free at once, dst not used by another batch
+     *   slot_end      `bytes` at src, as the work so far leaves them, are the result; they are
+     *                 fetched beside what follows, which leaves them alone until slot_collect.
+     * NULL: the batch is given up slot_collect  waits for the result; what lay wrong on the device
+     * is told here, as by download. */
+    scd_code (*slot_begin)(scd_device *device, int slot, void *dst, const void *src, size_t bytes,
+                           scd_error *err);
+    scd_code (*slot_end)(scd_device *device, int slot, const void *src, size_t bytes,
+                         scd_error *err);
+    scd_code (*slot_collect)(scd_device *device, int slot, void *dst, scd_error *err);
 
     const struct scd_train_ops *train; /* the operations that training needs beside these */
 } scd_backend;

@@ -54,6 +54,15 @@ static scd_code load_cuda(const scd_backend **out, scd_error *err)
     return scd_backend_check(table, err);
 }
 
+static void say_found(const scd_backend *backend, char *why, size_t n)
+{
+    int found = 1;
+    if (!backend->count(&found, NULL) && found > 1)
+        snprintf(why, n, "there is a GPU, the first of %d", found);
+    else
+        snprintf(why, n, "there is a GPU");
+}
+
 scd_code scd_backend_open(scd_device_choice choice, const scd_device_options *options,
                           const scd_backend **backend, scd_device **device, char *why, size_t n,
                           scd_error *err)
@@ -65,7 +74,7 @@ scd_code scd_backend_open(scd_device_choice choice, const scd_device_options *op
         if (!code)
             code = (*backend)->open(options, device, &cuda_error);
         if (!code && choice == SCD_DEVICE_AUTO)
-            snprintf(why, n, "there is a GPU");
+            say_found(*backend, why, n);
         if (!code)
             return SCD_OK;
         if (choice == SCD_DEVICE_CUDA)
@@ -76,4 +85,15 @@ scd_code scd_backend_open(scd_device_choice choice, const scd_device_options *op
     *backend = &scd_backend_cpu;
     scd_code code = scd_backend_check(*backend, err);
     return code ? code : (*backend)->open(options, device, err);
+}
+
+scd_code scd_backend_count_gpus(int *n, scd_error *err)
+{
+    const scd_backend *backend;
+    scd_error cuda_error = {0};
+    *n = 0;
+    scd_code code = load_cuda(&backend, &cuda_error);
+    if (!code)
+        code = backend->count(n, &cuda_error);
+    return code ? scd_fail(err, code, "--device cuda: %s", cuda_error.message) : SCD_OK;
 }

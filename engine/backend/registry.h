@@ -22,6 +22,10 @@ scd_code scd_backend_open(scd_device_choice choice, const scd_device_options *op
                           const scd_backend **backend, scd_device **device, char *why, size_t n,
                           scd_error *err);
 
+/* *n: the GPUs of this machine, 1 or more. SCD_E_DEVICE: there is none; the message says what was
+ * looked for. */
+scd_code scd_backend_count_gpus(int *n, scd_error *err);
+
 /* SCD_E_DEVICE when the table was built for another version of backend.h. */
 scd_code scd_backend_check(const scd_backend *backend, scd_error *err);
 

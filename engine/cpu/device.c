@@ -123,6 +123,13 @@ static scd_code cpu_open(const scd_device_options *options, scd_device **out, sc
     return SCD_OK;
 }
 
+static scd_code cpu_count(int *n, scd_error *err)
+{
+    (void)err;
+    *n = 1;
+    return SCD_OK;
+}
+
 static const scd_device_info *cpu_info(const scd_device *device)
 {
     return &device->info;
@@ -163,10 +170,8 @@ static scd_code cpu_reserve(scd_device *device, size_t rows, size_t hidden_dim, 
     rows = rows > device->max_rows ? rows : device->max_rows;
     size_t head = hidden_dim < SCD_MAX_HEAD_DIM ? hidden_dim : SCD_MAX_HEAD_DIM;
     const size_t wants[] = {
-        scd_embed_scratch(d, hidden_dim),
-        scd_qkv_scratch(hidden_dim),
-        scd_block_out_scratch(hidden_dim, ffn_dim),
-        device->kernels->attention_scratch(rows, head),
+        scd_embed_scratch(d, hidden_dim),           scd_qkv_scratch(hidden_dim),
+        scd_block_out_scratch(hidden_dim, ffn_dim), device->kernels->attention_scratch(rows, head),
         scd_attention_weights_scratch(rows, head),
     };
     for (size_t i = 0; i < sizeof wants / sizeof wants[0]; i++) {
@@ -233,6 +238,7 @@ const scd_backend scd_backend_cpu = {
     .abi = SCD_BACKEND_ABI,
     .size = sizeof(scd_backend),
     .name = "cpu",
+    .count = cpu_count,
     .open = cpu_open,
     .close = cpu_close,
     .info = cpu_info,

@@ -43,6 +43,13 @@ typedef struct scd_rope {
     float *table;
 } scd_rope;
 
+/* A batch that is under way. */
+typedef struct scd_cuda_slot {
+    char *in, *out;     /* pinned */
+    const void *result; /* device */
+    size_t bytes;
+} scd_cuda_slot;
+
 struct scd_device {
     scd_device_info info;
     scd_gpu *gpu;
@@ -51,9 +58,11 @@ struct scd_device {
     bool groups; /* multiplies by warpgroups (Hopper) */
     size_t act;  /* bytes of an activation */
 
-    char *pinned;             /* two halves for copies in and out */
-    volatile uint32_t *fault; /* pinned; SCD_FAULT_*, 0: none */
-    int half;                 /* the next half to use */
+    char *pinned;              /* two halves for copies in and out; those of slots; faults */
+    volatile uint32_t *faults; /* pinned (1 + SCD_SLOTS): SCD_FAULT_*, 0: none */
+    volatile uint32_t *fault;  /* that which work now notes: the first, or the slot's */
+    int half;                  /* the next half to use */
+    scd_cuda_slot slots[SCD_SLOTS];
 
     scd_shape_plan *plans; /* one a shape */
     size_t n_plans;

@@ -1,7 +1,9 @@
 /* device.c - the CUDA device: opening, memory, copies, and the table of operations.
  *
  * Copies go through pinned memory in two halves: while the device takes one, the host fills the
- * other. A half is filled again only when the mark set behind its last copy is past. */
+ * other. A half is filled again only when the mark set behind its last copy is past. A slot has
+ * pinned memory of its own, since its copies go beside the work; what does not fit goes through the
+ * halves, in order with it. */
 #include "engine/base/mem.h"
 #include "engine/cuda/train.h"
 
@@ -9,7 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HALF_BYTES = 4 << 20, FAULT_BYTES = 64 };
+enum { HALF_BYTES = 4 << 20, FAULT_BYTES = 64, PINNED_PIECES = 2 + 2 * SCD_SLOTS };
+/* Marks 0 and 1 are of the halves; then a slot's batch is computed, its result copied. */
+enum { DONE_MARK = 2, OUT_MARK = SCD_GPU_WORK_MARKS };
+_Static_assert(DONE_MARK + SCD_SLOTS == SCD_GPU_WORK_MARKS, "marks in the work");
+_Static_assert(OUT_MARK + SCD_SLOTS == SCD_GPU_MARKS, "marks beside it");
 
 /* Tables are too short, or nobody's any more; so are graphs that read them. */
 static void drop_ropes(scd_device *device)
@@ -40,6 +46,8 @@ static void cuda_close(scd_device *device)
     free(device);
 }
 
+/* cuBLASLt chooses a shape's algorithm by the chip: cards of one architecture that differ in it may
+ * differ in bits, so the identity names it. */
 static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
 {
     scd_device_info *info = &device->info;
@@ -49,9 +57,21 @@ static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
     snprintf(info->isa, sizeof info->isa, "sm_%d%d", facts->major, facts->minor);
     snprintf(info->name, sizeof info->name, "%s, GPU %d, %zu MiB", facts->name, index,
              facts->memory_bytes >> 20);
-    snprintf(info->identity, sizeof info->identity, "cuda/%s/%s/k%d/%s", info->isa,
+    snprintf(info->identity, sizeof info->identity, "cuda/%s/%s/k%d/%s/%s, %d SMs", info->isa,
              device->bf16 ? "bf16" : "fp32", SCD_CUDA_KERNEL_VERSION,
-             scd_gemm_version(device->gemm));
+             scd_gemm_version(device->gemm), facts->name, facts->processors);
+}
+
+static void share_out(scd_device *device, char *pinned)
+{
+    device->pinned = pinned;
+    for (int i = 0; i < SCD_SLOTS; i++) {
+        device->slots[i].in = pinned + (size_t)(2 + 2 * i) * HALF_BYTES;
+        device->slots[i].out = device->slots[i].in + HALF_BYTES;
+    }
+    uint32_t *faults = (uint32_t *)(void *)(pinned + PINNED_PIECES * (size_t)HALF_BYTES);
+    memset(faults, 0, FAULT_BYTES);
+    device->fault = device->faults = faults;
 }
 
 static scd_code cuda_open(const scd_device_options *options, scd_device **out, scd_error *err)
@@ -67,11 +87,10 @@ static scd_code cuda_open(const scd_device_options *options, scd_device **out, s
     void *pinned = NULL;
     scd_code code = scd_gpu_open(options->index, &device->gpu, &facts, err);
     if (!code)
-        code = scd_gpu_alloc_host(device->gpu, 2 * (size_t)HALF_BYTES + FAULT_BYTES, &pinned, err);
+        code = scd_gpu_alloc_host(device->gpu, PINNED_PIECES * (size_t)HALF_BYTES + FAULT_BYTES,
+                                  &pinned, err);
     if (!code) {
-        device->pinned = pinned;
-        device->fault = (uint32_t *)(void *)(device->pinned + 2 * (size_t)HALF_BYTES);
-        *device->fault = 0;
+        share_out(device, pinned);
         code = scd_gemm_open(device->gpu, &device->gemm, err);
     }
     if (code) {
@@ -81,6 +100,11 @@ static scd_code cuda_open(const scd_device_options *options, scd_device **out, s
     describe(device, &facts, options->index);
     *out = device;
     return SCD_OK;
+}
+
+static scd_code cuda_count(int *n, scd_error *err)
+{
+    return scd_gpu_count(n, err);
 }
 
 static const scd_device_info *cuda_info(const scd_device *device)
@@ -176,10 +200,10 @@ static void cuda_free(scd_device *device, void *memory)
 /* ---- copies -------------------------------------------------------------------------------- */
 
 /* What the kernels that are done found wrong; it is told once. */
-static scd_code take_fault(scd_device *device, scd_error *err)
+static scd_code take_fault(volatile uint32_t *noted, scd_error *err)
 {
-    uint32_t fault = *device->fault;
-    *device->fault = 0;
+    uint32_t fault = *noted;
+    *noted = 0;
     if (fault == SCD_FAULT_ID)
         return scd_fail(err, SCD_E_INVALID, "a gene id of the batch is outside the vocabulary");
     if (fault == SCD_FAULT_SET)
@@ -194,7 +218,7 @@ static scd_code cuda_synchronize(scd_device *device, scd_error *err)
     scd_code code = scd_gpu_enter(device->gpu, err);
     if (!code)
         code = scd_gpu_synchronize(device->gpu, err);
-    return code ? code : take_fault(device, err);
+    return code ? code : take_fault(device->fault, err);
 }
 
 /* The half to use next, free to be filled. */
@@ -238,7 +262,59 @@ scd_code scd_cuda_download(scd_device *device, void *dst, const void *src, size_
         if (!code)
             memcpy((char *)dst + at, half, n);
     }
-    return code ? code : take_fault(device, err);
+    return code ? code : take_fault(device->fault, err);
+}
+
+/* ---- slots --------------------------------------------------------------------------------- */
+
+static scd_code cuda_slot_begin(scd_device *device, int slot, void *dst, const void *src,
+                                size_t bytes, scd_error *err)
+{
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    if (!code && bytes > HALF_BYTES) {
+        code = scd_cuda_upload(device, dst, src, bytes, err);
+    } else if (!code) {
+        memcpy(device->slots[slot].in, src, bytes); /* its last copy is past: it was collected */
+        code = scd_gpu_copy_in_beside(device->gpu, dst, device->slots[slot].in, bytes, err);
+        if (!code)
+            code = scd_gpu_work_after_copies(device->gpu, err);
+    }
+    device->fault = code ? device->faults : device->faults + 1 + slot;
+    *device->fault = 0;
+    return code;
+}
+
+/* Its copy is put when it is asked for: before that it would hold up those of the next batch. */
+static scd_code cuda_slot_end(scd_device *device, int slot, const void *src, size_t bytes,
+                              scd_error *err)
+{
+    scd_cuda_slot *s = &device->slots[slot];
+    device->fault = device->faults;
+    s->result = src;
+    s->bytes = bytes;
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    return code ? code : scd_gpu_mark(device->gpu, DONE_MARK + slot, err);
+}
+
+static scd_code cuda_slot_collect(scd_device *device, int slot, void *dst, scd_error *err)
+{
+    const scd_cuda_slot *s = &device->slots[slot];
+    scd_code code = scd_gpu_enter(device->gpu, err);
+    if (!code && s->bytes > HALF_BYTES) {
+        code = scd_cuda_download(device, dst, s->result, s->bytes, err);
+        return code ? code : take_fault(device->faults + 1 + slot, err);
+    }
+    if (!code)
+        code = scd_gpu_copies_after(device->gpu, DONE_MARK + slot, err);
+    if (!code)
+        code = scd_gpu_copy_out_beside(device->gpu, s->out, s->result, s->bytes, err);
+    if (!code)
+        code = scd_gpu_mark(device->gpu, OUT_MARK + slot, err);
+    if (!code)
+        code = scd_gpu_wait_mark(device->gpu, OUT_MARK + slot, err);
+    if (!code)
+        memcpy(dst, s->out, s->bytes);
+    return code ? code : take_fault(device->faults + 1 + slot, err);
 }
 
 /* ---- graphs -------------------------------------------------------------------------------- */
@@ -304,6 +380,7 @@ const scd_backend scd_backend_cuda = {
     .abi = SCD_BACKEND_ABI,
     .size = sizeof(scd_backend),
     .name = "cuda",
+    .count = cuda_count,
     .open = cuda_open,
     .close = cuda_close,
     .info = cuda_info,
@@ -329,5 +406,8 @@ const scd_backend scd_backend_cuda = {
     .record_end = cuda_record_end,
     .replay = cuda_replay,
     .graph_free = cuda_graph_free,
+    .slot_begin = cuda_slot_begin,
+    .slot_end = cuda_slot_end,
+    .slot_collect = cuda_slot_collect,
     .train = &scd_train_ops_cuda,
 };

@@ -10,8 +10,9 @@
 
 struct scd_gpu {
     int index;
-    cudaStream_t stream;
+    cudaStream_t stream, beside;
     cudaEvent_t marks[SCD_GPU_MARKS];
+    cudaEvent_t copied; /* beside, for the work to wait for: recorded anew for each wait */
 };
 
 static scd_code check(cudaError_t e, const char *call, scd_error *err)
@@ -22,30 +23,40 @@ static scd_code check(cudaError_t e, const char *call, scd_error *err)
                     call, cudaGetErrorString(e));
 }
 
-static scd_code find(int index, scd_gpu_facts *facts, scd_error *err)
+scd_code scd_gpu_count(int *n, scd_error *err)
 {
-    int n = 0;
-    cudaError_t e = cudaGetDeviceCount(&n);
+    *n = 0;
+    cudaError_t e = cudaGetDeviceCount(n);
     if (e == cudaErrorInsufficientDriver)
         return scd_fail(err, SCD_E_DEVICE,
                         "there is no NVIDIA driver on this machine, or one older than CUDA %d.%d",
                         CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-    if (e == cudaErrorNoDevice || (e == cudaSuccess && n == 0))
+    if (e == cudaErrorNoDevice || (e == cudaSuccess && *n == 0))
         return scd_fail(err, SCD_E_DEVICE, "no GPU answers");
-    if (e != cudaSuccess)
-        return check(e, "cudaGetDeviceCount", err);
+    return check(e, "cudaGetDeviceCount", err);
+}
+
+static scd_code find(int index, scd_gpu_facts *facts, scd_error *err)
+{
+    int n;
+    scd_code code = scd_gpu_count(&n, err);
+    if (code)
+        return code;
     if (index < 0 || index >= n)
         return scd_fail(err, SCD_E_DEVICE, "there is no GPU %d: this machine has %d, from 0", index,
                         n);
     struct cudaDeviceProp p;
-    scd_code code = check(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties", err);
+    code = check(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties", err);
     if (code)
         return code;
     if (p.major < 8)
         return scd_fail(err, SCD_E_DEVICE,
                         "GPU %d, %s, has compute capability %d.%d: at least 8.0 is needed", index,
                         p.name, p.major, p.minor);
-    *facts = (scd_gpu_facts){.major = p.major, .minor = p.minor, .memory_bytes = p.totalGlobalMem};
+    *facts = (scd_gpu_facts){.major = p.major,
+                             .minor = p.minor,
+                             .processors = p.multiProcessorCount,
+                             .memory_bytes = p.totalGlobalMem};
     snprintf(facts->name, sizeof facts->name, "%.63s", p.name);
     return SCD_OK;
 }
@@ -64,6 +75,12 @@ scd_code scd_gpu_open(int index, scd_gpu **out, scd_gpu_facts *facts, scd_error 
     if (!code)
         code = check(cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking),
                      "cudaStreamCreateWithFlags", err);
+    if (!code)
+        code = check(cudaStreamCreateWithFlags(&gpu->beside, cudaStreamNonBlocking),
+                     "cudaStreamCreateWithFlags", err);
+    if (!code)
+        code = check(cudaEventCreateWithFlags(&gpu->copied, cudaEventDisableTiming),
+                     "cudaEventCreateWithFlags", err);
     for (int i = 0; i < SCD_GPU_MARKS && !code; i++)
         code = check(cudaEventCreateWithFlags(&gpu->marks[i], cudaEventDisableTiming),
                      "cudaEventCreateWithFlags", err);
@@ -82,6 +99,10 @@ void scd_gpu_close(scd_gpu *gpu)
     for (int i = 0; i < SCD_GPU_MARKS; i++)
         if (gpu->marks[i])
             cudaEventDestroy(gpu->marks[i]);
+    if (gpu->copied)
+        cudaEventDestroy(gpu->copied);
+    if (gpu->beside)
+        cudaStreamDestroy(gpu->beside);
     if (gpu->stream)
         cudaStreamDestroy(gpu->stream);
     free(gpu);
@@ -110,6 +131,7 @@ void scd_gpu_free(scd_gpu *gpu, void *memory)
 {
     if (memory) {
         cudaStreamSynchronize(gpu->stream);
+        cudaStreamSynchronize(gpu->beside);
         cudaFree(memory);
     }
 }
@@ -142,9 +164,37 @@ scd_code scd_gpu_copy_out(scd_gpu *gpu, void *host, const void *device, size_t b
                  "cudaMemcpyAsync from the device", err);
 }
 
+scd_code scd_gpu_copy_in_beside(scd_gpu *gpu, void *device, const void *host, size_t bytes,
+                                scd_error *err)
+{
+    return check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, gpu->beside),
+                 "cudaMemcpyAsync to the device", err);
+}
+
+scd_code scd_gpu_copy_out_beside(scd_gpu *gpu, void *host, const void *device, size_t bytes,
+                                 scd_error *err)
+{
+    return check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, gpu->beside),
+                 "cudaMemcpyAsync from the device", err);
+}
+
+scd_code scd_gpu_work_after_copies(scd_gpu *gpu, scd_error *err)
+{
+    scd_code code = check(cudaEventRecord(gpu->copied, gpu->beside), "cudaEventRecord", err);
+    return code ? code
+                : check(cudaStreamWaitEvent(gpu->stream, gpu->copied, 0), "cudaStreamWaitEvent",
+                        err);
+}
+
+scd_code scd_gpu_copies_after(scd_gpu *gpu, int mark, scd_error *err)
+{
+    return check(cudaStreamWaitEvent(gpu->beside, gpu->marks[mark], 0), "cudaStreamWaitEvent", err);
+}
+
 scd_code scd_gpu_mark(scd_gpu *gpu, int mark, scd_error *err)
 {
-    return check(cudaEventRecord(gpu->marks[mark], gpu->stream), "cudaEventRecord", err);
+    cudaStream_t of = mark < SCD_GPU_WORK_MARKS ? gpu->stream : gpu->beside;
+    return check(cudaEventRecord(gpu->marks[mark], of), "cudaEventRecord", err);
 }
 
 scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err)
@@ -154,7 +204,8 @@ scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err)
 
 scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
 {
-    return check(cudaStreamSynchronize(gpu->stream), "cudaStreamSynchronize", err);
+    scd_code code = check(cudaStreamSynchronize(gpu->stream), "cudaStreamSynchronize", err);
+    return code ? code : check(cudaStreamSynchronize(gpu->beside), "cudaStreamSynchronize", err);
 }
 
 /* Only this thread's calls are held to what a capture allows: other devices' owners go on. */

@@ -1,7 +1,8 @@
 /* runtime.h - what this backend asks of the CUDA runtime, in plain C.
  *
  * Two sides: runtime.c (a GPU) and tests/cuda_host/runtime_host.cc (the emulator of the tests).
- * Work is put on one stream and done in order; only the functions that say so wait for it.
+ * Work is put on one stream and done in order; only the functions that say so wait for it. A second
+ * stream has copies that go on beside the work.
  *
  * Threads: the owner; `enter` makes the device the calling thread's.
  * Errors:  SCD_E_NOMEM for memory, else SCD_E_DEVICE, with the name of the call that failed. */
@@ -22,10 +23,15 @@ typedef struct scd_gpu scd_gpu;
 typedef struct scd_gpu_facts {
     char name[64];
     int major, minor; /* compute capability */
+    int processors; /* multiprocessors: what cuBLASLt chooses an algorithm by, besides the former */
     size_t memory_bytes;
 } scd_gpu_facts;
 
-enum { SCD_GPU_MARKS = 2 };
+/* Marks in the work; then marks in the copies beside it. */
+enum { SCD_GPU_WORK_MARKS = 4, SCD_GPU_MARKS = 6 };
+
+/* GPUs of this machine, 1 or more. SCD_E_DEVICE: no driver, or no GPU. */
+scd_code scd_gpu_count(int *n, scd_error *err);
 
 /* SCD_E_DEVICE: no driver, no GPU, no such index, or one that is too old. */
 scd_code scd_gpu_open(int index, scd_gpu **out, scd_gpu_facts *facts, scd_error *err);
@@ -44,11 +50,21 @@ scd_code scd_gpu_copy_in(scd_gpu *gpu, void *device, const void *host, size_t by
 scd_code scd_gpu_copy_out(scd_gpu *gpu, void *host, const void *device, size_t bytes,
                           scd_error *err);
 
-/* Remember this place in the work as mark 0 or 1; wait until the work has come past it. A mark that
- * was never set is past. */
+/* The same beside the work. They know nothing of it, nor it of them, but for what stands between:
+ * work that is put from now on begins after the copies that were put before; copies that are put
+ * from now on begin after that mark in the work. */
+scd_code scd_gpu_copy_in_beside(scd_gpu *gpu, void *device, const void *host, size_t bytes,
+                                scd_error *err);
+scd_code scd_gpu_copy_out_beside(scd_gpu *gpu, void *host, const void *device, size_t bytes,
+                                 scd_error *err);
+scd_code scd_gpu_work_after_copies(scd_gpu *gpu, scd_error *err);
+scd_code scd_gpu_copies_after(scd_gpu *gpu, int mark, scd_error *err);
+
+/* Remember this place in the mark's stream; wait until it has come past it. A mark that was never
+ * set is past. */
 scd_code scd_gpu_mark(scd_gpu *gpu, int mark, scd_error *err);
 scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err);
-scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err);
+scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err); /* both streams */
 
 /* Between these launches and products are kept, not done, and become *out; after an error *out is
  * NULL. Copies, waits and memory may not stand between. */

@@ -13,10 +13,11 @@ struct scd_classifier {
     size_t hidden_dim, mlp_dim, n_labels, vocab;
     scd_forward *base, *over; /* over: NULL where the head changes no tensor of the model */
     scd_matrix *w0, *w2;
-    float *b0, *b2;         /* device (mlp_dim), (n_labels) */
-    float *hidden, *logits; /* device (max cells, mlp_dim), (max cells, n_labels) */
-    scd_gene_term genes;    /* host; weight NULL: the head has no linear half */
-    double *row;            /* (n_labels) */
+    float *b0, *b2;                /* device (mlp_dim), (n_labels) */
+    float *hidden, *logits;        /* device (max cells, mlp_dim), (max cells, n_labels) */
+    float *slot_logits[SCD_SLOTS]; /* device, like logits; NULL where the device does not overlap */
+    scd_gene_term genes;           /* host; weight NULL: the head has no linear half */
+    double *row;                   /* (n_labels) */
 };
 
 static scd_code load_matrix(scd_classifier *c, const char *name, size_t rows, size_t cols,
@@ -80,6 +81,8 @@ static scd_code load(scd_classifier *c, size_t max_cells, scd_error *err)
         code = alloc_floats(c, max_cells, k, &c->hidden, err);
     if (!code)
         code = alloc_floats(c, max_cells, n, &c->logits, err);
+    for (int i = 0; i < SCD_SLOTS && !code && c->be->slot_begin; i++)
+        code = alloc_floats(c, max_cells, n, &c->slot_logits[i], err);
     if (!code && scd_head_get_info(c->head)->has_gene_term)
         code = scd_gene_term_load(scd_head_tensors(c->head), c->vocab, n, &c->genes, err);
     c->row = scd_malloc(n, sizeof *c->row);
@@ -118,6 +121,8 @@ void scd_classifier_close(scd_classifier *c)
         return;
     free(c->row);
     scd_gene_term_release(&c->genes);
+    for (int i = 0; i < SCD_SLOTS; i++)
+        c->be->free(c->device, c->slot_logits[i]);
     c->be->free(c->device, c->logits);
     c->be->free(c->device, c->hidden);
     c->be->free(c->device, c->b2);
@@ -128,11 +133,10 @@ void scd_classifier_close(scd_classifier *c)
     free(c);
 }
 
-scd_code scd_classifier_run(scd_classifier *c, const scd_cell *const *cells, size_t n_cells,
-                            float *out, scd_error *err)
+/* The head's two products on embeddings (n_cells, H), not synchronized. */
+static scd_code run_head(scd_classifier *c, const float *embeddings, size_t n_cells, float *logits,
+                         scd_error *err)
 {
-    const float *embeddings = NULL;
-    scd_code code = scd_forward_run(c->over ? c->over : c->base, cells, n_cells, &embeddings, err);
     scd_linear_args first = {.rows = n_cells,
                              .in_dim = c->hidden_dim,
                              .out_dim = c->mlp_dim,
@@ -147,16 +151,15 @@ scd_code scd_classifier_run(scd_classifier *c, const scd_cell *const *cells, siz
                               .x = c->hidden,
                               .w = c->w2,
                               .bias = c->b2,
-                              .y = c->logits};
-    if (!code)
-        code = c->be->linear(c->device, &first, err);
-    if (!code)
-        code = c->be->linear(c->device, &second, err);
-    if (!code)
-        code = c->be->synchronize(c->device, err);
-    if (!code)
-        code = c->be->download(c->device, out, c->logits, n_cells * c->n_labels * sizeof *out, err);
-    for (size_t i = 0; i < n_cells && !code; i++) {
+                              .y = logits};
+    scd_code code = c->be->linear(c->device, &first, err);
+    return code ? code : c->be->linear(c->device, &second, err);
+}
+
+/* On the host: rows of logits become probabilities. */
+static void finish(scd_classifier *c, const scd_cell *const *cells, size_t n_cells, float *out)
+{
+    for (size_t i = 0; i < n_cells; i++) {
         float *row = out + i * c->n_labels;
         if (c->genes.weight)
             scd_gene_term_join(&c->genes, cells[i]->ids, cells[i]->values, cells[i]->n_tokens,
@@ -165,5 +168,50 @@ scd_code scd_classifier_run(scd_classifier *c, const scd_cell *const *cells, siz
         for (size_t k = 0; k < c->n_labels; k++)
             row[k] = (float)c->row[k];
     }
+}
+
+static scd_forward *forward_of(const scd_classifier *c)
+{
+    return c->over ? c->over : c->base;
+}
+
+scd_code scd_classifier_run(scd_classifier *c, const scd_cell *const *cells, size_t n_cells,
+                            float *out, scd_error *err)
+{
+    const float *embeddings = NULL;
+    scd_code code = scd_forward_run(forward_of(c), cells, n_cells, &embeddings, err);
+    if (!code)
+        code = run_head(c, embeddings, n_cells, c->logits, err);
+    if (!code)
+        code = c->be->synchronize(c->device, err);
+    if (!code)
+        code = c->be->download(c->device, out, c->logits, n_cells * c->n_labels * sizeof *out, err);
+    if (!code)
+        finish(c, cells, n_cells, out);
+    return code;
+}
+
+scd_code scd_classifier_begin(scd_classifier *c, int slot, const scd_cell *const *cells,
+                              size_t n_cells, scd_error *err)
+{
+    const float *embeddings = NULL;
+    float *logits = c->slot_logits[slot];
+    scd_code code = scd_forward_begin(forward_of(c), slot, cells, n_cells, &embeddings, err);
+    if (!code)
+        code = run_head(c, embeddings, n_cells, logits, err);
+    if (!code)
+        code = scd_forward_end(forward_of(c), slot, logits, n_cells * c->n_labels * sizeof *logits,
+                               err);
+    if (code)
+        scd_forward_end(forward_of(c), slot, NULL, 0, NULL);
+    return code;
+}
+
+scd_code scd_classifier_fetch(scd_classifier *c, int slot, const scd_cell *const *cells,
+                              size_t n_cells, float *out, scd_error *err)
+{
+    scd_code code = scd_forward_fetch(forward_of(c), slot, out, err);
+    if (!code)
+        finish(c, cells, n_cells, out);
     return code;
 }

@@ -21,6 +21,13 @@ scd_code scd_classifier_open(const scd_backend *backend, scd_device *device, con
                              scd_classifier **out, scd_error *err);
 void scd_classifier_close(scd_classifier *classifier);
 
+/* The same one behind the other, as scd_forward_begin, _end and _fetch; where the base overlaps.
+ * The cells are those of begin. */
+scd_code scd_classifier_begin(scd_classifier *classifier, int slot, const scd_cell *const *cells,
+                              size_t n_cells, scd_error *err);
+scd_code scd_classifier_fetch(scd_classifier *classifier, int slot, const scd_cell *const *cells,
+                              size_t n_cells, float *out, scd_error *err);
+
 /* out: (n_cells, n_labels) host floats. Cells as for scd_forward_embed. */
 scd_code scd_classifier_run(scd_classifier *classifier, const scd_cell *const *cells,
                             size_t n_cells, float *out, scd_error *err);

@@ -71,6 +71,15 @@ static scd_course *allocate(const scd_plan *plan, const scd_model_config *config
     return c;
 }
 
+size_t scd_course_sample_bytes(const scd_model_config *config, size_t n_tokens)
+{
+    scd_course shape = {.plan = {.kind = SCD_PLAN_SAMPLE},
+                        .vocab = config->vocab,
+                        .n_tokens = n_tokens,
+                        .n_hidden = n_tokens};
+    return sizeof shape + carve(&shape, NULL, config);
+}
+
 static void allow(scd_course *c, int32_t gene, bool yes)
 {
     uint32_t bit = 1u << gene % 32, *word = &c->allowed[gene / 32];
@@ -189,6 +198,11 @@ size_t scd_course_passes_left(const scd_course *c)
         return 1;
     size_t left = c->plan.steps - c->pass;
     return (left < c->n_left ? left : c->n_left) + (c->plan.refresh ? 1 : 0);
+}
+
+bool scd_course_has_begun(const scd_course *c)
+{
+    return c->pass > 0;
 }
 
 size_t scd_course_width(const scd_course *c)

@@ -62,6 +62,8 @@ scd_pooling scd_course_pooling(const scd_course *course);
 size_t scd_course_rows(const scd_course *course);        /* of the next pass: tokens and [LAT] */
 size_t scd_course_passes_left(const scd_course *course); /* at most; 0: it is done */
 
+bool scd_course_has_begun(const scd_course *course); /* a pass was made */
+
 size_t scd_course_width(const scd_course *course); /* floats of its result */
 size_t scd_course_bytes(const scd_course *course); /* of memory that it holds */
 

@@ -78,6 +78,8 @@ static inline size_t scd_associate_passes(const scd_course *c)
 
 /* ---- course.c ---- */
 
+/* The most bytes that a SAMPLE course of a cell of n tokens holds, in one block. */
+size_t scd_course_sample_bytes(const scd_model_config *config, size_t n_tokens);
 void scd_course_set(scd_course *course, size_t token, int32_t gene, float value, float probability);
 /* All values found in one pass: VALUES, and the last of a refresh. */
 void scd_course_take_values(scd_course *course, const float *values);

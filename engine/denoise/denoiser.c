@@ -50,6 +50,7 @@ struct scd_denoiser {
     float *values, *turn;
     uint8_t *option;
     float *states, *target; /* (max_rows, H), (H): of a posterior */
+    char *before;           /* a course as it was, should its pass fail on the way */
 };
 
 /* ---- weights and memory --------------------------------------------------------------------- */
@@ -159,8 +160,9 @@ static scd_code allocate_host(scd_denoiser *d, scd_error *err)
     d->option = scd_malloc(rows, sizeof *d->option);
     d->states = scd_malloc(rows, d->hidden_dim * sizeof *d->states);
     d->target = scd_malloc(d->hidden_dim, sizeof *d->target);
-    bool ok = d->cells && d->together && d->index && d->of && d->sets && d->values && d->turn &&
-              d->option && d->states && d->target && allocate_lists(&d->first, rows) &&
+    d->before = scd_malloc(scd_course_sample_bytes(scd_model_get_config(d->model), rows), 1);
+    bool ok = d->before && d->cells && d->together && d->index && d->of && d->sets && d->values &&
+              d->turn && d->option && d->states && d->target && allocate_lists(&d->first, rows) &&
               allocate_lists(&d->again, rows);
     return ok ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", rows);
 }
@@ -205,8 +207,8 @@ void scd_denoiser_close(scd_denoiser *d)
     void *const on_device[] = {d->d_genes, d->d_logits, d->d_lse,    d->d_of,
                                d->d_sets,  d->d_index,  d->d_values, d->value_hidden,
                                d->x_again, d->x,        d->value_b2, d->value_b0};
-    void *const on_host[] = {d->target, d->states, d->option, d->turn,  d->values,
-                             d->sets,   d->of,     d->index,  d->cells, d->together};
+    void *const on_host[] = {d->before, d->target, d->states, d->option, d->turn,    d->values,
+                             d->sets,   d->of,     d->index,  d->cells,  d->together};
     free_lists(&d->again);
     free_lists(&d->first);
     for (size_t i = 0; i < sizeof on_host / sizeof on_host[0]; i++)
@@ -413,10 +415,13 @@ static scd_code take_sample(scd_denoiser *d, scd_course *c, size_t first, scd_er
     scd_pass_view view = {l.lse, l.genes, l.logits, d->values + first};
     scd_unmasking u = {.option = d->option, .turn = d->turn};
     scd_code code = SCD_OK;
+    memcpy(d->before, c, c->bytes);
     scd_course_begin_pass(c, &u);
     while (!code && !scd_course_unmask(c, &view, &u))
         code = pick_again(d, c, first, &l, &u, err);
-    if (!code)
+    if (code)
+        memcpy(c, d->before, c->bytes); /* another device may take it from here */
+    else
         scd_course_end_pass(c, &u);
     return code;
 }

@@ -25,8 +25,8 @@ scd_code scd_denoiser_open(const scd_backend *backend, scd_device *device, const
                            scd_error *err);
 void scd_denoiser_close(scd_denoiser *denoiser); /* NULL is fine */
 
-/* Every course has this pooling. After an error no course has moved - but for one of the device,
- * after which they are of no use. */
+/* Every course has this pooling. After an error each course stands before or behind this pass, so
+ * that another denoiser can take it further; plain cells have no result. */
 scd_code scd_denoiser_run(scd_denoiser *denoiser, const scd_step *steps, size_t n,
                           scd_pooling pooling, scd_error *err);
 

@@ -217,6 +217,20 @@ static size_t carve_activations(scd_forward *f, char *base, size_t act_bytes)
     return k.at;
 }
 
+static scd_code allocate_slots(scd_forward *f, size_t staging_bytes, scd_error *err)
+{
+    size_t bytes = scd_forward_slot_cells(f->max_rows) * f->c.hidden_dim * sizeof(float);
+    scd_code code = SCD_OK;
+    for (int i = 0; i < SCD_SLOTS && !code; i++) {
+        void *states = NULL;
+        code = f->be->alloc(f->device, staging_bytes, &f->slot_block[i], err);
+        if (!code)
+            code = f->be->alloc(f->device, bytes, &states, err);
+        f->slot_states[i] = states;
+    }
+    return code;
+}
+
 static scd_code allocate(scd_forward *f, scd_error *err)
 {
     size_t staging_bytes = scd_forward_carve_staging(NULL, f->max_rows, &f->host);
@@ -233,6 +247,9 @@ static scd_code allocate(scd_forward *f, scd_error *err)
     if (code)
         return code;
     carve_activations(f, f->activations, act_bytes);
+    code = f->be->slot_begin ? allocate_slots(f, staging_bytes, err) : SCD_OK;
+    if (code)
+        return code;
     return f->be->reserve(f->device, f->max_rows, f->c.hidden_dim, f->c.ffn_dim, f->c.d, err);
 }
 
@@ -302,6 +319,10 @@ void scd_forward_close(scd_forward *f)
     const scd_forward *b = f->base ? f->base : f;
     scd_recorded_release(&f->recorded, f->be, f->device);
     if (!f->base) {
+        for (int i = 0; i < SCD_SLOTS; i++) {
+            f->be->free(f->device, f->slot_states[i]);
+            f->be->free(f->device, f->slot_block[i]);
+        }
         f->be->free(f->device, f->activations);
         f->be->free(f->device, f->device_block);
         free(f->host_block);

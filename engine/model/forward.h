@@ -14,6 +14,8 @@
 #include "engine/model/model.h"
 #include "engine/model/serialize.h"
 
+#include <stdbool.h>
+
 typedef struct scd_forward scd_forward;
 
 /* max_rows: the most rows (tokens + cells) of one batch. */
@@ -64,5 +66,18 @@ scd_code scd_forward_embed(scd_forward *forward, const scd_cell *const *cells, s
  * forward or one that shares with it. Not synchronized: an operation may follow. */
 scd_code scd_forward_run(scd_forward *forward, const scd_cell *const *cells, size_t n_cells,
                          const float **out, scd_error *err);
+
+/* Two batches of plain cells one behind the other, so that the device is not idle while the host
+ * fetches, hands out and stages: each in a slot, 0 or 1, which is free again when its result was
+ * fetched. Overlaps: whether so many cells may; where they may not, the rest must not be called. */
+bool scd_forward_overlaps(const scd_forward *forward, size_t n_cells);
+/* As scd_forward_run, with an *out of the slot's own. What is done with it on the device follows;
+ * then scd_forward_end says what the result is: `bytes` at src on the device; NULL: the batch is
+ * given up, as it must be after an error. scd_forward_fetch waits for the result. */
+scd_code scd_forward_begin(scd_forward *forward, int slot, const scd_cell *const *cells,
+                           size_t n_cells, const float **out, scd_error *err);
+scd_code scd_forward_end(scd_forward *forward, int slot, const void *src, size_t bytes,
+                         scd_error *err);
+scd_code scd_forward_fetch(scd_forward *forward, int slot, void *dst, scd_error *err);
 
 #endif

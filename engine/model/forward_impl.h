@@ -26,6 +26,13 @@ typedef struct staging {
     uint8_t *hidden;   /* (rows) */
 } staging;
 
+/* The most cells of a batch that overlaps: shorter cells on average are not worth their memory. */
+static inline size_t scd_forward_slot_cells(size_t max_rows)
+{
+    size_t n = max_rows / 16;
+    return n > SCD_RECORDED_CELLS ? n : SCD_RECORDED_CELLS;
+}
+
 /* The bytes of a block for so many rows, and its pieces; base NULL: only the bytes. */
 size_t scd_forward_carve_staging(char *base, size_t rows, staging *s);
 
@@ -57,6 +64,10 @@ struct scd_forward {
     void *activations; /* device */
     float *clean, *h;
     float *h_want, *states; /* wanted rows: in the last layer, and after the final norm */
+
+    /* Of batches that overlap, on the device; NULL where none do. */
+    void *slot_block[SCD_SLOTS];   /* as device_block */
+    float *slot_states[SCD_SLOTS]; /* (scd_forward_slot_cells, H) */
     void *q, *k, *v, *att;
 };
 

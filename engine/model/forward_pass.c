@@ -29,13 +29,17 @@ static void stage_cell(scd_forward *f, const scd_forward_cell *cell, size_t row,
     }
 }
 
+enum { NO_SLOT = -1 };
+
 /* A pass over a batch that lies on the device. */
 typedef struct pass {
     scd_forward *f;
     scd_batch_rows batch;
     size_t n_want;
     scd_pooling pooling;
-    bool small; /* padded to this bucket */
+    int slot;      /* whose memory it uses; NO_SLOT: the forward's own */
+    float *states; /* device: where the wanted states go */
+    bool small;    /* padded to this bucket */
     scd_bucket bucket;
 } pass;
 
@@ -76,6 +80,12 @@ static void pad(scd_forward *f, size_t row, size_t n_cells, const scd_bucket *to
         f->recorded_cu[c] = (uint32_t)to->rows;
 }
 
+/* What makes recorded passes differ besides their size. */
+static size_t kind_of(const pass *p)
+{
+    return (size_t)p->pooling * (1 + SCD_SLOTS) + (size_t)(p->slot - NO_SLOT);
+}
+
 /* Lay the cells out as rows on the host and copy the description to the device. `plain`: as they
  * are, else padded to a bucket where there is one for them. */
 static scd_code stage(pass *p, const scd_forward_cell *cells, size_t n_cells, bool plain,
@@ -88,12 +98,12 @@ static scd_code stage(pass *p, const scd_forward_cell *cells, size_t n_cells, bo
     scd_code code = count_rows(f, cells, n_cells, &rows, &latents_alone, err);
     if (code)
         return code;
-    p->small =
-        !plain && latents_alone &&
-        scd_recorded_bucket(f->be, rows, n_cells, (size_t)p->pooling, f->max_rows, &p->bucket);
+    p->small = !plain && latents_alone &&
+               scd_recorded_bucket(f->be, rows, n_cells, kind_of(p), f->max_rows, &p->bucket);
     rows = p->small ? p->bucket.rows : rows;
     size_t bytes = scd_forward_carve_staging(f->host_block, rows, s);
-    scd_forward_carve_staging(f->device_block, rows, &f->dev);
+    void *block = p->slot == NO_SLOT ? f->device_block : f->slot_block[p->slot];
+    scd_forward_carve_staging(block, rows, &f->dev);
     for (size_t c = 0; c < n_cells; c++) {
         s->cu_rows[c] = (uint32_t)row;
         s->cu_want[c] = (uint32_t)p->n_want;
@@ -115,7 +125,9 @@ static scd_code stage(pass *p, const scd_forward_cell *cells, size_t n_cells, bo
                                 .values = f->dev.values,
                                 .hidden = f->dev.hidden,
                                 .pos = f->dev.pos};
-    return f->be->upload(f->device, f->device_block, f->host_block, bytes, err);
+    return p->slot == NO_SLOT
+               ? f->be->upload(f->device, block, f->host_block, bytes, err)
+               : f->be->slot_begin(f->device, p->slot, block, f->host_block, bytes, err);
 }
 
 static scd_code embed_rows(scd_forward *f, const scd_batch_rows *batch, scd_pooling pooling,
@@ -229,31 +241,73 @@ static scd_code run_pass(void *arg, scd_error *err)
         code = run_layer(f, &f->layers[i], &p->batch, i + 1 == f->c.n_layers, p->n_want, err);
     return code ? code
                 : f->be->rms_norm(f->device, f->h_want, f->final_norm, p->n_want, f->c.hidden_dim,
-                                  f->states, err);
+                                  p->states, err);
+}
+
+static scd_code run_staged(pass *p, scd_error *err)
+{
+    scd_forward *f = p->f;
+    return p->small ? scd_recorded_run(&f->recorded, f->be, f->device, &p->bucket, run_pass, p, err)
+                    : run_pass(p, err);
 }
 
 scd_code scd_forward_pass(scd_forward *f, const scd_forward_cell *cells, size_t n_cells,
                           scd_pooling pooling, const float **out, scd_error *err)
 {
-    pass p = {.f = f, .pooling = pooling};
+    pass p = {.f = f, .pooling = pooling, .slot = NO_SLOT, .states = f->states};
     *out = f->states;
     scd_code code = stage(&p, cells, n_cells, false, err);
-    if (code)
-        return code;
-    return p.small ? scd_recorded_run(&f->recorded, f->be, f->device, &p.bucket, run_pass, &p, err)
-                   : run_pass(&p, err);
+    return code ? code : run_staged(&p, err);
 }
 
-scd_code scd_forward_run(scd_forward *f, const scd_cell *const *cells, size_t n_cells,
-                         const float **out, scd_error *err)
+/* Cells of which nothing is hidden and [LAT]'s state is wanted: f->cells. */
+static scd_code take_plain(scd_forward *f, const scd_cell *const *cells, size_t n_cells,
+                           scd_error *err)
 {
     if (n_cells > f->max_rows / 2 + 1)
         return scd_fail(err, SCD_E_TOO_LARGE, "a batch holds at most %zu rows", f->max_rows);
     for (size_t c = 0; c < n_cells; c++)
         f->cells[c] = (scd_forward_cell){
             .n_tokens = cells[c]->n_tokens, .ids = cells[c]->ids, .values = cells[c]->values};
-    return scd_forward_pass(f, f->cells, n_cells,
-                            f->c.latent_visible ? SCD_POOL_VISIBLE : SCD_POOL_CLEAN, out, err);
+    return SCD_OK;
+}
+
+static scd_pooling plain_pooling(const scd_forward *f)
+{
+    return f->c.latent_visible ? SCD_POOL_VISIBLE : SCD_POOL_CLEAN;
+}
+
+scd_code scd_forward_run(scd_forward *f, const scd_cell *const *cells, size_t n_cells,
+                         const float **out, scd_error *err)
+{
+    scd_code code = take_plain(f, cells, n_cells, err);
+    return code ? code : scd_forward_pass(f, f->cells, n_cells, plain_pooling(f), out, err);
+}
+
+bool scd_forward_overlaps(const scd_forward *f, size_t n_cells)
+{
+    return f->be->slot_begin && n_cells <= scd_forward_slot_cells(f->max_rows);
+}
+
+scd_code scd_forward_begin(scd_forward *f, int slot, const scd_cell *const *cells, size_t n_cells,
+                           const float **out, scd_error *err)
+{
+    pass p = {.f = f, .pooling = plain_pooling(f), .slot = slot, .states = f->slot_states[slot]};
+    *out = p.states;
+    scd_code code = take_plain(f, cells, n_cells, err);
+    if (!code)
+        code = stage(&p, f->cells, n_cells, false, err);
+    return code ? code : run_staged(&p, err);
+}
+
+scd_code scd_forward_end(scd_forward *f, int slot, const void *src, size_t bytes, scd_error *err)
+{
+    return f->be->slot_end(f->device, slot, src, bytes, err);
+}
+
+scd_code scd_forward_fetch(scd_forward *f, int slot, void *dst, scd_error *err)
+{
+    return f->be->slot_collect(f->device, slot, dst, err);
 }
 
 scd_code scd_forward_embed(scd_forward *f, const scd_cell *const *cells, size_t n_cells, float *out,
@@ -272,7 +326,7 @@ scd_code scd_forward_embed(scd_forward *f, const scd_cell *const *cells, size_t 
 scd_code scd_forward_watch(scd_forward *f, const scd_forward_cell *cell, const scd_watch_keys *w,
                            scd_error *err)
 {
-    pass p = {.f = f};
+    pass p = {.f = f, .slot = NO_SLOT};
     if (!f->be->attention_weights)
         return scd_fail(err, SCD_E_DEVICE, "this device does not tell its attention");
     scd_code code = stage(&p, cell, 1, true, err);

@@ -16,7 +16,8 @@ enum {
     SCD_RECORDED_ROWS = 2048,
     SCD_RECORDED_STEP = 128, /* rows from one bucket to the next */
     SCD_RECORDED_CELLS = 16,
-    SCD_RECORDED_KINDS = 2, /* what else makes passes differ: pooling */
+    /* what else makes passes differ: pooling, and whose memory they use, a slot's or none's */
+    SCD_RECORDED_KINDS = 2 * (1 + SCD_SLOTS),
     SCD_RECORDED_SLOTS = SCD_RECORDED_ROWS / SCD_RECORDED_STEP * 3 * SCD_RECORDED_KINDS
 };
 

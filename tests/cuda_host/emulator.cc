@@ -308,6 +308,7 @@ void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, s
 {
     struct scd_emu_place none = {"launch", 0};
     scd_emu_flush();
+    scd_emu_unlock();
     kernel_name = kernel;
     kernel_body = body;
     kernel_arg = arg;
@@ -317,7 +318,6 @@ void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, s
     if (block == 0 || block > MAX_THREADS || block % WARP || shared > MAX_SHARED ||
         grid.y > 65535 || grid.z != 1)
         fault("no such launch is possible", none, none);
-    scd_emu_unlock();
     for (unsigned y = 0; y < grid.y; y++)
         for (unsigned x = 0; x < grid.x; x++) {
             blockIdx = dim3(x, y, 0);

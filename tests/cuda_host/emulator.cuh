@@ -9,7 +9,7 @@
  * of copies that were not waited for (they happen at the wait); with the address sanitizer every
  * access past the end of shared or global memory. A fault prints what and where, and aborts.
  *
- * Threads: one. */
+ * Threads: any; one launch at a time (impl.h). */
 #ifndef SCD_TESTS_EMULATOR_H
 #define SCD_TESTS_EMULATOR_H
 

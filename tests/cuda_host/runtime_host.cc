@@ -1,18 +1,22 @@
 /* runtime_host.cc - engine/cuda/runtime.h on the CPU: device memory is host memory.
  *
  * Copies happen as late as they may, when something waits or is put behind them, so that a pinned
- * buffer which is reused or read too early shows. New memory holds NaN. */
+ * buffer which is reused or read too early shows. New memory holds NaN.
+ *
+ * CUDA_EMULATOR_GPUS=N: so many GPUs, one if it is not set. What else is told of them by the
+ * environment holds for all, or, as "K:N", for GPU K alone; several are separated by commas.
+ * A thread works on the GPU that it entered last, as with CUDA; the memory of the others is closed
+ * to it where CUDA_EMULATOR_GUARD is set.
+ *
+ * Threads: any, one at a time: a lock of its own sees to that. */
 #include "tests/cuda_host/impl.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <vector>
-
-struct scd_gpu {
-    bool entered;
-};
 
 struct transfer {
     void *to;
@@ -20,30 +24,80 @@ struct transfer {
     size_t bytes;
 };
 
+/* Copies that were put on a stream and not done yet. */
 enum { MAX_COPIES = 4096 };
-static struct transfer copies[MAX_COPIES];
-static size_t n_copies;
-static size_t marks[SCD_GPU_MARKS]; /* copies that were put before */
+struct stream {
+    struct transfer copies[MAX_COPIES];
+    size_t n;
+};
+
+typedef std::vector<std::function<void()>> recording;
+
+struct scd_gpu {
+    int index;
+    struct stream work, beside;
+    size_t marks[SCD_GPU_MARKS]; /* copies of the stream that were put before */
+    size_t work_waits_for;       /* copies beside, before whatever is put on the work next */
+    bool waits_for_work;         /* the copy beside that is put next */
+    recording *recorded;         /* NULL: what is called is done */
+};
+
+static thread_local scd_gpu *current; /* that this thread entered last */
 
 long scd_emu_fail_after = -1;
 long scd_emu_blocks;
 long scd_emu_replays;
 
-/* CUDA_EMULATOR_DIES_AFTER=N: the device fails for good after N calls. */
-static bool died(void)
-{
-    static long left = -2;
-    if (left == -2) {
-        const char *text = getenv("CUDA_EMULATOR_DIES_AFTER");
-        left = text ? atol(text) : -1;
+/* One at a time; a call may need others. */
+static pthread_mutex_t everything = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+struct turn {
+    turn()
+    {
+        pthread_mutex_lock(&everything);
     }
-    left -= left > 0;
-    return left == 0;
+    ~turn()
+    {
+        pthread_mutex_unlock(&everything);
+    }
+};
+
+/* What the environment says of this GPU, or `otherwise`. */
+static long setting(const char *name, int gpu, long otherwise)
+{
+    const char *text = getenv(name);
+    while (text && *text) {
+        char *end;
+        long n = strtol(text, &end, 10), of = gpu;
+        if (*end == ':') {
+            of = n;
+            n = strtol(end + 1, &end, 10);
+        }
+        if (of == gpu)
+            otherwise = n;
+        text = *end == ',' ? end + 1 : NULL;
+    }
+    return otherwise;
+}
+
+/* CUDA_EMULATOR_DIES_AFTER=N: a device fails for good after N calls. */
+static bool died(int gpu)
+{
+    enum { MOST = 64 };
+    static long left[MOST];
+    static bool known[MOST];
+    if (gpu >= MOST)
+        return false;
+    if (!known[gpu])
+        left[gpu] = setting("CUDA_EMULATOR_DIES_AFTER", gpu, -1);
+    known[gpu] = true;
+    left[gpu] -= left[gpu] > 0;
+    return left[gpu] == 0;
 }
 
 scd_code scd_emu_call(const char *name, scd_error *err)
 {
-    if (died())
+    turn t;
+    if (current && died(current->index))
         return scd_fail(err, SCD_E_DEVICE, "%s: the device is lost", name);
     if (scd_emu_fail_after < 0)
         return SCD_OK;
@@ -52,16 +106,27 @@ scd_code scd_emu_call(const char *name, scd_error *err)
     return scd_fail(err, SCD_E_DEVICE, "%s: told to fail", name);
 }
 
+/* The same of a call that is for the thread's own device alone. */
+static scd_code call_of(const scd_gpu *gpu, const char *name, scd_error *err)
+{
+    if (gpu != current)
+        return scd_fail(err, SCD_E_INTERNAL, "%s: GPU %d was not entered by this thread", name,
+                        gpu->index);
+    return scd_emu_call(name, err);
+}
+
 /* ---- device memory that only the device may touch ------------------------------------------- */
 
 enum { PAGE = 4096, MAX_REGIONS = 4096 };
 struct region {
     void *at;
     size_t bytes;
+    const scd_gpu *of;
 };
 static struct region regions[MAX_REGIONS];
 static size_t n_regions;
 static int unlocked;
+static const scd_gpu *unlocked_of;
 
 static bool guarded(void)
 {
@@ -71,34 +136,43 @@ static bool guarded(void)
     return wanted > 0;
 }
 
-static void protect(int how)
+static void protect(const scd_gpu *gpu, int how)
 {
     for (size_t i = 0; i < n_regions; i++)
-        if (mprotect(regions[i].at, regions[i].bytes, how))
+        if (regions[i].of == gpu && mprotect(regions[i].at, regions[i].bytes, how))
             abort();
+}
+
+static void unlock(const scd_gpu *gpu)
+{
+    pthread_mutex_lock(&everything);
+    if (unlocked++ == 0) {
+        unlocked_of = gpu;
+        if (guarded())
+            protect(gpu, PROT_READ | PROT_WRITE);
+    }
 }
 
 void scd_emu_unlock(void)
 {
-    if (unlocked++ == 0 && guarded())
-        protect(PROT_READ | PROT_WRITE);
+    unlock(current);
 }
 
 void scd_emu_lock(void)
 {
     if (--unlocked == 0 && guarded())
-        protect(PROT_NONE);
+        protect(unlocked_of, PROT_NONE);
+    pthread_mutex_unlock(&everything);
 }
 
-static void *region_new(size_t bytes)
+static void *region_new(const scd_gpu *gpu, size_t bytes)
 {
     size_t whole = (bytes + PAGE) / PAGE * PAGE;
     void *at = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED || n_regions == MAX_REGIONS)
         abort();
     memset(at, 0xff, whole);
-    regions[n_regions].at = at;
-    regions[n_regions++].bytes = whole;
+    regions[n_regions++] = {at, whole, gpu};
     if (!unlocked && mprotect(at, whole, PROT_NONE))
         abort();
     return at;
@@ -118,40 +192,40 @@ static bool region_free(void *at)
 
 /* ---- recording ------------------------------------------------------------------------------- */
 
-typedef std::vector<std::function<void()>> recording;
-static recording *recorded; /* NULL: what is called is done */
-
 bool scd_emu_keep(std::function<void()> work)
 {
+    turn t;
+    recording *recorded = current ? current->recorded : NULL;
     if (recorded)
         recorded->push_back(work);
     return recorded != NULL;
 }
 
 /* What CUDA refuses while it records. */
-static scd_code not_recorded(const char *name, scd_error *err)
+static scd_code not_recorded(const scd_gpu *gpu, const char *name, scd_error *err)
 {
-    return recorded ? scd_fail(err, SCD_E_INTERNAL, "%s: not while launches are recorded", name)
-                    : SCD_OK;
+    return gpu->recorded
+               ? scd_fail(err, SCD_E_INTERNAL, "%s: not while launches are recorded", name)
+               : SCD_OK;
 }
 
 scd_code scd_gpu_record(scd_gpu *gpu, scd_error *err)
 {
-    (void)gpu;
-    scd_code code = scd_emu_call("record", err);
+    turn t;
+    scd_code code = call_of(gpu, "record", err);
     if (!code)
-        code = not_recorded("record", err);
+        code = not_recorded(gpu, "record", err);
     if (!code)
-        recorded = new recording;
+        gpu->recorded = new recording;
     return code;
 }
 
 scd_code scd_gpu_record_end(scd_gpu *gpu, void **out, scd_error *err)
 {
-    (void)gpu;
-    recording *done = recorded;
-    recorded = NULL;
-    scd_code code = scd_emu_call("record_end", err);
+    turn t;
+    recording *done = gpu->recorded;
+    gpu->recorded = NULL;
+    scd_code code = call_of(gpu, "record_end", err);
     if (code)
         delete done;
     *out = code ? NULL : done;
@@ -161,8 +235,8 @@ scd_code scd_gpu_record_end(scd_gpu *gpu, void **out, scd_error *err)
 
 scd_code scd_gpu_replay(scd_gpu *gpu, void *graph, scd_error *err)
 {
-    (void)gpu;
-    scd_code code = scd_emu_call("replay", err);
+    turn t;
+    scd_code code = call_of(gpu, "replay", err);
     scd_emu_replays += !code;
     for (size_t i = 0; !code && i < ((recording *)graph)->size(); i++)
         (*(recording *)graph)[i]();
@@ -171,6 +245,7 @@ scd_code scd_gpu_replay(scd_gpu *gpu, void *graph, scd_error *err)
 
 void scd_gpu_graph_free(scd_gpu *gpu, void *graph)
 {
+    turn t;
     (void)gpu;
     scd_emu_blocks -= graph != NULL;
     delete (recording *)graph;
@@ -179,51 +254,94 @@ void scd_gpu_graph_free(scd_gpu *gpu, void *graph)
 /* ---- copies ---------------------------------------------------------------------------------- */
 
 /* The first n of those that wait. */
-static void flush_some(size_t n)
+static void flush_some(scd_gpu *gpu, struct stream *of, size_t n)
 {
     if (!n)
         return;
-    scd_emu_unlock();
+    unlock(gpu);
     for (size_t i = 0; i < n; i++)
-        memcpy(copies[i].to, copies[i].from, copies[i].bytes);
+        memcpy(of->copies[i].to, of->copies[i].from, of->copies[i].bytes);
     scd_emu_lock();
-    memmove(copies, copies + n, (n_copies - n) * sizeof *copies);
-    n_copies -= n;
-    for (int i = 0; i < SCD_GPU_MARKS; i++)
-        marks[i] = marks[i] < n ? 0 : marks[i] - n;
+    memmove(of->copies, of->copies + n, (of->n - n) * sizeof *of->copies);
+    of->n -= n;
+    int first = of == &gpu->work ? 0 : SCD_GPU_WORK_MARKS;
+    int last = of == &gpu->work ? SCD_GPU_WORK_MARKS : SCD_GPU_MARKS;
+    for (int i = first; i < last; i++)
+        gpu->marks[i] = gpu->marks[i] < n ? 0 : gpu->marks[i] - n;
+    if (of == &gpu->beside)
+        gpu->work_waits_for = gpu->work_waits_for < n ? 0 : gpu->work_waits_for - n;
+}
+
+/* All that the work must have seen before it goes on. */
+static void flush_work(scd_gpu *gpu)
+{
+    flush_some(gpu, &gpu->beside, gpu->work_waits_for);
+    flush_some(gpu, &gpu->work, gpu->work.n);
+}
+
+static void flush_all(scd_gpu *gpu)
+{
+    flush_work(gpu);
+    flush_some(gpu, &gpu->beside, gpu->beside.n);
 }
 
 void scd_emu_flush(void)
 {
-    flush_some(n_copies);
+    turn t;
+    if (current)
+        flush_work(current);
+}
+
+/* ---- the device ------------------------------------------------------------------------------ */
+
+scd_code scd_gpu_count(int *n, scd_error *err)
+{
+    turn t;
+    *n = (int)setting("CUDA_EMULATOR_GPUS", 0, 1);
+    return scd_emu_call("count", err);
 }
 
 scd_code scd_gpu_open(int index, scd_gpu **out, scd_gpu_facts *facts, scd_error *err)
 {
+    turn t;
+    int n;
     *out = NULL;
-    scd_code code = scd_emu_call("open", err);
+    scd_code code = scd_gpu_count(&n, err);
     if (code)
         return code;
-    if (index != 0)
-        return scd_fail(err, SCD_E_DEVICE, "there is no GPU %d: this machine has 1, from 0", index);
+    if (index < 0 || index >= n)
+        return scd_fail(err, SCD_E_DEVICE, "there is no GPU %d: this machine has %d, from 0", index,
+                        n);
+    scd_gpu *gpu = (scd_gpu *)calloc(1, sizeof *gpu);
+    if (!gpu)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    gpu->index = index;
+    long isa = setting("CUDA_EMULATOR_ISA", index, 80);
     snprintf(facts->name, sizeof facts->name, "emulated");
-    const char *major = getenv("CUDA_EMULATOR_MAJOR"); /* 9: with a warpgroup's products */
-    facts->major = major ? atoi(major) : 8;
-    facts->minor = 0;
+    facts->major = (int)isa / 10;
+    facts->minor = (int)isa % 10;
+    facts->processors = (int)setting("CUDA_EMULATOR_PROCESSORS", index, 1);
     facts->memory_bytes = (size_t)1 << 30;
-    *out = (scd_gpu *)calloc(1, sizeof **out);
-    return *out ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
+    current = gpu;
+    *out = gpu;
+    return SCD_OK;
 }
 
 void scd_gpu_close(scd_gpu *gpu)
 {
-    scd_emu_flush();
+    turn t;
+    if (!gpu)
+        return;
+    flush_all(gpu);
+    if (current == gpu)
+        current = NULL;
     free(gpu);
 }
 
 scd_code scd_gpu_enter(scd_gpu *gpu, scd_error *err)
 {
-    gpu->entered = true;
+    turn t;
+    current = gpu;
     return scd_emu_call("enter", err);
 }
 
@@ -237,112 +355,140 @@ static scd_code give(size_t bytes, void **out, scd_error *err)
     return SCD_OK;
 }
 
-static void take(void *memory)
+static void take(scd_gpu *gpu, void *memory)
 {
-    scd_emu_flush();
+    turn t;
+    flush_all(gpu);
     scd_emu_blocks -= memory != NULL;
     if (!region_free(memory))
         free(memory);
 }
 
 /* CUDA_EMULATOR_LARGEST=N: no block of device memory larger than N bytes. */
-static bool too_much(size_t bytes)
+static bool too_much(const scd_gpu *gpu, size_t bytes)
 {
-    const char *text = getenv("CUDA_EMULATOR_LARGEST");
-    return text && bytes > (size_t)atoll(text);
+    long most = setting("CUDA_EMULATOR_LARGEST", gpu->index, -1);
+    return most >= 0 && bytes > (size_t)most;
 }
 
 scd_code scd_gpu_alloc(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
 {
-    (void)gpu;
+    turn t;
     *out = NULL;
-    scd_code code = scd_emu_call("alloc", err);
+    scd_code code = call_of(gpu, "alloc", err);
     if (!code)
-        code = not_recorded("alloc", err);
-    if (!code && too_much(bytes))
+        code = not_recorded(gpu, "alloc", err);
+    if (!code && too_much(gpu, bytes))
         code = scd_fail(err, SCD_E_NOMEM, "the GPU has no room for %zu bytes", bytes);
     if (code || !guarded())
         return code ? code : give(bytes, out, err);
-    *out = region_new(bytes);
+    *out = region_new(gpu, bytes);
     scd_emu_blocks++;
     return SCD_OK;
 }
 
 void scd_gpu_free(scd_gpu *gpu, void *memory)
 {
-    (void)gpu;
-    take(memory);
+    take(gpu, memory);
 }
 
 scd_code scd_gpu_alloc_host(scd_gpu *gpu, size_t bytes, void **out, scd_error *err)
 {
-    (void)gpu;
+    turn t;
     *out = NULL;
-    scd_code code = scd_emu_call("alloc_host", err);
+    scd_code code = call_of(gpu, "alloc_host", err);
     return code ? code : give(bytes, out, err);
 }
 
 void scd_gpu_free_host(scd_gpu *gpu, void *memory)
 {
-    (void)gpu;
-    take(memory);
+    take(gpu, memory);
 }
 
-static scd_code put(void *to, const void *from, size_t bytes)
+static scd_code put(scd_gpu *gpu, struct stream *on, const char *name, void *to, const void *from,
+                    size_t bytes, scd_error *err)
 {
-    if (n_copies == MAX_COPIES)
-        scd_emu_flush();
-    copies[n_copies].to = to;
-    copies[n_copies].from = from;
-    copies[n_copies++].bytes = bytes;
+    turn t;
+    scd_code code = call_of(gpu, name, err);
+    if (!code)
+        code = not_recorded(gpu, name, err);
+    if (code)
+        return code;
+    if (on->n == MAX_COPIES)
+        flush_some(gpu, on, on->n);
+    on->copies[on->n++] = {to, from, bytes};
     return SCD_OK;
 }
 
 scd_code scd_gpu_copy_in(scd_gpu *gpu, void *device, const void *host, size_t bytes, scd_error *err)
 {
-    (void)gpu;
-    scd_code code = scd_emu_call("copy_in", err);
-    if (!code)
-        code = not_recorded("copy_in", err);
-    return code ? code : put(device, host, bytes);
+    return put(gpu, &gpu->work, "copy_in", device, host, bytes, err);
 }
 
 scd_code scd_gpu_copy_out(scd_gpu *gpu, void *host, const void *device, size_t bytes,
                           scd_error *err)
 {
-    (void)gpu;
-    scd_code code = scd_emu_call("copy_out", err);
-    if (!code)
-        code = not_recorded("copy_out", err);
-    return code ? code : put(host, device, bytes);
+    return put(gpu, &gpu->work, "copy_out", host, device, bytes, err);
+}
+
+scd_code scd_gpu_copy_in_beside(scd_gpu *gpu, void *device, const void *host, size_t bytes,
+                                scd_error *err)
+{
+    return put(gpu, &gpu->beside, "copy_in_beside", device, host, bytes, err);
+}
+
+/* Done as late as it may be, it would find what it is for in any case: so that is asked. */
+scd_code scd_gpu_copy_out_beside(scd_gpu *gpu, void *host, const void *device, size_t bytes,
+                                 scd_error *err)
+{
+    if (!gpu->waits_for_work)
+        return scd_fail(err, SCD_E_INTERNAL, "copy_out_beside: it does not wait for the work");
+    gpu->waits_for_work = false;
+    return put(gpu, &gpu->beside, "copy_out_beside", host, device, bytes, err);
+}
+
+scd_code scd_gpu_work_after_copies(scd_gpu *gpu, scd_error *err)
+{
+    turn t;
+    gpu->work_waits_for = gpu->beside.n;
+    scd_code code = call_of(gpu, "work_after_copies", err);
+    return code ? code : not_recorded(gpu, "work_after_copies", err);
+}
+
+scd_code scd_gpu_copies_after(scd_gpu *gpu, int mark, scd_error *err)
+{
+    turn t;
+    flush_some(gpu, &gpu->work, gpu->marks[mark]);
+    gpu->waits_for_work = true;
+    scd_code code = call_of(gpu, "copies_after", err);
+    return code ? code : not_recorded(gpu, "copies_after", err);
 }
 
 scd_code scd_gpu_mark(scd_gpu *gpu, int mark, scd_error *err)
 {
-    (void)gpu;
-    marks[mark] = n_copies;
-    return scd_emu_call("mark", err);
+    turn t;
+    gpu->marks[mark] = mark < SCD_GPU_WORK_MARKS ? gpu->work.n : gpu->beside.n;
+    return call_of(gpu, "mark", err);
 }
 
 scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err)
 {
-    (void)gpu;
-    flush_some(marks[mark]);
-    return scd_emu_call("wait_mark", err);
+    turn t;
+    flush_some(gpu, mark < SCD_GPU_WORK_MARKS ? &gpu->work : &gpu->beside, gpu->marks[mark]);
+    return call_of(gpu, "wait_mark", err);
 }
 
 scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
 {
-    (void)gpu;
-    scd_emu_flush();
-    scd_code code = scd_emu_call("synchronize", err);
-    return code ? code : not_recorded("synchronize", err);
+    turn t;
+    flush_all(gpu);
+    scd_code code = call_of(gpu, "synchronize", err);
+    return code ? code : not_recorded(gpu, "synchronize", err);
 }
 
 scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err)
 {
-    (void)gpu;
-    return scd_emu_call(kernel, err);
+    return call_of(gpu, kernel, err);
 }
 
 void *scd_gpu_stream(scd_gpu *gpu)

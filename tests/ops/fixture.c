@@ -32,10 +32,10 @@ static bool open_cuda(fixture *f, size_t config, bool needed)
     scd_error err = {.message = "this build has no CUDA backend"};
     const scd_backend *be = &scd_backend_cuda;
     if (config == N_DEVICES - 1)
-        setenv("CUDA_EMULATOR_MAJOR", "9", 1);
+        setenv("CUDA_EMULATOR_ISA", "90", 1);
     bool there =
         be && fixture_open_on(f, be, configs[config].precision, configs[config].tolerance, &err);
-    unsetenv("CUDA_EMULATOR_MAJOR");
+    unsetenv("CUDA_EMULATOR_ISA");
     if (needed && !there)
         fail_msg("%s", err.message);
     return there;

@@ -31,9 +31,10 @@ static void the_identity_holds_all_that_bits_depend_on(void **state)
     static const struct {
         scd_precision asked, got;
         const char *identity;
-    } cases[] = {{SCD_PRECISION_AUTO, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k3/emulated"},
-                 {SCD_PRECISION_BF16, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k3/emulated"},
-                 {SCD_PRECISION_FP32, SCD_PRECISION_FP32, "cuda/sm_80/fp32/k3/emulated"}};
+    } cases[] = {
+        {SCD_PRECISION_AUTO, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k3/emulated/emulated, 1 SMs"},
+        {SCD_PRECISION_BF16, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k3/emulated/emulated, 1 SMs"},
+        {SCD_PRECISION_FP32, SCD_PRECISION_FP32, "cuda/sm_80/fp32/k3/emulated/emulated, 1 SMs"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         scd_device_options options = {.precision = cases[i].asked};
         scd_device *device;
@@ -46,6 +47,30 @@ static void the_identity_holds_all_that_bits_depend_on(void **state)
         be->close(device);
     }
     be->close(NULL);
+}
+
+/* cuBLASLt may choose another algorithm on each of them. */
+static void cards_that_differ_in_their_chip_have_identities_that_differ(void **state)
+{
+    (void)state;
+    char identities[3][sizeof((scd_device_info *)0)->identity];
+    int n = 0;
+    setenv("CUDA_EMULATOR_GPUS", "3", 1);
+    setenv("CUDA_EMULATOR_PROCESSORS", "108,1:42", 1);
+    assert_int_equal(be->count(&n, NULL), SCD_OK);
+    assert_int_equal(n, 3);
+    for (int i = 0; i < 3; i++) {
+        scd_device_options options = {.index = i};
+        scd_device *device;
+        assert_int_equal(be->open(&options, &device, NULL), SCD_OK);
+        memcpy(identities[i], be->info(device)->identity, sizeof identities[i]);
+        be->close(device);
+    }
+    unsetenv("CUDA_EMULATOR_GPUS");
+    unsetenv("CUDA_EMULATOR_PROCESSORS");
+    assert_string_equal(identities[0], identities[2]);
+    assert_string_not_equal(identities[0], identities[1]);
+    assert_non_null(strstr(identities[1], "42 SMs"));
 }
 
 static void a_gpu_that_is_not_there_is_refused_by_number(void **state)
@@ -378,6 +403,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_table_names_its_version_and_is_whole),
         cmocka_unit_test(the_identity_holds_all_that_bits_depend_on),
+        cmocka_unit_test(cards_that_differ_in_their_chip_have_identities_that_differ),
         cmocka_unit_test(a_gpu_that_is_not_there_is_refused_by_number),
         cmocka_unit_test(copies_of_every_size_arrive_and_their_source_is_free_at_once),
         cmocka_unit_test(any_call_that_fails_is_an_error_with_its_name_and_nothing_leaks),

@@ -74,6 +74,45 @@ static double *embed(fixture *f, const scd_model *model, const cells *c)
     return fixture_from_float(f, out, n);
 }
 
+/* Batches of one cell or two, one behind the other: each has the bytes that it has alone, whatever
+ * is begun before it was fetched, and is told its own faults. */
+static void embed_overlapping(fixture *f, const scd_model *model, const cells *c)
+{
+    enum { TIMES = 3 * ROUNDS };
+    scd_error err;
+    scd_forward *forward;
+    const size_t h = scd_model_get_config(model)->hidden_dim, bytes = h * sizeof(float);
+    float *alone = fixture_block(f, N_CELLS * bytes), *out = fixture_block(f, bytes);
+    if (scd_forward_open(f->be, f->device, model, c->rows + SPARE, &forward, &err))
+        fail_msg("%s", err.message);
+    assert_true(scd_forward_overlaps(forward, 1));
+    assert_false(scd_forward_overlaps(forward, c->rows));
+    for (size_t i = 0; i < N_CELLS; i++)
+        assert_int_equal(scd_forward_embed(forward, &c->list[i], 1, alone + i * h, &err), SCD_OK);
+    int32_t real = c->cell[1].ids[0];
+    for (size_t i = 0; i <= TIMES; i++) {
+        bool is_bad = i == TIMES / 2, was_bad = i == TIMES / 2 + 1;
+        const float *states;
+        size_t at = is_bad ? 1 : i % N_CELLS, before = (i - 1) % N_CELLS;
+        int slot = (int)(i % SCD_SLOTS);
+        if (is_bad)
+            c->cell[1].ids[0] = 1 << 30;
+        if (i < TIMES && (scd_forward_begin(forward, slot, &c->list[at], 1, &states, &err) ||
+                          scd_forward_end(forward, slot, states, bytes, &err)))
+            fail_msg("%s", err.message);
+        c->cell[1].ids[0] = real;
+        if (!i)
+            continue;
+        scd_code code = scd_forward_fetch(forward, 1 - slot, out, &err);
+        assert_int_equal(code, was_bad ? SCD_E_INVALID : SCD_OK);
+        if (!was_bad)
+            assert_memory_equal(out, alone + before * h, bytes);
+    }
+    assert_int_equal(scd_forward_embed(forward, &c->list[0], 1, out, &err), SCD_OK);
+    assert_memory_equal(out, alone, bytes);
+    scd_forward_close(forward);
+}
+
 static double cosine(const double *a, const double *b, size_t n)
 {
     double ab = 0, aa = 0, bb = 0;
@@ -115,6 +154,7 @@ static void the_bundled_model_gives_what_the_cpu_gives(void **state)
         cuda_open(&gpu, bf16);
         count_replays(0);
         double *got = embed(&gpu, model, &c);
+        embed_overlapping(&gpu, model, &c);
         count_replays(1);
         for (size_t i = 0; i < N_CELLS; i++) {
             /* the specification's promises: fp32 1e-4 of the largest element (both sides round, so

@@ -25,6 +25,7 @@ typedef struct call {
     size_t n;
     scd_work work;
     bool bulk;
+    const char *identity;
     int32_t ids[CALL_ORDERS][CALL_TOKENS];
     float values[CALL_ORDERS][CALL_TOKENS];
     scd_cell cells[CALL_ORDERS];
@@ -87,6 +88,7 @@ static scd_ask call_ask(call *c)
                      .n = c->n,
                      .serial = c->serial,
                      .bulk = c->bulk,
+                     .identity = c->identity,
                      .done = call_done,
                      .arg = c};
 }

@@ -1,20 +1,30 @@
-/* test_batcher_faults.c - batches that fail, and models side by side. The engine is a stand-in that
- * fails on request and answers every cell with its first value.
+/* test_batcher_faults.c - batches and devices that fail, and models side by side. The engine is a
+ * stand-in whose devices fail on request; they answer every cell with its first value, the CPU that
+ * it may move to with 0.5 more.
  *
- * Threads: main, batch-0. */
+ * Threads: main, batch-N. */
 #include "engine/base/mem.h"
 #include "tests/unit/batcher_fixture.h"
 
 #include <stdatomic.h>
 
-enum { MAX_ROWS = 42, N_MODELS = 2 };
+enum { MAX_ROWS = 42, N_MODELS = 2, MAX_DEVICES = 3 };
 
 struct scd_engine {
-    atomic_int fail; /* scd_code of the next batches */
-    atomic_size_t batches, wrong_model;
+    atomic_int fail[MAX_DEVICES]; /* scd_code of the next batches */
+    atomic_int cannot_move;
+    atomic_size_t batches, on_device[MAX_DEVICES], n_devices;
+    atomic_bool overlaps;
+    atomic_size_t most_under_way; /* on one device */
+    struct {
+        scd_work work;
+        const scd_step *steps;
+        size_t n; /* 0: nothing is under way */
+    } slots[MAX_DEVICES][SCD_SLOTS];
 };
 
 static struct scd_engine engine;
+static const scd_device_info gpu = {.identity = "gpu"}, cpu = {.identity = "cpu"};
 static const scd_model_config config = {.hidden_dim = CALL_DIM, .vocab = 50, .max_gene_len = 20};
 static const scd_served_model models[N_MODELS] = {{.name = "a", .config = &config},
                                                   {.name = "b", .config = &config}};
@@ -50,17 +60,92 @@ bool scd_engine_denoises(const scd_engine *e)
     return false;
 }
 
-scd_code scd_engine_step(scd_engine *e, scd_work work, const scd_step *steps, size_t n,
-                         scd_error *err)
+size_t scd_engine_n_devices(const scd_engine *e)
+{
+    return atomic_load(&e->n_devices);
+}
+
+static bool is_cpu(const scd_engine *e, size_t device)
+{
+    return device == MAX_DEVICES - 1 && atomic_load(&e->n_devices) == MAX_DEVICES;
+}
+
+const scd_device_info *scd_engine_device_at(const scd_engine *e, size_t device)
+{
+    return is_cpu(e, device) ? &cpu : &gpu;
+}
+
+const char *scd_engine_device_name(const scd_engine *e, size_t device)
+{
+    static const char *const names[] = {"first", "second", "third"};
+    (void)e;
+    return names[device];
+}
+
+size_t scd_engine_max_rows_at(const scd_engine *e, size_t device)
+{
+    return is_cpu(e, device) ? MAX_ROWS / 2 : MAX_ROWS;
+}
+
+scd_code scd_engine_move_to_cpu(scd_engine *e, scd_error *err)
+{
+    if (atomic_load(&e->cannot_move))
+        return scd_fail(err, SCD_E_NOMEM, "no room on the CPU");
+    atomic_store(&e->n_devices, MAX_DEVICES);
+    return SCD_OK;
+}
+
+scd_code scd_engine_step_on(scd_engine *e, size_t device, scd_work work, const scd_step *steps,
+                            size_t n, scd_error *err)
 {
     atomic_fetch_add(&e->batches, 1);
-    scd_code fail = (scd_code)atomic_load(&e->fail);
+    atomic_fetch_add(&e->on_device[device], 1);
+    scd_code fail = (scd_code)atomic_load(&e->fail[device]);
     if (fail)
         return scd_fail(err, fail, "the device went away");
+    float more = is_cpu(e, device) ? 0.5f : 0.0f;
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < CALL_DIM; k++)
-            steps[i].out[k] = steps[i].cell->values[0] + 1000.0f * (float)work.model;
+            steps[i].out[k] = steps[i].cell->values[0] + more + 1000.0f * (float)work.model;
     return SCD_OK;
+}
+
+bool scd_engine_device_overlaps(const scd_engine *e, size_t device)
+{
+    return atomic_load(&e->overlaps) && !is_cpu(e, device);
+}
+
+/* Whole batches alone, so that both ways are gone. */
+bool scd_engine_overlaps(const scd_engine *e, size_t device, scd_work work, const scd_step *steps,
+                         size_t n)
+{
+    (void)work;
+    return scd_engine_device_overlaps(e, device) && (n > 1 || steps[0].cell->n_tokens > 7);
+}
+
+scd_code scd_engine_begin(scd_engine *e, size_t device, int slot, scd_work work,
+                          const scd_step *steps, size_t n, scd_error *err)
+{
+    (void)err;
+    assert_int_equal(e->slots[device][slot].n, 0);
+    e->slots[device][slot].work = work;
+    e->slots[device][slot].steps = steps;
+    e->slots[device][slot].n = n;
+    if (e->slots[device][1 - slot].n)
+        atomic_store(&e->most_under_way, 2);
+    return SCD_OK;
+}
+
+scd_code scd_engine_fetch(scd_engine *e, size_t device, int slot, scd_error *err)
+{
+    size_t n = e->slots[device][slot].n;
+    e->slots[device][slot].n = 0;
+    assert_true(n > 0);
+    scd_code code = scd_engine_step_on(e, device, e->slots[device][slot].work,
+                                       e->slots[device][slot].steps, n, err);
+    for (int i = 0; code == SCD_E_DEVICE && i < SCD_SLOTS; i++)
+        e->slots[device][i].n = 0; /* what is under way there never comes */
+    return code;
 }
 
 static int open_all(void **state)
@@ -80,7 +165,7 @@ static int close_all(void **state)
     return 0;
 }
 
-static atomic_int n_logged;
+static atomic_int n_logged, n_events[SCD_DEVICE_STAYS + 1], last_left;
 
 static void log_failure(void *arg, const scd_error *err)
 {
@@ -89,24 +174,79 @@ static void log_failure(void *arg, const scd_error *err)
     atomic_fetch_add(&n_logged, 1);
 }
 
-static int set_up(void **state)
+static void on_device(void *arg, scd_device_event event, size_t device, size_t n_left,
+                      const scd_error *err)
+{
+    assert_ptr_equal(arg, &n_logged);
+    assert_true(device < MAX_DEVICES);
+    assert_int_equal(err != NULL, event == SCD_DEVICE_FAILED || event == SCD_DEVICE_STAYS);
+    atomic_store(&last_left, (int)n_left);
+    atomic_fetch_add(&n_events[event], 1);
+}
+
+static scd_code open_on(size_t n_devices, bool move_to_cpu, scd_batcher **out)
 {
     scd_batcher_options o = {.engine = &engine,
                              .store = &store,
                              .metrics = metrics,
                              .max_queue_tokens = 1000,
+                             .move_to_cpu = move_to_cpu,
                              .log = log_failure,
-                             .log_arg = &n_logged};
-    atomic_store(&engine.fail, SCD_OK);
+                             .on_device = on_device,
+                             .arg = &n_logged};
+    for (size_t i = 0; i < MAX_DEVICES; i++) {
+        atomic_store(&engine.fail[i], SCD_OK);
+        atomic_store(&engine.on_device[i], 0);
+    }
+    for (size_t i = 0; i < sizeof n_events / sizeof n_events[0]; i++)
+        atomic_store(&n_events[i], 0);
+    memset(engine.slots, 0, sizeof engine.slots);
+    atomic_store(&engine.most_under_way, 1);
+    atomic_store(&engine.cannot_move, 0);
+    atomic_store(&engine.n_devices, n_devices);
     atomic_store(&n_logged, 0);
     store.n = 0;
-    return scd_batcher_open(&o, (scd_batcher **)state, NULL) ? -1 : 0;
+    return scd_batcher_open(&o, out, NULL);
+}
+
+static int set_up(void **state)
+{
+    return open_on(1, false, (scd_batcher **)state) ? -1 : 0;
+}
+
+static int set_up_two(void **state)
+{
+    return open_on(2, false, (scd_batcher **)state) ? -1 : 0;
+}
+
+static int set_up_moving(void **state)
+{
+    return open_on(2, true, (scd_batcher **)state) ? -1 : 0;
+}
+
+static int set_up_overlapping(void **state)
+{
+    atomic_store(&engine.overlaps, true);
+    return set_up(state);
+}
+
+static int set_up_two_overlapping(void **state)
+{
+    atomic_store(&engine.overlaps, true);
+    return set_up_two(state);
+}
+
+static int set_up_moving_overlapping(void **state)
+{
+    atomic_store(&engine.overlaps, true);
+    return set_up_moving(state);
 }
 
 static int tear_down(void **state)
 {
     fake_hold(false, false);
     scd_batcher_close(*state);
+    atomic_store(&engine.overlaps, false);
     return 0;
 }
 
@@ -120,7 +260,7 @@ static void a_batch_that_fails_fails_everyone_who_waits_for_it_and_is_logged_onc
     assert_true(fake_wait_held(0, 1));
     call_submit(b, one);
     call_submit(b, same);
-    atomic_store(&engine.fail, SCD_E_DEVICE);
+    atomic_store(&engine.fail[0], SCD_E_DEVICE);
     fake_hold(false, false);
     assert_int_equal(call_wait(busy), SCD_OK);
     assert_int_equal(call_wait(one), SCD_E_DEVICE);
@@ -140,7 +280,7 @@ static void a_request_of_several_batches_fails_with_the_first_and_leaves_the_que
     scd_batcher *b = *state;
     size_t before = atomic_load(&engine.batches);
     call *c = call_new(10, 20);
-    atomic_store(&engine.fail, SCD_E_DEVICE);
+    atomic_store(&engine.fail[0], SCD_E_DEVICE);
     call_submit(b, c);
     assert_int_equal(call_wait(c), SCD_E_DEVICE);
     assert_int_equal(scd_batcher_queued(b), 0);
@@ -152,10 +292,10 @@ static void the_next_request_for_a_cell_that_failed_computes_it(void **state)
 {
     scd_batcher *b = *state;
     call *c = call_new(1, 10), *again = call_of_key(last_key, 10);
-    atomic_store(&engine.fail, SCD_E_DEVICE);
+    atomic_store(&engine.fail[0], SCD_E_DEVICE);
     call_submit(b, c);
     assert_int_equal(call_wait(c), SCD_E_DEVICE);
-    atomic_store(&engine.fail, SCD_OK);
+    atomic_store(&engine.fail[0], SCD_OK);
     call_submit(b, again);
     assert_int_equal(call_wait(again), SCD_OK);
     assert_int_equal(again->orders[0].source, SCD_SOURCE_MISS);
@@ -167,7 +307,7 @@ static void the_next_request_for_a_cell_that_failed_computes_it(void **state)
 static void a_warm_up_that_fails_says_why(void **state)
 {
     scd_error err = {0};
-    atomic_store(&engine.fail, SCD_E_DEVICE);
+    atomic_store(&engine.fail[0], SCD_E_DEVICE);
     assert_int_equal(scd_batcher_warm_up(*state, &err), SCD_E_DEVICE);
     assert_string_equal(err.message, "the device went away");
 }
@@ -197,7 +337,204 @@ static void cells_of_two_models_are_computed_by_their_own(void **state)
     call_free(other);
 }
 
+/* ---- several devices ------------------------------------------------------------------------- */
+
+static void fail_device(size_t device)
+{
+    atomic_store(&engine.fail[device], SCD_E_DEVICE);
+}
+
+/* Two calls at a time: the device that has computed the first is held while it stores the result.
+ */
+static void both_devices_compute_at_a_time(void **state)
+{
+    scd_batcher *b = *state;
+    scd_device_stats stats[4];
+    call *one = call_new(1, 10), *two = call_new(1, 7);
+    fake_hold(false, true);
+    call_submit(b, one);
+    assert_true(fake_wait_held(0, 1));
+    call_submit(b, two);
+    assert_true(fake_wait_held(0, 2));
+    fake_hold(false, false);
+    assert_int_equal(call_wait(one), SCD_OK);
+    assert_int_equal(call_wait(two), SCD_OK);
+    assert_int_equal(scd_batcher_devices(b, stats, 4), 2);
+    assert_int_equal(scd_batcher_devices(b, stats, 1), 1);
+    assert_int_equal(stats[0].batches, 1);
+    assert_false(stats[0].lost || stats[1].lost);
+    assert_int_equal(stats[0].tokens + stats[1].tokens, 17);
+    call_free(one);
+    call_free(two);
+}
+
+static void what_a_device_that_fails_had_is_computed_by_the_other_and_kept(void **state)
+{
+    scd_batcher *b = *state;
+    enum { N = 40 };
+    call *calls[N];
+    scd_device_stats stats[2];
+    fail_device(0);
+    fake_hold(false, true); /* so that the one that works is busy with the first */
+    for (size_t i = 0; i < N; i++) {
+        calls[i] = call_new(2, 10);
+        calls[i]->identity = gpu.identity;
+        call_submit(b, calls[i]);
+        if (!i)
+            assert_true(fake_wait_held(0, 1));
+    }
+    while (!atomic_load(&n_events[SCD_DEVICE_FAILED]))
+        usleep(1000);
+    fake_hold(false, false);
+    for (size_t i = 0; i < N; i++) {
+        assert_int_equal(call_wait(calls[i]), SCD_OK);
+        assert_true(calls[i]->out[1][0] == calls[i]->values[1][0]);
+        assert_true(fake_has(&calls[i]->orders[1].key));
+        assert_false(calls[i]->outcome.moved);
+        call_free(calls[i]);
+    }
+    assert_int_equal(atomic_load(&n_events[SCD_DEVICE_FAILED]), 1);
+    assert_int_equal(atomic_load(&last_left), 1);
+    assert_int_equal(atomic_load(&engine.on_device[0]), 1); /* and is asked no more */
+    assert_false(scd_batcher_is_lost(b));
+    assert_int_equal(scd_batcher_devices(b, stats, 2), 2);
+    assert_true(stats[0].lost && !stats[1].lost && !stats[0].batches);
+}
+
+/* It would take one device after the other with it. */
+static void a_cell_that_was_there_when_two_devices_failed_is_given_up(void **state)
+{
+    scd_batcher *b = *state;
+    call *c = call_new(1, 10), *next = call_new(1, 10);
+    fail_device(0);
+    fail_device(1);
+    call_submit(b, c);
+    assert_int_equal(call_wait(c), SCD_E_DEVICE);
+    assert_int_equal(atomic_load(&n_events[SCD_DEVICE_FAILED]), 2);
+    assert_int_equal(atomic_load(&last_left), 0);
+    assert_true(scd_batcher_is_lost(b));
+    assert_int_equal(scd_batcher_queued(b), 0);
+    call_submit(b, next); /* answered, if badly */
+    assert_int_equal(call_wait(next), SCD_E_DEVICE);
+    call_free(c);
+    call_free(next);
+}
+
+static void
+with_the_last_device_lost_the_cpu_goes_on_and_keeps_what_it_computed_for_itself_alone(void **state)
+{
+    scd_batcher *b = *state;
+    call *c = call_new(3, 10), *after = call_new(1, 10), *of_cpu = call_new(1, 10);
+    c->identity = after->identity = gpu.identity;
+    of_cpu->identity = cpu.identity;
+    fail_device(0);
+    fail_device(1);
+    call_submit(b, c);
+    assert_int_equal(call_wait(c), SCD_OK);
+    assert_true(c->outcome.moved);
+    for (size_t i = 0; i < c->n; i++) {
+        assert_true(c->out[i][0] == c->values[i][0] + 0.5f);
+        assert_false(fake_has(&c->orders[i].key));
+    }
+    assert_int_equal(atomic_load(&n_events[SCD_DEVICE_MOVES]), 1);
+    call_submit(b, after); /* its key was made before the move */
+    assert_int_equal(call_wait(after), SCD_OK);
+    assert_true(after->outcome.moved && !fake_has(&after->orders[0].key));
+    assert_int_equal(atomic_load(&n_events[SCD_DEVICE_MOVED]), 1);
+    assert_false(scd_batcher_is_lost(b));
+    call_submit(b, of_cpu);
+    assert_int_equal(call_wait(of_cpu), SCD_OK);
+    assert_true(!of_cpu->outcome.moved && fake_has(&of_cpu->orders[0].key));
+    assert_int_equal(scd_batcher_queued(b), 0);
+    fail_device(2); /* there is nowhere else to go */
+    call *last = call_new(1, 10);
+    call_submit(b, last);
+    assert_int_equal(call_wait(last), SCD_E_DEVICE);
+    assert_true(scd_batcher_is_lost(b));
+    assert_int_equal(atomic_load(&n_events[SCD_DEVICE_MOVES]), 1);
+    call_free(c);
+    call_free(after);
+    call_free(of_cpu);
+    call_free(last);
+}
+
+static void a_cpu_that_cannot_take_over_leaves_things_as_they_are(void **state)
+{
+    scd_batcher *b = *state;
+    atomic_store(&engine.cannot_move, 1);
+    fail_device(0);
+    fail_device(1);
+    for (int i = 0; i < 2; i++) {
+        call *c = call_new(1, 10);
+        call_submit(b, c);
+        assert_int_equal(call_wait(c), SCD_E_DEVICE);
+        assert_string_equal(c->outcome.message, "the device went away");
+        call_free(c);
+    }
+    assert_int_equal(atomic_load(&n_events[SCD_DEVICE_STAYS]), 1);
+    assert_int_equal(atomic_load(&n_events[SCD_DEVICE_MOVED]), 0);
+    assert_true(scd_batcher_is_lost(b));
+}
+
+/* ---- one batch behind the other -------------------------------------------------------------- */
+
+static void a_full_queue_keeps_a_batch_behind_the_one_that_is_computed(void **state)
+{
+    scd_batcher *b = *state;
+    enum { N = 30 };
+    call *busy = call_new(1, 20), *calls[N];
+    fake_hold(false, true);
+    call_submit(b, busy);
+    assert_true(fake_wait_held(0, 1));
+    for (size_t i = 0; i < N; i++) {
+        calls[i] = call_new(1, i % 9 + 4);
+        calls[i]->work.model = i % 10 == 9;
+        calls[i]->bulk = i % 3 == 0;
+        call_submit(b, calls[i]);
+    }
+    fake_hold(false, false);
+    for (size_t i = 0; i < N; i++) {
+        assert_int_equal(call_wait(calls[i]), SCD_OK);
+        assert_true(calls[i]->out[0][0] ==
+                    calls[i]->values[0][0] + 1000.0f * (float)calls[i]->work.model);
+        call_free(calls[i]);
+    }
+    assert_int_equal(call_wait(busy), SCD_OK);
+    assert_int_equal(atomic_load(&engine.most_under_way), 2);
+    assert_int_equal(scd_batcher_queued(b), 0);
+    call_free(busy);
+}
+
+static void a_lone_request_is_behind_nobody(void **state)
+{
+    scd_batcher *b = *state;
+    for (int i = 0; i < 20; i++) {
+        call *c = call_new(1, 10);
+        call_submit(b, c);
+        assert_int_equal(call_wait(c), SCD_OK);
+        call_free(c);
+    }
+    assert_int_equal(atomic_load(&engine.most_under_way), 1);
+}
+
+static void every_allocation_that_fails_at_the_start_is_reported(void **state)
+{
+    (void)state;
+    scd_batcher *b = NULL;
+    scd_code code = SCD_E_NOMEM;
+    for (long n = 0; code; n++) {
+        scd_mem_fail_after(n);
+        code = open_on(2, true, &b);
+        scd_mem_fail_after(-1);
+        assert_true(code == SCD_OK || code == SCD_E_NOMEM);
+    }
+    scd_batcher_close(b);
+}
+
 #define WITH_BATCHER(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+#define OVERLAPPING(test, set_up) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+#define WITH_TWO(test) cmocka_unit_test_setup_teardown(test, set_up_two, tear_down)
+#define WITH_MOVING(test) cmocka_unit_test_setup_teardown(test, set_up_moving, tear_down)
 
 int main(void)
 {
@@ -207,6 +544,25 @@ int main(void)
         WITH_BATCHER(the_next_request_for_a_cell_that_failed_computes_it),
         WITH_BATCHER(a_warm_up_that_fails_says_why),
         WITH_BATCHER(cells_of_two_models_are_computed_by_their_own),
+        WITH_TWO(both_devices_compute_at_a_time),
+        WITH_TWO(what_a_device_that_fails_had_is_computed_by_the_other_and_kept),
+        WITH_TWO(a_cell_that_was_there_when_two_devices_failed_is_given_up),
+        WITH_MOVING(
+            with_the_last_device_lost_the_cpu_goes_on_and_keeps_what_it_computed_for_itself_alone),
+        WITH_MOVING(a_cpu_that_cannot_take_over_leaves_things_as_they_are),
+        cmocka_unit_test(every_allocation_that_fails_at_the_start_is_reported),
+        OVERLAPPING(a_full_queue_keeps_a_batch_behind_the_one_that_is_computed, set_up_overlapping),
+        OVERLAPPING(a_lone_request_is_behind_nobody, set_up_overlapping),
+        OVERLAPPING(a_batch_that_fails_fails_everyone_who_waits_for_it_and_is_logged_once,
+                    set_up_overlapping),
+        OVERLAPPING(cells_of_two_models_are_computed_by_their_own, set_up_overlapping),
+        OVERLAPPING(what_a_device_that_fails_had_is_computed_by_the_other_and_kept,
+                    set_up_two_overlapping),
+        OVERLAPPING(a_cell_that_was_there_when_two_devices_failed_is_given_up,
+                    set_up_two_overlapping),
+        OVERLAPPING(
+            with_the_last_device_lost_the_cpu_goes_on_and_keeps_what_it_computed_for_itself_alone,
+            set_up_moving_overlapping),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

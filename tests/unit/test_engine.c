@@ -134,6 +134,21 @@ static void a_cuda_that_is_not_there_is_refused_by_name(void **state)
     assert_refused(&o, SCD_E_DEVICE, "--device cuda: no CUDA backend");
 }
 
+static void from_the_cpu_there_is_nowhere_to_move(void **state)
+{
+    (void)state;
+    scd_error err = {0};
+    scd_engine *e = open_engine(1, 1, 0);
+    assert_int_equal(scd_engine_n_devices(e), 1);
+    assert_string_equal(scd_engine_device_name(e, 0), "cpu");
+    assert_ptr_equal(scd_engine_device_at(e, 0), scd_engine_device(e));
+    assert_int_equal(scd_engine_max_rows_at(e, 0), scd_engine_max_rows(e));
+    assert_int_equal(scd_engine_move_to_cpu(e, &err), SCD_E_DEVICE);
+    assert_string_equal(err.message, "it is the CPU that computes");
+    assert_int_equal(scd_engine_n_devices(e), 1);
+    scd_engine_close(e);
+}
+
 static void left_to_itself_it_takes_the_cpu_and_says_why(void **state)
 {
     (void)state;
@@ -340,6 +355,7 @@ int main(void)
         cmocka_unit_test(two_models_of_one_name_are_refused),
         cmocka_unit_test(a_model_that_is_not_there_is_named),
         cmocka_unit_test(a_cuda_that_is_not_there_is_refused_by_name),
+        cmocka_unit_test(from_the_cpu_there_is_nowhere_to_move),
         cmocka_unit_test(left_to_itself_it_takes_the_cpu_and_says_why),
         cmocka_unit_test(a_backend_of_another_release_is_refused_with_both_versions),
         cmocka_unit_test(every_allocation_that_fails_is_reported_and_leaks_nothing),

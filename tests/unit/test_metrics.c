@@ -216,6 +216,17 @@ static void the_table_of_models_is_bounded(void **state)
     assert_int_equal(scd_metrics_model(m, "m", "d", "cpu", "fp32", &err), SCD_E_TOO_LARGE);
 }
 
+static void a_model_that_is_forgotten_is_written_no_more(void **state)
+{
+    scd_metrics *m = *state;
+    assert_int_equal(scd_metrics_model(m, "m", "d", "cuda", "bf16", &err), SCD_OK);
+    scd_metrics_forget_models(m);
+    assert_int_equal(scd_metrics_model(m, "m", "d", "cpu", "fp32", &err), SCD_OK);
+    write_all(m);
+    assert_null(strstr(text.data, "device=\"cuda\""));
+    assert_non_null(strstr(text.data, "device=\"cpu\""));
+}
+
 static void every_failing_allocation_is_reported(void **state)
 {
     (void)state;
@@ -248,6 +259,7 @@ int main(void)
         WITH_METRICS(the_process_describes_itself),
         WITH_METRICS(nothing_is_lost_between_threads_while_it_is_read),
         WITH_METRICS(the_table_of_models_is_bounded),
+        WITH_METRICS(a_model_that_is_forgotten_is_written_no_more),
         cmocka_unit_test(every_failing_allocation_is_reported),
     };
     return cmocka_run_group_tests_name("metrics", tests, NULL, NULL);

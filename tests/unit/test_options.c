@@ -91,21 +91,39 @@ static void without_any_option_every_key_has_its_default(void **state)
     scd_config_release(&config); /* twice is fine */
 }
 
-static void a_gpu_may_be_named_by_its_number(void **state)
+static void gpus_may_be_named_by_their_numbers(void **state)
 {
     (void)state;
     static const struct {
         const char *flags;
-        int choice, number;
-    } cases[] = {{"--device auto", 0, 0},   {"--device cpu", 1, 0},
-                 {"--device cuda", 2, 0},   {"--device cuda:0", 2, 0},
-                 {"--device=cuda:3", 2, 3}, {"--device cuda:127", 2, 127}};
+        int choice;
+        bool all;
+        size_t n;
+        int numbers[3];
+    } cases[] = {{"--device auto", 0, false, 0, {0}},
+                 {"--device cpu", 1, false, 0, {0}},
+                 {"--device cuda", 2, false, 0, {0}},
+                 {"--device cuda:0", 2, false, 1, {0}},
+                 {"--device=cuda:3", 2, false, 1, {3}},
+                 {"--device cuda:999", 2, false, 1, {999}},
+                 {"--device cuda:0,1", 2, false, 2, {0, 1}},
+                 {"--device cuda:all", 2, true, 0, {0}},
+                 {"--device cuda:7,0,2", 2, false, 3, {7, 0, 2}}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_loads(cases[i].flags, "");
         assert_int_equal(config.device.choice, cases[i].choice);
-        assert_int_equal(config.device.number, cases[i].number);
+        assert_int_equal(config.device.all, cases[i].all);
+        assert_int_equal(config.device.n, cases[i].n);
+        for (size_t k = 0; k < cases[i].n; k++)
+            assert_int_equal(config.device.numbers[k], cases[i].numbers[k]);
         scd_config_release(&config);
     }
+    assert_loads("--device cuda:2", "SCDIVA_DEVICE=cuda:0,1"); /* instead of, not beside */
+    assert_int_equal(config.device.n, 1);
+    scd_config_release(&config);
+    assert_loads("--on-device-loss cpu", "");
+    assert_int_equal(config.on_device_loss, 1);
+    scd_config_release(&config);
 }
 
 static void a_flag_has_its_value_behind_it_or_behind_an_equals_sign(void **state)
@@ -255,13 +273,16 @@ static void a_wrong_value_is_named_with_its_place_and_what_it_may_be(void **stat
     assert_refused("--max-queue-tokens 0", "",
                    "--max-queue-tokens: max-queue-tokens is \"0\", must be a whole number from 1 "
                    "to 1073741824");
-    static const char *const devices[] = {"gpu",       "cud",      "cuda:", "cuda:x", "cuda:-1",
-                                          "cuda:1000", "cuda:0,1", "cpu:0", "auto:1", "cudal"};
+    static const char *const devices[] = {"gpu",      "cud",        "cuda:",          "cuda:x",
+                                          "cuda:-1",  "cuda:1000",  "cuda:0,",        "cuda:,1",
+                                          "cuda:0,0", "cuda:0,,1",  "cpu:0",          "auto:1",
+                                          "cudal",    "cuda:all,1", "cpu:all",        "cuda:0,1x",
+                                          "cuda:al",  "cuda:0.5,1", "cuda:4294967296"};
     for (size_t i = 0; i < sizeof devices / sizeof devices[0]; i++) {
         char flags[64], message[160];
-        snprintf(flags, sizeof flags, "--device %s", devices[i]);
-        snprintf(message, sizeof message, "--device: device is \"%s\", must be auto|cpu|cuda[:N]",
-                 devices[i]);
+        snprintf(flags, sizeof flags, "--device=%s", devices[i]);
+        snprintf(message, sizeof message,
+                 "--device: device is \"%s\", must be auto|cpu|cuda[:N[,N]]", devices[i]);
         assert_refused(flags, "", message);
     }
     assert_refused("--insecure=yes", "", "--insecure: insecure is \"yes\", must be true or false");
@@ -409,7 +430,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(without_any_option_every_key_has_its_default),
-        cmocka_unit_test(a_gpu_may_be_named_by_its_number),
+        cmocka_unit_test(gpus_may_be_named_by_their_numbers),
         cmocka_unit_test(a_flag_has_its_value_behind_it_or_behind_an_equals_sign),
         cmocka_unit_test(the_last_of_two_equal_flags_counts),
         cmocka_unit_test(the_environment_names_every_key_in_capitals),
