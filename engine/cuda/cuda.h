@@ -56,7 +56,8 @@ struct scd_device {
     scd_gemm_lib *gemm;
     bool bf16;
     bool groups; /* multiplies by warpgroups (Hopper) */
-    size_t act;  /* bytes of an activation */
+    int processors;
+    size_t act; /* bytes of an activation */
 
     char *pinned;              /* two halves for copies in and out; those of slots; faults */
     volatile uint32_t *faults; /* pinned (1 + SCD_SLOTS): SCD_FAULT_*, 0: none */

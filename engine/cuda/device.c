@@ -51,6 +51,7 @@ static void cuda_close(scd_device *device)
 static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
 {
     scd_device_info *info = &device->info;
+    device->processors = facts->processors;
     device->groups = SCD_CUDA_GROUPS && facts->major == 9;
     info->precision = device->bf16 ? SCD_PRECISION_BF16 : SCD_PRECISION_FP32;
     info->act_bytes = device->act;

@@ -2,8 +2,8 @@
  *
  * A weight lies as in the file, parts stacked, rounded to bf16 on the host where that is the
  * precision. Promise 1 of the specification rests on products whose rows do not know of each other:
- * look, do not believe. Each new shape is multiplied with many rows and with few, and the bytes of
- * a row compared; an algorithm that fails gives way to the next. */
+ * look, do not believe. Each new shape is multiplied with many rows and with few, as it will be
+ * used, and the bytes of a row compared; an algorithm that fails gives way to the next. */
 #include "engine/base/mem.h"
 #include "engine/cuda/cuda.h"
 #include "engine/cuda/number.h"
@@ -11,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MANY_ROWS = 300 };
-/* Small products: rows from odd places of the large one. */
+/* A large product has more rows than one wave of tiles takes, in blocks of BLOCK that hold the same
+ * numbers; its y is bounded. Small ones have rows from odd places of a block. */
+enum { BLOCK = 300, ROWS_A_PROCESSOR = 70, MOST_Y_BYTES = 64 << 20 };
 static const struct {
     size_t first, n;
 } small[] = {{3, 1}, {37, 7}, {129, 65}};
@@ -76,12 +77,14 @@ static scd_code upload_parts(scd_device *device, scd_matrix *m, const scd_tensor
 
 typedef struct probe {
     const scd_gemm_shape *shape;
-    size_t x_row, y_row; /* bytes of a row of x and of y */
-    size_t step;         /* elements from a part's y to the next: MANY_ROWS rows, rounded up */
-    size_t y_bytes;      /* of all parts */
-    char *x, *y, *w;     /* device (MANY_ROWS, ..) and the weights' shape */
-    char *rows;          /* host (MANY_ROWS, cols) act: what x holds in the large product */
-    char *many, *few;    /* host: y of a large and of a small product */
+    size_t rows;         /* of the large product, a multiple of BLOCK */
+    size_t x_row, y_row; /* bytes of a row of x and of a part's y */
+    char *w;             /* device, of the shape */
+    char *x, *y;         /* device: of the large product */
+    char *few_x, *few_y; /* device (BLOCK, ..): of a small one */
+    char *block;         /* host (BLOCK, cols) act: x of every block */
+    char *before;      /* host (BLOCK, part_rows): what a block of y holds before it is added to */
+    char *large, *got; /* host (n_parts, BLOCK, part_rows): y of a block */
 } probe;
 
 /* Numbers from -1 to 1 that no two rows share. */
@@ -97,29 +100,82 @@ static void fill(const scd_gemm_shape *s, uint32_t state, size_t n, void *out)
     }
 }
 
-/* Product of rows [first, first + n) and the first `parts` parts, to the host. What it does not
- * write is what was there. */
-static scd_code multiply(scd_device *device, scd_gemm_plan *plan, const probe *p, size_t parts,
-                         size_t first, size_t n, char *out, scd_error *err)
+/* Which parts of the weight, and whether what is there is added to. */
+typedef struct trial {
+    size_t first, parts;
+    bool add;
+} trial;
+
+static scd_code run(scd_gemm_plan *plan, const probe *p, const trial *t, const char *x, size_t rows,
+                    char *y, scd_error *err)
 {
-    scd_code code = scd_cuda_upload(device, p->x, p->rows + first * p->x_row, n * p->x_row, err);
-    if (!code)
-        code = scd_gemm_run(plan, parts, p->w, p->x, n, false, p->y, p->step, err);
-    return code ? code : scd_cuda_download(device, out, p->y, p->y_bytes, err);
+    size_t part = p->shape->part_rows * p->x_row;
+    return scd_gemm_run(plan, t->parts, p->w + t->first * part, x, rows, t->add, y,
+                        scd_gemm_step(rows, p->shape->part_rows), err);
 }
 
-/* *exact: rows of small products have the bytes of the same rows of a large one. */
-static scd_code try_rows(scd_device *device, scd_gemm_plan *plan, const probe *p, size_t parts,
+/* The first block of the large product to p->large. *exact: the last one has the same bytes. */
+static scd_code run_large(scd_device *device, scd_gemm_plan *plan, const probe *p, const trial *t,
+                          bool *exact, scd_error *err)
+{
+    size_t block = BLOCK * p->y_row, last = (p->rows - BLOCK) * p->y_row;
+    size_t step = scd_gemm_step(p->rows, p->shape->part_rows) * (p->y_row / p->shape->part_rows);
+    scd_code code = SCD_OK;
+    for (size_t r = 0; t->add && r < p->rows && !code; r += BLOCK)
+        code = scd_cuda_upload(device, p->y + r * p->y_row, p->before, block, err);
+    if (!code)
+        code = run(plan, p, t, p->x, p->rows, p->y, err);
+    for (size_t k = 0; k < t->parts && !code && *exact; k++) {
+        code = scd_cuda_download(device, p->large + k * block, p->y + k * step, block, err);
+        if (!code)
+            code = scd_cuda_download(device, p->got, p->y + k * step + last, block, err);
+        *exact = !code && !memcmp(p->large + k * block, p->got, block);
+    }
+    return code;
+}
+
+/* *exact: rows [first, first + n) by themselves have the bytes that they have in p->large. */
+static scd_code run_small(scd_device *device, scd_gemm_plan *plan, const probe *p, const trial *t,
+                          size_t first, size_t n, bool *exact, scd_error *err)
+{
+    size_t block = BLOCK * p->y_row, rows = n * p->y_row;
+    size_t step = scd_gemm_step(n, p->shape->part_rows) * (p->y_row / p->shape->part_rows);
+    scd_code code =
+        scd_cuda_upload(device, p->few_x, p->block + first * p->x_row, n * p->x_row, err);
+    for (size_t k = 0; k < t->parts && !code; k++)
+        code =
+            scd_cuda_upload(device, p->few_y + k * step, p->before + first * p->y_row, rows, err);
+    if (!code)
+        code = run(plan, p, t, p->few_x, n, p->few_y, err);
+    for (size_t k = 0; k < t->parts && !code && *exact; k++) {
+        code = scd_cuda_download(device, p->got, p->few_y + k * step, rows, err);
+        *exact = !code && !memcmp(p->got, p->large + k * block + first * p->y_row, rows);
+    }
+    return code;
+}
+
+/* *exact: what a trial gives a row does not depend on the rows beside it. */
+static scd_code try_rows(scd_device *device, scd_gemm_plan *plan, const probe *p, const trial *t,
                          bool *exact, scd_error *err)
 {
-    size_t part = p->y_bytes / p->shape->n_parts;
-    scd_code code = multiply(device, plan, p, parts, 0, MANY_ROWS, p->many, err);
-    for (size_t i = 0; i < N_SMALL && !code && *exact; i++) {
-        code = multiply(device, plan, p, parts, small[i].first, small[i].n, p->few, err);
-        for (size_t k = 0; k < parts && !code && *exact; k++)
-            *exact = !memcmp(p->few + k * part, p->many + k * part + small[i].first * p->y_row,
-                             small[i].n * p->y_row);
-    }
+    scd_code code = run_large(device, plan, p, t, exact, err);
+    for (size_t i = 0; i < N_SMALL && !code && *exact; i++)
+        code = run_small(device, plan, p, t, small[i].first, small[i].n, exact, err);
+    return code;
+}
+
+/* Every run of parts; one part also added to what is there, as o_proj and down are. */
+static scd_code try_all(scd_device *device, scd_gemm_plan *plan, const probe *p, bool *exact,
+                        scd_error *err)
+{
+    size_t n = p->shape->n_parts;
+    scd_code code = SCD_OK;
+    *exact = true;
+    for (size_t first = 0; first < n && !code && *exact; first++)
+        for (size_t parts = 1; parts <= n - first && !code && *exact; parts++)
+            code = try_rows(device, plan, p, &(trial){first, parts, false}, exact, err);
+    if (n == 1 && !code && *exact)
+        code = try_rows(device, plan, p, &(trial){0, 1, true}, exact, err);
     return code;
 }
 
@@ -140,29 +196,53 @@ static scd_code probe_weights(scd_device *device, probe *p, scd_error *err)
     return code;
 }
 
+static scd_code place(scd_device *device, size_t bytes, char **out, scd_error *err)
+{
+    void *memory = NULL;
+    scd_code code = scd_gpu_alloc(device->gpu, bytes, &memory, err);
+    *out = memory;
+    return code;
+}
+
 static scd_code probe_open(scd_device *device, const scd_gemm_shape *s, probe *p, scd_error *err)
 {
-    void *x = NULL, *y = NULL;
+    size_t each = scd_gemm_gives_act(s) ? device->act : sizeof(float);
     p->shape = s;
     p->x_row = s->cols * device->act;
-    size_t each = scd_gemm_gives_act(s) ? device->act : sizeof(float);
     p->y_row = s->part_rows * each;
-    p->step = scd_gemm_step(MANY_ROWS, s->part_rows);
-    p->y_bytes = s->n_parts * p->step * each;
-    p->rows = scd_malloc(MANY_ROWS, p->x_row);
-    p->many = scd_calloc(p->y_bytes, 1);
-    p->few = scd_malloc(p->y_bytes, 1);
-    if (!p->rows || !p->many || !p->few)
+    size_t most = MOST_Y_BYTES / (s->n_parts * p->y_row);
+    size_t rows = (size_t)device->processors * ROWS_A_PROCESSOR;
+    rows = (rows < most ? rows : most) / BLOCK * BLOCK;
+    p->rows = rows > BLOCK ? rows : BLOCK;
+    p->block = scd_malloc(BLOCK, p->x_row);
+    p->before = scd_malloc(BLOCK, p->y_row);
+    p->large = scd_malloc(s->n_parts * BLOCK, p->y_row);
+    p->got = scd_malloc(BLOCK, p->y_row);
+    if (!p->block || !p->before || !p->large || !p->got)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
-    fill(s, 1, MANY_ROWS * s->cols, p->rows);
-    scd_code code = scd_gpu_alloc(device->gpu, MANY_ROWS * p->x_row, &x, err);
-    p->x = x;
+    fill(s, 1, BLOCK * s->cols, p->block);
+    fill(&(scd_gemm_shape){.bf16 = each == 2}, 3, BLOCK * s->part_rows, p->before);
+    scd_code code = place(device, p->rows * p->x_row, &p->x, err);
+    for (size_t r = 0; r < p->rows && !code; r += BLOCK)
+        code = scd_cuda_upload(device, p->x + r * p->x_row, p->block, BLOCK * p->x_row, err);
     if (!code)
-        code = scd_gpu_alloc(device->gpu, p->y_bytes, &y, err);
-    p->y = y;
-    if (!code) /* between the parts nothing is written */
-        code = scd_cuda_upload(device, y, p->many, p->y_bytes, err);
+        code = place(device, s->n_parts * scd_gemm_step(p->rows, s->part_rows) * each, &p->y, err);
+    if (!code)
+        code = place(device, BLOCK * p->x_row, &p->few_x, err);
+    if (!code)
+        code =
+            place(device, s->n_parts * scd_gemm_step(BLOCK, s->part_rows) * each, &p->few_y, err);
     return code ? code : probe_weights(device, p, err);
+}
+
+static void probe_release(scd_device *device, probe *p)
+{
+    char *const placed[] = {p->w, p->x, p->y, p->few_x, p->few_y};
+    char *const made[] = {p->block, p->before, p->large, p->got};
+    for (size_t i = 0; i < sizeof placed / sizeof placed[0]; i++)
+        scd_gpu_free(device->gpu, placed[i]);
+    for (size_t i = 0; i < sizeof made / sizeof made[0]; i++)
+        free(made[i]);
 }
 
 static scd_code settle(scd_device *device, const scd_gemm_shape *s, scd_gemm_plan *plan,
@@ -172,21 +252,14 @@ static scd_code settle(scd_device *device, const scd_gemm_shape *s, scd_gemm_pla
     bool exact = false;
     scd_code code = probe_open(device, s, &p, err);
     while (!code && !exact) {
-        exact = true;
-        for (size_t parts = 1; parts <= s->n_parts && !code && exact; parts++)
-            code = try_rows(device, plan, &p, parts, &exact, err);
+        code = try_all(device, plan, &p, &exact, err);
         if (!code && !exact && !scd_gemm_plan_next(plan))
             code = scd_fail(err, SCD_E_DEVICE,
                             "every product of %s for %zu x %zu depends on a row's place in its "
                             "batch",
                             scd_gemm_version(device->gemm), s->part_rows, s->cols);
     }
-    scd_gpu_free(device->gpu, p.w);
-    scd_gpu_free(device->gpu, p.y);
-    scd_gpu_free(device->gpu, p.x);
-    free(p.few);
-    free(p.many);
-    free(p.rows);
+    probe_release(device, &p);
     return code;
 }
 
