@@ -3,6 +3,7 @@
 
 #include "api/float_text.h"
 #include "api/json_write.h"
+#include "api/task.h"
 #include "api/text.h"
 
 #include <ctype.h>
@@ -13,11 +14,11 @@
 #include <string.h>
 #include <strings.h>
 
-typedef enum kind { TEXT, NUMBER, YES_NO, SKIP_FAIL } kind;
+typedef enum field_kind { TEXT, NUMBER, YES_NO, SKIP_FAIL } field_kind;
 
 static const struct {
     const char *name;
-    kind kind;
+    field_kind kind;
     size_t at, n; /* TEXT: of the array */
 } fields[] = {
 #define FIELD(name)                                                                                \
@@ -124,33 +125,38 @@ void scd_job_query_set(scd_job_query *q, const char *name, const char *value, sc
     refuse(problem, name, "is not known here: GET /openapi.json lists what is");
 }
 
+static bool is_set(const scd_job_query *q, size_t i)
+{
+    const char *at = (const char *)q + fields[i].at;
+    return fields[i].kind == TEXT     ? *at != 0
+           : fields[i].kind == NUMBER ? q->has_threshold
+                                      : *(const bool *)at;
+}
+
 /* ---- checking ------------------------------------------------------------------------------- */
 
-bool scd_job_query_annotates(const scd_job_query *q)
+static void check_task(const scd_job_query *q, const scd_task_kind *kind, scd_problem *problem)
 {
-    return !strcmp(q->task, "annotate");
-}
-
-bool scd_job_query_embeds(const scd_job_query *q)
-{
-    return !strcmp(q->task, "embed") || q->embeddings;
-}
-
-static void check_task(const scd_job_query *q, scd_problem *problem)
-{
-    static const char *const others[] = {"perturb", "integrate", "impute", "grn"};
-    if (!strcmp(q->task, "embed") || !strcmp(q->task, "annotate"))
+    char names[160];
+    scd_task_names(NULL, names);
+    if (kind)
         return;
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-        if (!strcmp(q->task, others[i])) {
-            refuse(problem, "task",
-                   "\"%s\" is not made of whole files yet: there is embed, annotate", q->task);
-            return;
-        }
     if (q->task[0])
-        refuse(problem, "task", "\"%s\" is no task: there is embed, annotate", q->task);
+        refuse(problem, "task", "\"%s\" is no task: there is %s", q->task, names);
     else
-        refuse(problem, "task", "is missing: there is embed, annotate");
+        refuse(problem, "task", "is missing: there is %s", names);
+}
+
+/* What is said has to be of this task. */
+static void check_parameters(const scd_job_query *q, const scd_task_kind *kind,
+                             scd_problem *problem)
+{
+    char names[160];
+    for (size_t i = 0; i < N_FIELDS; i++) {
+        scd_task_names(fields[i].name, names);
+        if (is_set(q, i) && *names && !scd_task_takes(kind, fields[i].name))
+            refuse(problem, fields[i].name, "is of the task %s alone", names);
+    }
 }
 
 static bool is_format(const char *format)
@@ -162,17 +168,17 @@ static bool is_format(const char *format)
 void scd_job_query_check(scd_job_query *q, scd_problem *problem)
 {
     scd_digest digest;
-    bool annotates = scd_job_query_annotates(q);
-    check_task(q, problem);
+    const scd_task_kind *kind = scd_task_find(q->task);
+    check_task(q, kind, problem);
     if (!q->format[0])
         refuse(problem, "format", "is missing: the result can be h5ad, csv, tsv or npy");
     else if (!is_format(q->format))
         refuse(problem, "format", "\"%s\" cannot be written: h5ad, csv, tsv or npy can", q->format);
-    if (q->head[0] && !annotates)
-        refuse(problem, "head", "is of the task annotate alone");
-    if (q->has_threshold && !annotates)
-        refuse(problem, "threshold", "is of the task annotate alone");
-    if (q->embeddings && annotates && !strcmp(q->format, "npy"))
+    else if (kind && !scd_task_writes(kind, q->format))
+        refuse(problem, "format", "\"%s\" cannot hold what \"%s\" says", q->format, q->task);
+    if (kind)
+        check_parameters(q, kind, problem);
+    if (q->embeddings && !strcmp(q->format, "npy"))
         refuse(problem, "embeddings", "a .npy file holds one matrix: embeddings or probabilities");
     if (q->layer[0] && q->genes_in[0])
         refuse(problem, "genes_in", "names the matrix as layer does: give one of them");
@@ -197,14 +203,6 @@ static void put_escaped(const char *text, scd_buf *out)
             scd_buf_putc(out, *text);
         else
             scd_buf_printf(out, "%%%02X", (unsigned char)*text);
-}
-
-static bool is_set(const scd_job_query *q, size_t i)
-{
-    const char *at = (const char *)q + fields[i].at;
-    return fields[i].kind == TEXT     ? *at != 0
-           : fields[i].kind == NUMBER ? q->has_threshold
-                                      : *(const bool *)at;
 }
 
 void scd_job_query_write(const scd_job_query *q, scd_buf *out)

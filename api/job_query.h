@@ -1,6 +1,6 @@
 /* job_query.h - what POST /v1/jobs is asked to do with a file: its query, checked and in one form.
  *
- *   task         embed, annotate
+ *   task         a row of the table in task.c
  *   format       of the result: h5ad, csv, tsv, npy
  *   model, head  names; the default model, the only head
  *   layer, gene_column, genome, genes_in (rows or columns: of a table)   as `scdiva --layer ...`
@@ -45,9 +45,6 @@ void scd_job_query_check(scd_job_query *query, scd_problem *problem);
  */
 void scd_job_query_write(const scd_job_query *query, scd_buf *out);
 bool scd_job_query_read(scd_job_query *query, const char *text);
-
-bool scd_job_query_embeds(const scd_job_query *query);
-bool scd_job_query_annotates(const scd_job_query *query);
 
 /* May a file come as this Content-Type? multipart/form-data is told apart in *is_form. */
 bool scd_job_takes_type(const char *content_type, bool *is_form);

@@ -162,6 +162,8 @@ static void put_head(writer *w, const scd_run_about *about)
         return;
     put_text(w, "head", about->head);
     put_text(w, "head_digest", about->head_digest);
+    if (!about->n_labels)
+        return;
     put_number(w, "threshold", about->threshold);
     put_list(w, "labels", about->labels, about->n_labels);
     put_list(w, "ontology_ids", about->ontology_ids, about->n_labels);
@@ -177,6 +179,8 @@ size_t scd_run_facts(const scd_run_about *about, const scd_file_plan *plan,
     put_text(&w, "model", about->model);
     put_text(&w, "model_digest", about->model_digest);
     put_head(&w, about);
+    for (size_t i = 0; i < about->n_facts && w.n < SCD_RUN_MAX_FACTS; i++)
+        w.facts[w.n++] = about->facts[i];
     put_text(&w, "device", about->device);
     put_text(&w, "isa", about->isa);
     put_text(&w, "precision", about->precision);

@@ -55,6 +55,8 @@ typedef struct scd_run_about {
     double threshold;
     size_t n_labels;
     const char *const *labels, *const *ontology_ids; /* (n_labels) */
+    const scd_fact *facts;                           /* (n_facts) the task's own */
+    size_t n_facts;
     const char *input, *input_format, *input_sha256; /* input: the file's name */
 } scd_run_about;
 

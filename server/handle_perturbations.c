@@ -6,9 +6,9 @@
  * its own. A prediction is arithmetic on top of it, made when the answer is written. Without cells
  * the head's stored controls are used. */
 #include "api/answer_perturb.h"
+#include "api/models.h"
 #include "api/perturb_fields.h"
 #include "server/infer_call.h"
-#include "server/models.h"
 #include "server/router.h"
 
 #include <math.h>

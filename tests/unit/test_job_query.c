@@ -39,7 +39,7 @@ static void the_text_of_a_query_reads_back(void **state)
     assert_string_equal(back.layer, "a & b=%c/\xc3\xa9");
     assert_true(back.has_threshold && back.threshold == 0.25 && back.fail_on_error);
     assert_string_equal(back.webhook, "https://x.org/?a=1&b=2");
-    assert_true(scd_job_query_annotates(&back) && scd_job_query_embeds(&back));
+    assert_true(back.embeddings);
     scd_buf_release(&again);
     scd_buf_release(&text);
 }
