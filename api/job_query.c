@@ -14,7 +14,7 @@
 #include <string.h>
 #include <strings.h>
 
-typedef enum field_kind { TEXT, NUMBER, YES_NO, SKIP_FAIL } field_kind;
+typedef enum field_kind { TEXT, LIST, NUMBER, YES_NO, SKIP_FAIL } field_kind;
 
 static const struct {
     const char *name;
@@ -38,12 +38,14 @@ static const struct {
     {"force", YES_NO, offsetof(scd_job_query, force), 0},
     {"overwrite", YES_NO, offsetof(scd_job_query, overwrite), 0},
     {"on_error", SKIP_FAIL, offsetof(scd_job_query, fail_on_error), 0},
+    {"genes", LIST, offsetof(scd_job_query, list), SCD_JOB_LIST_BYTES},
+    FIELD(pooling),
     FIELD(filename),
     FIELD(sha256),
     FIELD(webhook),
 #undef FIELD
 };
-enum { N_FIELDS = sizeof fields / sizeof fields[0] };
+enum { N_FIELDS = sizeof fields / sizeof fields[0], LIST_BYTES = 1 << 20 };
 
 /* ---- setting -------------------------------------------------------------------------------- */
 
@@ -86,6 +88,17 @@ static void set_text(char *out, size_t cap, const char *name, const char *value,
         }
 }
 
+/* Lists share their place, for a task has one of them at most. */
+static void set_list(scd_job_query *q, const char *name, const char *value, scd_problem *problem)
+{
+    if (*q->list_name && strcmp(q->list_name, name)) {
+        refuse(problem, name, "stands beside %s: they are of different tasks", q->list_name);
+        return;
+    }
+    set_text(q->list, sizeof q->list, name, value, problem);
+    snprintf(q->list_name, sizeof q->list_name, "%s", name);
+}
+
 static void set_number(scd_job_query *q, const char *name, const char *value, scd_problem *problem)
 {
     char *end;
@@ -114,6 +127,8 @@ void scd_job_query_set(scd_job_query *q, const char *name, const char *value, sc
         char *at = (char *)q + fields[i].at;
         if (fields[i].kind == TEXT)
             set_text(at, fields[i].n, name, value, problem);
+        else if (fields[i].kind == LIST)
+            set_list(q, name, value, problem);
         else if (fields[i].kind == NUMBER)
             set_number(q, name, value, problem);
         else if (fields[i].kind == YES_NO)
@@ -129,6 +144,7 @@ static bool is_set(const scd_job_query *q, size_t i)
 {
     const char *at = (const char *)q + fields[i].at;
     return fields[i].kind == TEXT     ? *at != 0
+           : fields[i].kind == LIST   ? !strcmp(q->list_name, fields[i].name)
            : fields[i].kind == NUMBER ? q->has_threshold
                                       : *(const bool *)at;
 }
@@ -165,6 +181,42 @@ static bool is_format(const char *format)
            !strcmp(format, "npy");
 }
 
+bool scd_job_list_read(const char *list, scd_arena *arena, scd_text **items, size_t *n)
+{
+    static const char blanks[] = " \t";
+    size_t most = 1;
+    for (const char *c = list; *c; c++)
+        most += *c == ',';
+    *n = 0;
+    *items = scd_arena_alloc(arena, most, sizeof **items);
+    for (const char *at = list; *items && *n < most; at += strcspn(at, ",") + 1) {
+        const char *from = at + strspn(at, blanks), *end = at + strcspn(at, ",");
+        while (end > from && strchr(blanks, end[-1]))
+            end--;
+        (*items)[(*n)++] = (scd_text){from, from < end ? (size_t)(end - from) : 0};
+    }
+    return *items != NULL;
+}
+
+static void check_list(const scd_job_query *q, scd_problem *problem)
+{
+    scd_arena arena;
+    scd_text *items;
+    size_t n;
+    scd_arena_init(&arena, LIST_BYTES);
+    if (!scd_job_list_read(q->list, &arena, &items, &n))
+        scd_problem_set(problem, SCD_PROBLEM_UNAVAILABLE, "out of memory: try again");
+    for (size_t i = 0; i < n && !problem->kind; i++) {
+        if (!items[i].n)
+            refuse(problem, q->list_name, "item %zu is empty: names stand between commas", i + 1);
+        for (size_t k = 0; k < i && !problem->kind; k++)
+            if (items[k].n == items[i].n && !memcmp(items[k].data, items[i].data, items[i].n))
+                refuse(problem, q->list_name, "\"%.*s\" is given twice",
+                       (int)(items[i].n < 80 ? items[i].n : 80), items[i].data);
+    }
+    scd_arena_release(&arena);
+}
+
 void scd_job_query_check(scd_job_query *q, scd_problem *problem)
 {
     scd_digest digest;
@@ -178,6 +230,10 @@ void scd_job_query_check(scd_job_query *q, scd_problem *problem)
         refuse(problem, "format", "\"%s\" cannot hold what \"%s\" says", q->format, q->task);
     if (kind)
         check_parameters(q, kind, problem);
+    if (kind && *q->list_name)
+        check_list(q, problem);
+    if (q->pooling[0] && strcmp(q->pooling, "visible") && strcmp(q->pooling, "clean"))
+        refuse(problem, "pooling", "must be visible or clean");
     if (q->embeddings && !strcmp(q->format, "npy"))
         refuse(problem, "embeddings", "a .npy file holds one matrix: embeddings or probabilities");
     if (q->layer[0] && q->genes_in[0])
@@ -212,7 +268,7 @@ void scd_job_query_write(const scd_job_query *q, scd_buf *out)
         if (!is_set(q, i))
             continue;
         scd_buf_printf(out, "%s%s=", n++ ? "&" : "", fields[i].name);
-        if (fields[i].kind == TEXT)
+        if (fields[i].kind == TEXT || fields[i].kind == LIST)
             put_escaped((const char *)q + fields[i].at, out);
         else if (fields[i].kind == NUMBER)
             scd_json_double(out, q->threshold);
@@ -242,7 +298,7 @@ bool scd_job_query_read(scd_job_query *q, const char *text)
     scd_problem problem = {0};
     *q = (scd_job_query){0};
     while (*text) {
-        char name[32], value[SCD_JOB_URL_BYTES];
+        char name[32], value[SCD_JOB_LIST_BYTES];
         size_t n = strcspn(text, "&"), n_name = strcspn(text, "=&");
         if (text[n_name] != '=' || !unescape(text, n_name, name, sizeof name) ||
             !unescape(text + n_name + 1, n - n_name - 1, value, sizeof value))

@@ -2,10 +2,12 @@
  *
  *   task         a row of the table in task.c
  *   format       of the result: h5ad, csv, tsv, npy
- *   model, head  names; the default model, the only head
+ *   model, head  names; the default model, the only head (annotate, perturb)
  *   layer, gene_column, genome, genes_in (rows or columns: of a table)   as `scdiva --layer ...`
  *   threshold    annotate: below it a cell is unknown
  *   embeddings   annotate: true writes embeddings as well
+ *   genes        impute: names with commas between; all of the file's that the model knows
+ *   pooling      impute: visible, or clean, which leaks what is hidden
  *   force, overwrite, on_error (skip or fail)                            as `scdiva --force ...`
  *   filename     of the file, for messages and names
  *   sha256       64 hex digits: of the whole file
@@ -16,11 +18,13 @@
 #define SCD_API_JOB_QUERY_H
 
 #include "api/problem.h"
+#include "api/text.h"
+#include "engine/base/arena.h"
 #include "engine/base/hash.h"
 
 #include <stdbool.h>
 
-enum { SCD_JOB_NAME_BYTES = 256, SCD_JOB_URL_BYTES = 1024 };
+enum { SCD_JOB_NAME_BYTES = 256, SCD_JOB_URL_BYTES = 1024, SCD_JOB_LIST_BYTES = 4096 };
 
 typedef struct scd_job_query {
     char task[16], format[8];
@@ -30,6 +34,9 @@ typedef struct scd_job_query {
     char filename[SCD_JOB_NAME_BYTES];
     char sha256[SCD_DIGEST_HEX];
     char webhook[SCD_JOB_URL_BYTES];
+    char pooling[8];
+    char list[SCD_JOB_LIST_BYTES]; /* of the parameter list_name: a task has one list at most */
+    char list_name[16];
     bool has_threshold, embeddings, force, overwrite, fail_on_error;
     double threshold;
 } scd_job_query;
@@ -45,6 +52,10 @@ void scd_job_query_check(scd_job_query *query, scd_problem *problem);
  */
 void scd_job_query_write(const scd_job_query *query, scd_buf *out);
 bool scd_job_query_read(scd_job_query *query, const char *text);
+
+/* What stands between the commas of a list, without the blanks around it; items in the arena, text
+ * in the list. False: out of memory. */
+bool scd_job_list_read(const char *list, scd_arena *arena, scd_text **items, size_t *n);
 
 /* May a file come as this Content-Type? multipart/form-data is told apart in *is_form. */
 bool scd_job_takes_type(const char *content_type, bool *is_form);

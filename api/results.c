@@ -108,7 +108,10 @@ static scd_code begin_table(scd_results *r, scd_error *err)
     }
     for (size_t i = 0; i < s->embedding_width; i++) {
         put_separator(r);
-        scd_buf_printf(&r->text, "scdiva_%zu", i + 1);
+        if (s->columns)
+            put_field(r, s->columns[i]);
+        else
+            scd_buf_printf(&r->text, "scdiva_%zu", i + 1);
     }
     scd_buf_putc(&r->text, '\n');
     return flush_text(r, err);

@@ -30,11 +30,16 @@ typedef struct scd_results_spec {
     const scd_file_plan *plan;
     const char *task; /* "embed", "annotate": its place in uns["scdiva"] */
     bool overwrite;
-    size_t embedding_width;    /* 0: no embeddings */
-    size_t n_labels;           /* 0: no annotation */
-    const char *const *labels; /* (n_labels) */
-    double threshold;          /* below it a cell is "unknown" */
-    bool denoised;             /* a layer of the matrix's shape is given */
+    size_t embedding_width;     /* 0: no embeddings */
+    size_t n_labels;            /* 0: no annotation */
+    const char *const *labels;  /* (n_labels) */
+    double threshold;           /* below it a cell is "unknown" */
+    bool denoised;              /* a layer of the matrix's shape is given */
+    const char *const *columns; /* (embedding_width) names in a table; NULL: scdiva_1, ... */
+    /* Of a task that finds values: of which of the matrix's columns (n_genes), -1 where it finds
+     * none; NULL: it finds none at all. */
+    const int32_t *values_of;
+    size_t n_values;
 } scd_results_spec;
 
 /* A fact for uns["scdiva"][task]; exactly one of text, list and number is meant. */
@@ -67,6 +72,13 @@ typedef struct scd_results_block {
     const scd_cells_rows *denoised; /* where announced */
 } scd_results_block;
 scd_code scd_results_add(scd_results *results, const scd_results_block *block, scd_error *err);
+
+/* The rows of the layer, in the arena: the matrix as the model sees it - ln(1 + 10^4 count / total)
+ * -, and in the columns that values were found of, these. values: (n, n_values), each row `stride`
+ * bytes behind the one before it. Columns that are left out of the plan stay empty. SCD_E_NOMEM. */
+scd_code scd_results_layer(const scd_results_spec *spec, const void *values, size_t stride,
+                           const scd_cells_rows *input, scd_arena *arena, scd_cells_rows *out,
+                           scd_error *err);
 
 scd_code scd_results_commit(scd_results *results, const scd_fact *facts, size_t n, scd_error *err);
 void scd_results_free(scd_results *results); /* NULL is fine; before commit nothing is left */

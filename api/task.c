@@ -7,6 +7,7 @@
 
 static const char *const all_formats[] = {"h5ad", "csv", "tsv", "npy", NULL};
 static const char *const of_embed[] = {NULL};
+static const char *const of_impute[] = {"genes", "pooling", NULL};
 static const char *const of_annotate[] = {"head", "threshold", "embeddings", NULL};
 
 static const scd_task_ops in_one_pass = {0};
@@ -14,6 +15,7 @@ static const scd_task_ops in_one_pass = {0};
 static const scd_task_kind kinds[] = {
     {"embed", NULL, of_embed, all_formats, &in_one_pass},
     {"annotate", "annotation", of_annotate, all_formats, &in_one_pass},
+    {"impute", NULL, of_impute, all_formats, &scd_task_impute},
 };
 enum { N_KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -252,6 +254,14 @@ scd_code scd_task_block(const scd_results_spec *spec, const void *rows, size_t s
                         scd_error *err)
 {
     size_t width = spec->embedding_width, n_labels = spec->n_labels;
+    *out = (scd_results_block){.n = n, .rows = input};
+    if (spec->denoised) {
+        scd_cells_rows *layer = scd_arena_alloc(arena, 1, sizeof *layer);
+        if (!layer)
+            return scd_fail(err, SCD_E_NOMEM, "out of memory for the result");
+        out->denoised = layer;
+        return scd_results_layer(spec, rows, stride, input, arena, layer, err);
+    }
     float *embeddings = scd_arena_alloc(arena, n, (width + 1) * sizeof *embeddings);
     float *probabilities = scd_arena_alloc(arena, n, (n_labels + 1) * sizeof *probabilities);
     if (!embeddings || !probabilities)
@@ -262,9 +272,7 @@ scd_code scd_task_block(const scd_results_spec *spec, const void *rows, size_t s
         memcpy(probabilities + i * n_labels, at + width * sizeof *embeddings,
                n_labels * sizeof *probabilities);
     }
-    *out = (scd_results_block){.n = n,
-                               .embeddings = width ? embeddings : NULL,
-                               .probabilities = n_labels ? probabilities : NULL,
-                               .rows = input};
+    out->embeddings = width ? embeddings : NULL;
+    out->probabilities = n_labels ? probabilities : NULL;
     return SCD_OK;
 }

@@ -146,5 +146,17 @@ scd_task_order *scd_task_order_add(scd_task_chunk *chunk, size_t work, const scd
 scd_task_order *scd_task_course_add(scd_task_chunk *chunk, size_t work, const scd_cell *cell,
                                     scd_plan *plan, size_t n_hidden, size_t n_passes, float *row);
 scd_code scd_task_no_memory(scd_error *err);
+/* Tokens of the genes that the query's list names, in its order; *n. What is no gene of the model,
+ * or the same as another, is the problem's. NULL: then, or out of memory, which is one as well. */
+int32_t *scd_task_genes(const scd_job_query *query, const scd_vocab *vocab, scd_arena *arena,
+                        size_t *n, scd_problem *problem);
+/* Does the device do courses? Else it is the problem's. */
+bool scd_task_can_denoise(const scd_task_model *who, scd_problem *problem);
+/* More of provenance. */
+void scd_task_fact_text(scd_task *task, const char *key, const char *text);
+void scd_task_fact_number(scd_task *task, const char *key, double number);
+void scd_task_fact_list(scd_task *task, const char *key, const char *const *list, size_t n);
+
+extern const scd_task_ops scd_task_impute;
 
 #endif

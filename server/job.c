@@ -89,6 +89,9 @@ static void put_parameters(const scd_job_query *q, scd_buf *out)
         scd_buf_puts(out, ",\"overwrite\":true");
     if (q->fail_on_error)
         scd_buf_puts(out, ",\"on_error\":\"fail\"");
+    if (*q->list_name)
+        put_text(out, q->list_name, q->list);
+    put_text(out, "pooling", q->pooling);
     put_text(out, "webhook", q->webhook);
 }
 

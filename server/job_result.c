@@ -52,10 +52,11 @@ scd_code scd_job_write_here(const scd_job_writing *w, scd_error *err)
     const scd_results_spec *s = &w->spec;
     scd_results *results = NULL;
     int fd = -1;
-    size_t n_bytes, per_cell = (size_t)(s->plan->n_stored / s->plan->n_cells) + 1;
+    size_t n_bytes, per_cell = s->denoised ? s->plan->n_genes + 1
+                                           : (size_t)(s->plan->n_stored / s->plan->n_cells) + 1;
     size_t block = MAX_ENTRIES / per_cell;
     block = block < 1 ? 1 : block > BLOCK_ROWS ? BLOCK_ROWS : block;
-    bool with_rows = scd_results_is_h5ad(s->path) && !is_h5ad(s);
+    bool with_rows = s->denoised || (scd_results_is_h5ad(s->path) && !is_h5ad(s));
     scd_code code = scd_file_open(w->chunks, &fd, &n_bytes, err);
     if (!code)
         code = scd_results_open(s, &results, err);

@@ -61,6 +61,33 @@ static const char *const *get_texts(scd_wire_in *in, size_t *n, scd_arena *arena
     return texts;
 }
 
+/* A layer: which of its columns were found. */
+static void put_values(scd_buf *out, const scd_results_spec *s)
+{
+    size_t n_genes = s->denoised ? s->plan->n_genes : 0;
+    scd_wire_put_u64(out, s->denoised);
+    scd_wire_put_u64(out, s->n_values);
+    scd_wire_put_u64(out, n_genes);
+    for (size_t i = 0; i < n_genes; i++)
+        scd_wire_put_u64(out, (uint64_t)(s->values_of[i] + 1));
+}
+
+static bool get_values(scd_wire_in *in, scd_results_spec *s, size_t *n_genes, scd_arena *arena)
+{
+    s->denoised = scd_wire_get_u64(in) != 0;
+    s->n_values = (size_t)scd_wire_get_u64(in);
+    *n_genes = (size_t)scd_wire_get_u64(in);
+    if (in->failed || *n_genes > (size_t)(in->end - in->at))
+        return false;
+    int32_t *values_of = scd_arena_alloc(arena, *n_genes + 1, sizeof *values_of);
+    for (size_t i = 0; values_of && i < *n_genes; i++) {
+        uint64_t which = scd_wire_get_u64(in);
+        values_of[i] = which > s->n_values ? -1 : (int32_t)which - 1;
+    }
+    s->values_of = values_of;
+    return values_of && !in->failed;
+}
+
 static void put_request(const scd_job_writing *w, const char *input, const char *genome,
                         bool only_checks, scd_buf *out)
 {
@@ -76,6 +103,7 @@ static void put_request(const scd_job_writing *w, const char *input, const char 
     scd_wire_put_u64(out, s->embedding_width);
     put_texts(out, s->labels, s->n_labels);
     put_number(out, s->threshold);
+    put_values(out, s);
     scd_wire_put_text(out, w->chunks);
     scd_wire_put_u64(out, w->row_bytes);
     scd_wire_put_u64(out, w->n_facts);
@@ -116,6 +144,7 @@ static scd_code write_it(scd_wire_in *in, scd_arena *arena, scd_error *err)
     scd_job_writing w = {.spec.plan = &plan};
     scd_results_spec *s = &w.spec;
     bool only_checks = scd_wire_get_u64(in) != 0;
+    size_t n_genes;
     const char *input = scd_wire_get_text(in, arena);
     scd_file_plan_options o = {.force = true, .matrix = scd_wire_get_text(in, arena)};
     o.gene_column = scd_wire_get_text(in, arena);
@@ -127,13 +156,18 @@ static scd_code write_it(scd_wire_in *in, scd_arena *arena, scd_error *err)
     s->embedding_width = (size_t)scd_wire_get_u64(in);
     s->labels = get_texts(in, &s->n_labels, arena);
     s->threshold = get_number(in);
+    bool has_values = get_values(in, s, &n_genes, arena);
     w.chunks = scd_wire_get_text(in, arena);
     w.row_bytes = (size_t)scd_wire_get_u64(in);
-    if (!get_facts(in, &w, arena) || !input || !s->path || !s->task || !s->labels || !w.chunks)
+    if (!has_values || !get_facts(in, &w, arena) || !input || !s->path || !s->task || !s->labels ||
+        !w.chunks)
         return scd_fail(err, SCD_E_INTERNAL, "job writer: a request that is none");
     scd_code code = scd_cells_open(input, &s->cells, err);
     if (!code)
         code = scd_cells_plan(s->cells, &o, arena, &plan, err);
+    if (!code && s->denoised && plan.n_genes != n_genes)
+        code =
+            scd_fail(err, SCD_E_INTERNAL, "job writer: %zu genes, not %zu", plan.n_genes, n_genes);
     if (!code)
         code = only_checks ? scd_results_check(s, err) : scd_job_write_here(&w, err);
     scd_cells_close(s->cells);

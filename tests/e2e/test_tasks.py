@@ -1,0 +1,204 @@
+"""test_tasks.py - the tasks of whole files that have more to them than a row for each cell: impute,
+through jobs, against what the routes of the API answer of the same cells; what is refused, and that
+a kill changes no byte.
+"""
+import csv
+import functools
+import io
+import json
+import time
+
+import h5py
+import numpy as np
+
+import files
+import harness
+import jobs
+from files import data_path, scratch
+from harness import SLOW, Daemon, check_problem
+from test_denoise import GENES, masking_model, plain_model
+
+N_CELLS = 30
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+@functools.cache
+def counts():
+    """(cells, genes) of GENES, each cell with some 20 of them; the last cell has none."""
+    rng = np.random.default_rng(7)
+    x = np.zeros((N_CELLS, len(GENES)), int)
+    for row in x[:-1]:
+        some = rng.choice(len(GENES), 20, replace=False)
+        row[some] = rng.integers(1, 30, 20)
+    return x
+
+
+@functools.cache
+def table():
+    out = "," + ",".join(GENES) + "\n"
+    for i, row in enumerate(counts()):
+        out += f"cell{i}," + ",".join(map(str, row)) + "\n"
+    return out.encode()
+
+
+@functools.cache
+def kang(n=100):
+    """The path of every 15th cell of kang_ifnb.h5ad, n of them, with their donors and types."""
+    path = scratch("kang.h5ad")
+    with h5py.File(data_path("kang_ifnb.h5ad"), "r") as f, h5py.File(path, "w") as to:
+        rows = np.arange(n) * 15
+        genes = f["var"][f["var"].attrs["_index"]][:]
+        obs = {}
+        for name in ("cluster_id", "sample_id", "group_id"):
+            column = f["obs"][name]
+            words = column["categories"][:][column["codes"][:]]
+            obs[name] = words[rows].astype(object)
+        x = f["X"]
+        if isinstance(x, h5py.Group):
+            whole = dense(x)
+        else:
+            whole = x[:]
+        files.h5ad_files.frame(to, "obs", [f"c{i}" for i in rows], obs)
+        files.h5ad_files.frame(to, "var", [g.decode() for g in genes])
+        to["X"] = whole[rows].astype(np.float32)
+    return path
+
+
+def read_table(body, separator=","):
+    lines = list(csv.reader(io.StringIO(body.decode()), delimiter=separator))
+    return lines[0], lines[1:]
+
+
+def cells_of(rows):
+    """The body of a request for these cells of the table."""
+    x = counts()
+    return [{"id": f"cell{i}", "genes": [GENES[g] for g in np.nonzero(x[i])[0]],
+             "values": [int(v) for v in x[i][np.nonzero(x[i])[0]]]} for i in rows]
+
+
+def values_seen(x):
+    total = x.sum(1, keepdims=True).astype(float)
+    return np.log1p(1e4 * x / np.where(total, total, 1)).astype(np.float32)
+
+
+def daemon(make=masking_model):
+    return harness.shared(make)
+
+
+def job_of(d, body, query):
+    return jobs.result(d, jobs.wait(d, jobs.start(d, body, query)))
+
+
+# ---- impute --------------------------------------------------------------------------------------
+
+def test_named_genes_are_imputed_as_the_route_does():
+    asked = ["GENE3", "GENE40", "GENE41"]
+    for make in (masking_model, plain_model):
+        with Daemon(make()) as d:
+            said = d.post("/v1/denoise", {"cells": cells_of(range(N_CELLS - 1)), "impute": asked})
+            want = np.full((N_CELLS, len(asked)), np.nan, np.float32)
+            for item in said.json()["data"]:
+                for gene, value in zip(item["genes"], item["values"]):
+                    want[item["index"], asked.index(gene)] = value
+            query = "task=impute&genes=" + ",%20".join(asked)
+            got = np.load(io.BytesIO(job_of(d, table(), query + "&format=npy")))
+            assert np.array_equal(got, want, equal_nan=True), make
+            head, lines = read_table(job_of(d, table(), query + "&format=csv"))
+            assert head == ["barcode"] + asked and len(lines) == N_CELLS
+            assert lines[-1] == ["cell29", "", "", ""]
+            assert np.array_equal(np.array([line[1:] for line in lines[:-1]], np.float32),
+                                  want[:-1])
+            job = jobs.wait(d, jobs.start(d, table(), query + "&format=h5ad"))
+            assert any("not trained" in w for w in job["warnings"]) == (make is plain_model), job
+            with h5py.File(io.BytesIO(jobs.result(d, job)), "r") as f:
+                layer = dense(f["layers/scdiva_denoised"])
+                facts = {k: v[()] for k, v in f["uns/scdiva/impute"].items()}
+            there = values_seen(counts())
+            there[:, [GENES.index(g) for g in asked]] = want
+            assert np.allclose(layer, there, rtol=1e-6, equal_nan=True)
+            assert np.array_equal(layer[:, GENES.index("GENE40")], want[:, 1], equal_nan=True)
+            assert facts["genes_imputed"] == 3
+            assert list(facts["genes"]) == [g.encode() for g in asked]
+
+
+def dense(group):
+    n, m = group.attrs["shape"]
+    out = np.zeros((n, m), np.float32)
+    for i in range(n):
+        at = slice(group["indptr"][i], group["indptr"][i + 1])
+        out[i, group["indices"][at]] = group["data"][at]
+    return out
+
+
+def test_without_names_every_gene_of_the_file_is_imputed_from_the_others():
+    d = daemon()
+    got = np.load(io.BytesIO(job_of(d, table(), "task=impute&format=npy")))
+    assert got.shape == (N_CELLS, len(GENES)) and np.isfinite(got[:-1]).all()
+    assert np.isnan(got[-1]).all() and (got[:-1] >= 0).all()
+    there = values_seen(counts())
+    assert not np.array_equal(got[:-1], there[:-1])
+    job = jobs.wait(d, jobs.start(d, table(), "task=impute&format=h5ad"))
+    with h5py.File(io.BytesIO(jobs.result(d, job)), "r") as f:
+        assert np.array_equal(dense(f["layers/scdiva_denoised"]), got, equal_nan=True)
+
+
+def test_real_cells_keep_all_else_and_gain_a_layer():
+    path = kang()
+    with open(path, "rb") as f, Daemon(files.BUNDLED) as d:
+        body = f.read()
+        job = jobs.wait(d, jobs.start(d, body, "task=impute&format=h5ad&genes=CD3D,LYZ,NKG7"))
+        out = scratch("kang.out.h5ad")
+        with open(out, "wb") as g:
+            g.write(jobs.result(d, job))
+    with h5py.File(out, "r") as f, h5py.File(path, "r") as was:
+        layer = dense(f["layers/scdiva_denoised"])
+        names = [n.decode().split("_")[0] for n in was["var/_index"][:]]
+        assert np.array_equal(f["X"][:], was["X"][:])
+        imputed = layer[:, [names.index(g) for g in ("CD3D", "LYZ", "NKG7")]]
+        assert np.isfinite(imputed).all() and imputed.std(0).min() > 0.01
+
+
+def test_what_cannot_be_imputed_is_refused_before_the_file_is_sent():
+    d = daemon()
+    for query, pointer, detail in (
+            ("genes=GENE3,NOBODY", "/genes", "NOBODY.* is no gene of the model"),
+            ("genes=GENE3,,GENE4", "/genes", "item 2 is empty"),
+            ("genes=GENE3,GENE3", "/genes", "given twice"),
+            ("genes=" + ",".join(["GENE3"] * 900), "/genes", "4095"),
+            ("pooling=some", "/pooling", "visible or clean"),
+            ("head=x", "/head", "annotate"), ("threshold=0.5", "/threshold", "annotate alone")):
+        answer = jobs.post(d, b"x", "task=impute&format=csv&" + query)
+        check_problem(answer, 422, "invalid", pointer, detail)
+    check_problem(jobs.post(d, b"x", "task=embed&format=csv&genes=GENE3"), 422, "invalid", "/genes",
+                  "impute alone")
+    narrow = ("," + ",".join(GENES[:50]) + "\n" + "".join(
+        f"c{i}," + ",".join(map(str, row[:50] + 1)) + "\n" for i, row in enumerate(counts()[:3])))
+    job = jobs.start(d, narrow.encode(), "task=impute&format=h5ad&genes=GENE60")
+    job = jobs.wait(d, job, "FAILED")
+    assert "GENE60" in job["error"]["detail"] and ".csv" in job["error"]["detail"], job
+    jobs.wait(d, jobs.start(d, narrow.encode(), "task=impute&format=csv&genes=GENE60"))
+
+
+# ---- whatever happens ----------------------------------------------------------------------------
+
+def test_a_kill_changes_no_byte_of_any_task():
+    """kill -9 while chunks are being computed: the job ends as if nothing had been."""
+    genes = [f"GENE{i}" for i in range(2000)]
+    body = jobs.table(24, genes=genes, length=150)
+    flags = ("--cache-mb", "0", "--max-queue-tokens", "9600")
+    for query in ("task=impute&format=csv&genes=GENE1,GENE2,GENE3",):
+        with Daemon(harness.slow_model(), flags=flags) as d:
+            want = job_of(d, body, query)
+        data = harness.scratch()
+        d = Daemon(harness.slow_model(), flags=flags, data=data)
+        job = jobs.start(d, body, query)
+        end = time.monotonic() + 60 * SLOW
+        while not jobs.get(d, job)["progress"]["cells_done"]:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        d.kill()
+        with Daemon(harness.slow_model(), flags=flags, data=data) as d:
+            before = jobs.get(d, job)
+            got = jobs.result(d, jobs.wait(d, job, timeout=100 * SLOW))
+        assert before["progress"]["cells_done"] > 0 and got == want, (query, json.dumps(before))
