@@ -14,7 +14,7 @@
 #include <string.h>
 #include <strings.h>
 
-typedef enum field_kind { TEXT, LIST, NUMBER, YES_NO, SKIP_FAIL } field_kind;
+typedef enum field_kind { TEXT, LIST, COUNT, NUMBER, YES_NO, SKIP_FAIL } field_kind;
 
 static const struct {
     const char *name;
@@ -40,12 +40,16 @@ static const struct {
     {"on_error", SKIP_FAIL, offsetof(scd_job_query, fail_on_error), 0},
     {"genes", LIST, offsetof(scd_job_query, list), SCD_JOB_LIST_BYTES},
     FIELD(pooling),
+    {"regulators", LIST, offsetof(scd_job_query, list), SCD_JOB_LIST_BYTES},
+    {"top_k", COUNT, offsetof(scd_job_query, top_k), 0},
+    FIELD(layers),
+    FIELD(heads),
     FIELD(filename),
     FIELD(sha256),
     FIELD(webhook),
 #undef FIELD
 };
-enum { N_FIELDS = sizeof fields / sizeof fields[0], LIST_BYTES = 1 << 20 };
+enum { N_FIELDS = sizeof fields / sizeof fields[0], LIST_BYTES = 1 << 20, MAX_COUNT = 1000000 };
 
 /* ---- setting -------------------------------------------------------------------------------- */
 
@@ -110,6 +114,14 @@ static void set_number(scd_job_query *q, const char *name, const char *value, sc
         refuse(problem, name, "must be a number from 0 (never unknown) to 1");
 }
 
+static void set_count(size_t *out, const char *name, const char *value, scd_problem *problem)
+{
+    size_t n = strspn(value, "0123456789");
+    *out = n && !value[n] && n <= 7 ? strtoul(value, NULL, 10) : 0;
+    if (!*out || *out > MAX_COUNT)
+        refuse(problem, name, "must be a whole number from 1 to %d", MAX_COUNT);
+}
+
 static void set_choice(bool *out, const char *name, const char *value, const char *no,
                        const char *yes, scd_problem *problem)
 {
@@ -131,6 +143,8 @@ void scd_job_query_set(scd_job_query *q, const char *name, const char *value, sc
             set_list(q, name, value, problem);
         else if (fields[i].kind == NUMBER)
             set_number(q, name, value, problem);
+        else if (fields[i].kind == COUNT)
+            set_count((size_t *)(void *)at, name, value, problem);
         else if (fields[i].kind == YES_NO)
             set_choice((bool *)at, name, value, "false", "true", problem);
         else
@@ -146,6 +160,7 @@ static bool is_set(const scd_job_query *q, size_t i)
     return fields[i].kind == TEXT     ? *at != 0
            : fields[i].kind == LIST   ? !strcmp(q->list_name, fields[i].name)
            : fields[i].kind == NUMBER ? q->has_threshold
+           : fields[i].kind == COUNT  ? *(const size_t *)(const void *)at != 0
                                       : *(const bool *)at;
 }
 
@@ -232,6 +247,8 @@ void scd_job_query_check(scd_job_query *q, scd_problem *problem)
         check_parameters(q, kind, problem);
     if (kind && *q->list_name)
         check_list(q, problem);
+    if (kind && kind->needs && strcmp(q->list_name, kind->needs))
+        refuse(problem, kind->needs, "is missing: %s", kind->needs_what);
     if (q->pooling[0] && strcmp(q->pooling, "visible") && strcmp(q->pooling, "clean"))
         refuse(problem, "pooling", "must be visible or clean");
     if (q->embeddings && !strcmp(q->format, "npy"))
@@ -272,6 +289,9 @@ void scd_job_query_write(const scd_job_query *q, scd_buf *out)
             put_escaped((const char *)q + fields[i].at, out);
         else if (fields[i].kind == NUMBER)
             scd_json_double(out, q->threshold);
+        else if (fields[i].kind == COUNT)
+            scd_buf_printf(out, "%zu",
+                           *(const size_t *)(const void *)((const char *)q + fields[i].at));
         else
             scd_buf_puts(out, fields[i].kind == YES_NO ? "true" : "fail");
     }

@@ -7,6 +7,9 @@
  *   threshold    annotate: below it a cell is unknown
  *   embeddings   annotate: true writes embeddings as well
  *   genes        impute: names with commas between; all of the file's that the model knows
+ *   regulators   grn: names with commas between
+ *   top_k        grn: targets of each regulator, 20
+ *   layers, heads   grn: numbers with commas between, from 0; all
  *   pooling      impute: visible, or clean, which leaks what is hidden
  *   force, overwrite, on_error (skip or fail)                            as `scdiva --force ...`
  *   filename     of the file, for messages and names
@@ -24,7 +27,12 @@
 
 #include <stdbool.h>
 
-enum { SCD_JOB_NAME_BYTES = 256, SCD_JOB_URL_BYTES = 1024, SCD_JOB_LIST_BYTES = 4096 };
+enum {
+    SCD_JOB_NAME_BYTES = 256,
+    SCD_JOB_URL_BYTES = 1024,
+    SCD_JOB_LIST_BYTES = 4096,
+    SCD_JOB_NUMBERS_BYTES = 256
+};
 
 typedef struct scd_job_query {
     char task[16], format[8];
@@ -34,11 +42,12 @@ typedef struct scd_job_query {
     char filename[SCD_JOB_NAME_BYTES];
     char sha256[SCD_DIGEST_HEX];
     char webhook[SCD_JOB_URL_BYTES];
-    char pooling[8];
+    char pooling[8], layers[SCD_JOB_NUMBERS_BYTES], heads[SCD_JOB_NUMBERS_BYTES];
     char list[SCD_JOB_LIST_BYTES]; /* of the parameter list_name: a task has one list at most */
     char list_name[16];
     bool has_threshold, embeddings, force, overwrite, fail_on_error;
     double threshold;
+    size_t top_k; /* 0: none given */
 } scd_job_query;
 
 /* One parameter. What is wrong with it is added to *problem, "/name" being its place. */

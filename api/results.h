@@ -8,6 +8,9 @@
  *                 AddMetaData take it as it is)
  *   .npy          embeddings or probabilities, (cells, n) float32
  *
+ * Of a result that is a table an .h5ad has uns["scdiva"][task]["table"], a data frame; .csv and
+ * .tsv hold its lines, .npy the matrix that goes with it.
+ *
  * The file appears complete or not at all: it is written under a temporary name, synced and
  * renamed. Nothing is overwritten unless asked: neither the file nor what it already holds under
  * these names. The same results give the same bytes.
@@ -23,6 +26,26 @@
 #include "engine/base/hash.h"
 
 typedef struct scd_results scd_results;
+
+/* A result that is not about cells: columns of as many rows; of a column one pointer is not NULL.
+ */
+typedef struct scd_table_column {
+    const char *name;
+    const char *const *texts; /* (n_rows) each */
+    const float *floats;      /* NaN: none */
+    const double *doubles;
+    const int64_t *wholes;
+    const uint8_t *bools;
+} scd_table_column;
+
+enum { SCD_TABLE_COLUMNS = 24 };
+
+typedef struct scd_table {
+    size_t n_rows, n_columns;
+    scd_table_column columns[SCD_TABLE_COLUMNS];
+    const float *matrix; /* what a .npy holds; NULL: it cannot */
+    size_t n_matrix_rows, n_matrix_columns;
+} scd_table;
 
 typedef struct scd_results_spec {
     const char *path;
@@ -40,6 +63,7 @@ typedef struct scd_results_spec {
      * none; NULL: it finds none at all. */
     const int32_t *values_of;
     size_t n_values;
+    const scd_table *table; /* NULL: the result is about cells. Filled by the time of commit */
 } scd_results_spec;
 
 /* A fact for uns["scdiva"][task]; exactly one of text, list and number is meant. */

@@ -33,6 +33,7 @@ typedef struct scd_task_kind {
     const char *const *parameters; /* of a query, beside those of every task; NULL-terminated */
     const char *const *formats;    /* that its result can have; NULL-terminated */
     const struct scd_task_ops *ops;
+    const char *needs, *needs_what; /* a list that has to be given, and what it is; NULL: none */
 } scd_task_kind;
 
 const scd_task_kind *scd_task_find(const char *name); /* NULL: there is none */
@@ -70,6 +71,7 @@ typedef struct scd_task {
     size_t width, n_labels;              /* of its row: an embedding, then probabilities; 0: none */
     const char **labels, **ontology_ids; /* (n_labels) */
     double threshold;
+    scd_table table; /* of a task whose result is one: filled by scd_task_finish */
     scd_fact facts[SCD_TASK_MAX_FACTS]; /* of this task, for provenance */
     size_t n_facts;
     void *own;
@@ -157,6 +159,6 @@ void scd_task_fact_text(scd_task *task, const char *key, const char *text);
 void scd_task_fact_number(scd_task *task, const char *key, double number);
 void scd_task_fact_list(scd_task *task, const char *key, const char *const *list, size_t n);
 
-extern const scd_task_ops scd_task_impute;
+extern const scd_task_ops scd_task_impute, scd_task_grn;
 
 #endif

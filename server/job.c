@@ -92,6 +92,10 @@ static void put_parameters(const scd_job_query *q, scd_buf *out)
     if (*q->list_name)
         put_text(out, q->list_name, q->list);
     put_text(out, "pooling", q->pooling);
+    put_text(out, "layers", q->layers);
+    put_text(out, "heads", q->heads);
+    if (q->top_k)
+        scd_buf_printf(out, ",\"top_k\":%zu", q->top_k);
     put_text(out, "webhook", q->webhook);
 }
 

@@ -180,6 +180,82 @@ def test_what_cannot_be_imputed_is_refused_before_the_file_is_sent():
     jobs.wait(d, jobs.start(d, narrow.encode(), "task=impute&format=csv&genes=GENE60"))
 
 
+# ---- grn -----------------------------------------------------------------------------------------
+
+GRN = ["regulator", "target", "weight", "sign", "effect", "coexpression", "cells"]
+
+
+def frame_of(f, task):
+    """uns["scdiva"][task]["table"]: {column: values}, texts as str"""
+    table = f[f"uns/scdiva/{task}/table"]
+    assert table.attrs["encoding-type"] == "dataframe", dict(table.attrs)
+    columns = {name: table[name][:] for name in table.attrs["column-order"]}
+    assert len(table["_index"]) == len(next(iter(columns.values())))
+    return {name: [v.decode() for v in c] if c.dtype == object else c
+            for name, c in columns.items()}
+
+
+def test_associations_are_those_of_the_route():
+    for make in (masking_model, plain_model):
+        with Daemon(make()) as d:
+            asked = {"regulators": ["GENE3", "GENE40", "GENE41"], "top_k": 12, "layers": [0, 2]}
+            said = d.post("/v1/grn", {"cells": cells_of(range(N_CELLS - 1)), **asked}).json()
+            query = "task=grn&regulators=GENE3,GENE40,GENE41&top_k=12&layers=0,2"
+            head, lines = read_table(job_of(d, table(), query + "&format=csv"))
+            assert head == GRN and len(lines) == len(said["data"]) == 36, (head, len(lines))
+            for item, line in zip(said["data"], lines):
+                line = dict(zip(head, line))
+                for key in GRN[:2]:
+                    assert item[key] == line[key], (item, line)
+                for key in GRN[2:]:
+                    assert (item[key] is None and not line[key]) or \
+                        item[key] == float(line[key]), (key, item, line)
+            with h5py.File(io.BytesIO(job_of(d, table(), query + "&format=h5ad")), "r") as f:
+                columns = frame_of(f, "grn")
+                assert f["X"].attrs["shape"][0] == N_CELLS
+            for key in GRN:
+                assert [str(v) for v in columns[key]] == [line[GRN.index(key)] for line in lines] \
+                    or np.allclose(columns[key], [float(x[GRN.index(key)] or "nan")
+                                                  for x in lines], equal_nan=True), key
+
+
+def test_real_cells_have_associations():
+    with open(kang(), "rb") as f, Daemon(files.BUNDLED) as d:
+        body = f.read()
+        query = "task=grn&regulators=STAT1,IRF7&top_k=500"
+        job = jobs.wait(d, jobs.start(d, body, query + "&format=h5ad"))
+        assert job["progress"]["cells_done"] == 100, job
+        with h5py.File(io.BytesIO(jobs.result(d, job)), "r") as f:
+            columns = frame_of(f, "grn")
+            assert b"no cause" in f["uns/scdiva/grn/meaning"][()]
+        assert set(columns["regulator"]) == {"STAT1", "IRF7"}
+        together = dict(zip(columns["target"], columns["coexpression"]))
+        assert together["ISG15"] > 0.3, together["ISG15"]  # interferon's own genes
+
+
+def test_what_has_no_associations_is_refused():
+    d = daemon()
+    for query, pointer, detail in (
+            ("", "/regulators", "missing: the genes"),
+            ("&regulators=NOBODY", "/regulators", "no gene of the model"),
+            ("&regulators=" + ",".join(GENES[:33]), "/regulators", "at most 32"),
+            ("&regulators=GENE3&layers=7", "/layers", "0 to 2"),
+            ("&regulators=GENE3&heads=1,x", "/heads", "0 to 2"),
+            ("&regulators=GENE3&top_k=0", "/top_k", "from 1"),
+            ("&regulators=GENE3&genes=GENE3", "/genes", "different tasks")):
+        answer = jobs.post(d, b"x", "task=grn&format=csv" + query)
+        check_problem(answer, 422, "invalid", pointer, detail)
+    check_problem(jobs.post(d, b"x", "task=grn&format=npy&regulators=GENE3"), 422, "invalid",
+                  "/format", "cannot hold")
+    absent = [g for g in GENES if not counts()[:3, GENES.index(g)].any()]
+    some = "\n".join(table().decode().split("\n")[:4]).encode()
+    job = jobs.wait(d, jobs.start(d, some, "task=grn&format=csv&regulators=" + absent[0]), "FAILED")
+    assert "expressed in any cell" in job["error"]["detail"], job
+    there = GENES[np.nonzero(counts()[0])[0][0]]
+    job = jobs.start(d, some, f"task=grn&format=csv&regulators={there},{absent[0]}")
+    assert any(absent[0] in w for w in jobs.wait(d, job)["warnings"])
+
+
 # ---- whatever happens ----------------------------------------------------------------------------
 
 def test_a_kill_changes_no_byte_of_any_task():
@@ -187,7 +263,8 @@ def test_a_kill_changes_no_byte_of_any_task():
     genes = [f"GENE{i}" for i in range(2000)]
     body = jobs.table(24, genes=genes, length=150)
     flags = ("--cache-mb", "0", "--max-queue-tokens", "9600")
-    for query in ("task=impute&format=csv&genes=GENE1,GENE2,GENE3",):
+    for query in ("task=impute&format=csv&genes=GENE1,GENE2,GENE3",
+                  "task=grn&format=tsv&regulators=GENE1,GENE2"):
         with Daemon(harness.slow_model(), flags=flags) as d:
             want = job_of(d, body, query)
         data = harness.scratch()

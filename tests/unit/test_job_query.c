@@ -92,6 +92,11 @@ static void a_list_is_of_one_task_and_names_nothing_twice(void **state)
     }
     problem = SET(&q, {"task", "embed"}, {"format", "csv"}, {"genes", "A"});
     assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
+    problem = SET(&q, {"task", "grn"}, {"format", "csv"});
+    assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
+    assert_string_equal(problem.errors[0].pointer, "/regulators");
+    problem = SET(&q, {"task", "grn"}, {"format", "csv"}, {"regulators", "A"}, {"genes", "A"});
+    assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
     problem = SET(&q, {"task", "impute"}, {"format", "csv"}, {"pooling", "all"});
     assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
 }
