@@ -42,6 +42,12 @@ static const struct {
     FIELD(pooling),
     {"regulators", LIST, offsetof(scd_job_query, list), SCD_JOB_LIST_BYTES},
     {"top_k", COUNT, offsetof(scd_job_query, top_k), 0},
+    {"perturbations", LIST, offsetof(scd_job_query, list), SCD_JOB_LIST_BYTES},
+    FIELD(direction),
+    FIELD(context),
+    {"top_genes", COUNT, offsetof(scd_job_query, top_genes), 0},
+    FIELD(control_column),
+    FIELD(control),
     FIELD(layers),
     FIELD(heads),
     FIELD(filename),
@@ -249,6 +255,12 @@ void scd_job_query_check(scd_job_query *q, scd_problem *problem)
         check_list(q, problem);
     if (kind && kind->needs && strcmp(q->list_name, kind->needs))
         refuse(problem, kind->needs, "is missing: %s", kind->needs_what);
+    if (q->control[0] && !q->control_column[0])
+        refuse(problem, "control", "needs control_column: the column of obs that it stands in");
+    if (q->top_genes && !strcmp(q->format, "npy"))
+        refuse(problem, "top_genes", "a .npy file holds all genes of the head");
+    if (q->direction[0] && strcmp(q->direction, "activation") && strcmp(q->direction, "knockdown"))
+        refuse(problem, "direction", "must be activation or knockdown");
     if (q->pooling[0] && strcmp(q->pooling, "visible") && strcmp(q->pooling, "clean"))
         refuse(problem, "pooling", "must be visible or clean");
     if (q->embeddings && !strcmp(q->format, "npy"))

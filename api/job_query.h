@@ -10,11 +10,13 @@
  *   regulators   grn: names with commas between
  *   top_k        grn: targets of each regulator, 20
  *   layers, heads   grn: numbers with commas between, from 0; all
- *   pooling      impute: visible, or clean, which leaks what is hidden
- *   force, overwrite, on_error (skip or fail)                            as `scdiva --force ...`
- *   filename     of the file, for messages and names
- *   sha256       64 hex digits: of the whole file
- *   webhook      URL that is told when the job is over
+ *   perturbations   perturb: "KLF1,KLF1+BAK1", genes of one perturbation with + between
+ *   direction, context, top_genes   perturb: as POST /v1/perturbations has them; all genes
+ *   control_column, control         perturb: which cells are controls: those of this value,
+ * "control", in this column of obs; all of them pooling      impute: visible, or clean, which leaks
+ * what is hidden force, overwrite, on_error (skip or fail)                            as `scdiva
+ * --force ...` filename     of the file, for messages and names sha256       64 hex digits: of the
+ * whole file webhook      URL that is told when the job is over
  *
  * Threads: any. Owns: nothing; plain data with fixed bounds. */
 #ifndef SCD_API_JOB_QUERY_H
@@ -42,12 +44,14 @@ typedef struct scd_job_query {
     char filename[SCD_JOB_NAME_BYTES];
     char sha256[SCD_DIGEST_HEX];
     char webhook[SCD_JOB_URL_BYTES];
+    char direction[16], context[SCD_JOB_NAME_BYTES];
+    char control_column[SCD_JOB_NAME_BYTES], control[SCD_JOB_NAME_BYTES];
     char pooling[8], layers[SCD_JOB_NUMBERS_BYTES], heads[SCD_JOB_NUMBERS_BYTES];
     char list[SCD_JOB_LIST_BYTES]; /* of the parameter list_name: a task has one list at most */
     char list_name[16];
     bool has_threshold, embeddings, force, overwrite, fail_on_error;
     double threshold;
-    size_t top_k; /* 0: none given */
+    size_t top_k, top_genes; /* 0: none given */
 } scd_job_query;
 
 /* One parameter. What is wrong with it is added to *problem, "/name" being its place. */

@@ -9,6 +9,8 @@ static const char *const all_formats[] = {"h5ad", "csv", "tsv", "npy", NULL};
 static const char *const of_embed[] = {NULL};
 static const char *const table_formats[] = {"h5ad", "csv", "tsv", NULL};
 static const char *const of_grn[] = {"regulators", "top_k", "layers", "heads", NULL};
+static const char *const of_perturb[] = {"perturbations", "head",           "direction", "context",
+                                         "top_genes",     "control_column", "control",   NULL};
 static const char *const of_impute[] = {"genes", "pooling", NULL};
 static const char *const of_annotate[] = {"head", "threshold", "embeddings", NULL};
 
@@ -18,6 +20,8 @@ static const scd_task_kind kinds[] = {
     {"embed", NULL, of_embed, all_formats, &in_one_pass, NULL, NULL},
     {"annotate", "annotation", of_annotate, all_formats, &in_one_pass, NULL, NULL},
     {"impute", NULL, of_impute, all_formats, &scd_task_impute, NULL, NULL},
+    {"perturb", "perturbation", of_perturb, all_formats, &scd_task_perturb, "perturbations",
+     "the genes to perturb, with commas between, and + between those of one perturbation"},
     {"grn", NULL, of_grn, table_formats, &scd_task_grn, "regulators",
      "the genes whose associations are asked for, with commas between"},
 };

@@ -54,7 +54,7 @@ typedef struct scd_task_model {
  */
 void scd_task_check(const scd_job_query *query, const scd_task_model *who, scd_problem *problem);
 
-enum { SCD_TASK_MAX_WORKS = 2, SCD_TASK_MAX_FACTS = 8 };
+enum { SCD_TASK_MAX_WORKS = 2, SCD_TASK_MAX_FACTS = 16 };
 
 typedef struct scd_task {
     const scd_task_kind *kind;
@@ -159,6 +159,6 @@ void scd_task_fact_text(scd_task *task, const char *key, const char *text);
 void scd_task_fact_number(scd_task *task, const char *key, double number);
 void scd_task_fact_list(scd_task *task, const char *key, const char *const *list, size_t n);
 
-extern const scd_task_ops scd_task_impute, scd_task_grn;
+extern const scd_task_ops scd_task_impute, scd_task_grn, scd_task_perturb;
 
 #endif

@@ -91,6 +91,12 @@ static void put_parameters(const scd_job_query *q, scd_buf *out)
         scd_buf_puts(out, ",\"on_error\":\"fail\"");
     if (*q->list_name)
         put_text(out, q->list_name, q->list);
+    put_text(out, "direction", q->direction);
+    put_text(out, "context", q->context);
+    put_text(out, "control_column", q->control_column);
+    put_text(out, "control", q->control);
+    if (q->top_genes)
+        scd_buf_printf(out, ",\"top_genes\":%zu", q->top_genes);
     put_text(out, "pooling", q->pooling);
     put_text(out, "layers", q->layers);
     put_text(out, "heads", q->heads);

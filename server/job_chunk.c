@@ -59,7 +59,8 @@ typedef struct computing {
 
 scd_run_cell scd_job_row_cell(const scd_job_row *row)
 {
-    return (scd_run_cell){.is_answered = row->answered != 0,
+    return (scd_run_cell){.is_answered = row->answered == 1,
+                          .is_outside = row->answered == 2,
                           .n_tokens = (size_t)row->n_tokens,
                           .n_truncated = (size_t)row->n_truncated,
                           .n_unused = (size_t)row->n_unused,
@@ -166,8 +167,12 @@ static scd_code prepare(computing *p, chunk *c, size_t first, scd_error *err)
         scd_run_cell said = {0};
         scd_job_row *out = (scd_job_row *)(c->rows + row * w->row_bytes);
         code = scd_task_add(&w->task, &rows, row, first, (float *)(out + 1), &c->task, &said, err);
-        *out = (scd_job_row){said.is_answered, said.n_tokens, said.n_truncated,
-                             said.n_unused,    said.mapped,   said.given};
+        *out = (scd_job_row){said.is_outside ? 2 : said.is_answered,
+                             said.n_tokens,
+                             said.n_truncated,
+                             said.n_unused,
+                             said.mapped,
+                             said.given};
     }
     c->n = row; /* the rest is read again, as the next chunk */
     return code ? code : make_asks(p, c, err);

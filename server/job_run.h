@@ -14,7 +14,8 @@
 #include "server/jobs_impl.h"
 
 typedef struct scd_job_row {
-    uint64_t answered, n_tokens, n_truncated, n_unused;
+    uint64_t answered; /* 0 no, 1 yes, 2 outside */
+    uint64_t n_tokens, n_truncated, n_unused;
     double mapped, given;
 } scd_job_row;
 

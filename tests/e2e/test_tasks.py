@@ -16,6 +16,7 @@ import harness
 import jobs
 from files import data_path, scratch
 from harness import SLOW, Daemon, check_problem
+import test_perturb
 from test_denoise import GENES, masking_model, plain_model
 
 N_CELLS = 30
@@ -254,6 +255,100 @@ def test_what_has_no_associations_is_refused():
     there = GENES[np.nonzero(counts()[0])[0][0]]
     job = jobs.start(d, some, f"task=grn&format=csv&regulators={there},{absent[0]}")
     assert any(absent[0] in w for w in jobs.wait(d, job)["warnings"])
+
+
+# ---- perturb -------------------------------------------------------------------------------------
+
+BASELINES = test_perturb.BASELINES
+PERTURB = ["perturbation", "gene", "in_training", "control", "delta", "expression",
+           "spread"] + BASELINES
+
+
+def screen_file():
+    """The screen of test_perturb.py, with all of its cells."""
+    with open(test_perturb.data(), "rb") as f:
+        return f.read()
+
+
+def test_perturbations_are_those_of_the_route():
+    asked = [["GENE30"], ["GENE30", "GENE31"], ["GENE36"]]
+    said = "GENE30,GENE30%2BGENE31,GENE36"
+    x = test_perturb.cells("line_a")
+    with Daemon(test_perturb.trained()) as d:
+        want = d.post("/v1/perturbations", test_perturb.body(x, asked)).json()
+        query = f"task=perturb&perturbations={said}&filename=screen.h5ad"
+        lines = "\n".join(f"c{i}," + ",".join(f"{v:g}" for v in row) for i, row in enumerate(x))
+        genes = [f"GENE{i}" for i in range(x.shape[1])]
+        controls = ("," + ",".join(genes) + "\n" + lines + "\n").encode()
+        head, rows = read_table(job_of(d, controls, query + "&format=csv"))
+        assert head == PERTURB, head
+        at = 0
+        for item in want["data"]:
+            readout = item["delta"]["genes"]
+            mine = [dict(zip(head, row)) for row in rows[at:at + len(readout)]]
+            at += len(readout)
+            assert [m["gene"] for m in mine] == readout
+            assert {m["perturbation"] for m in mine} == {item["id"]}
+            for key, series in [(k, item[k]) for k in ("delta", "expression", "spread")] + \
+                    list(item["baselines"].items()):
+                assert [float(m[key]) for m in mine] == series["values"], (item["id"], key)
+            assert {m["in_training"] for m in mine} == \
+                {str(item["in_training"]["combination"]).lower()}
+        assert at == len(rows)
+        matrix = np.load(io.BytesIO(job_of(d, controls, query + "&format=npy")))
+        assert np.array_equal(matrix, np.array([i["delta"]["values"] for i in want["data"]], "f4"))
+        top = read_table(job_of(d, controls, query + "&format=tsv&top_genes=5"), "\t")[1]
+        assert len(top) == 15
+        deltas = np.abs(np.array([line[4] for line in top[:5]], np.float32))
+        assert (np.diff(deltas) <= 0).all() and deltas[0] == np.abs(matrix[0]).max()
+
+
+def test_controls_are_chosen_by_a_column_and_others_are_left_alone():
+    with Daemon(test_perturb.trained()) as d:
+        query = ("task=perturb&format=h5ad&perturbations=GENE30+GENE31&control_column=condition"
+                 "&control=non-targeting&context=line_a&filename=screen.h5ad")
+        job = jobs.wait(d, jobs.start(d, screen_file(), query))
+        with h5py.File(io.BytesIO(jobs.result(d, job)), "r") as f:
+            columns = frame_of(f, "perturb")
+            facts = {k: v[()] for k, v in f["uns/scdiva/perturb"].items() if k != "table"}
+        assert set(columns["perturbation"]) == {"GENE30+GENE31"}
+        x, obs = test_perturb.screen()
+        n = sum(c == "non-targeting" for c in obs["condition"])
+        assert facts["controls"] == n and facts["cells_outside"] == len(x) - n
+        assert facts["cells_unanswered"] == 0 and facts["context"] == b"line_a"
+        assert any(t.startswith(b"model: pearson_delta") for t in facts["evaluation"])
+        assert d.metric("scdiva_engine_cells_total") <= n
+        job = jobs.start(d, screen_file(), query.replace("=non-targeting", "=nobody"))
+        detail = jobs.wait(d, job, "FAILED")["error"]["detail"]
+        assert '"non-targeting"' in detail and "condition" in detail, detail
+        job = jobs.start(d, screen_file(), query.replace("=condition", "=nothing"))
+        assert "nothing" in jobs.wait(d, job, "FAILED")["error"]["detail"]
+
+
+def test_what_cannot_be_perturbed_is_refused_before_the_file_is_sent():
+    with Daemon(test_perturb.trained()) as d:
+        for query, pointer, detail in (
+                ("", "/perturbations", "missing: the genes to perturb"),
+                ("&perturbations=GENE30%2B", "/perturbations/0", "behind its last"),
+                ("&perturbations=GENE30,%2BGENE31", "/perturbations/1", "beside a"),
+                ("&perturbations=GENE30%2BGENE30", "/perturbations/0/1", "same gene"),
+                ("&perturbations=" + "%2B".join(f"G{i}" for i in range(17)), "/perturbations/0",
+                 "too many"),
+                ("&perturbations=" + ",".join(f"G{i}" for i in range(257)), "/perturbations",
+                 "at most 256"),
+                ("&perturbations=GENE30&context=mars", "/context", "line_a"),
+                ("&perturbations=GENE30&direction=up", "/direction", "activation or knockdown"),
+                ("&perturbations=GENE30&control=x", "/control", "control_column"),
+                ("&perturbations=GENE30&threshold=0.5", "/threshold", "annotate alone")):
+            answer = jobs.post(d, b"x", "task=perturb&format=csv" + query)
+            check_problem(answer, 422, "invalid", pointer, detail)
+        answer = jobs.post(d, b"x", "task=perturb&format=csv&perturbations=GENE30&head=none")
+        check_problem(answer, 404, "not-found", detail="perturbation")
+        job = jobs.wait(d, jobs.start(d, screen_file(), "task=perturb&format=csv&"
+                                      "perturbations=GENE30%2BNOBODY"))
+        assert any("NOBODY" in w for w in job["warnings"]), job
+    check_problem(jobs.post(daemon(), b"x", "task=perturb&format=csv&perturbations=GENE30"), 422,
+                  "invalid", "/model", "no perturbation head")
 
 
 # ---- whatever happens ----------------------------------------------------------------------------
