@@ -48,6 +48,9 @@ static const struct {
     {"top_genes", COUNT, offsetof(scd_job_query, top_genes), 0},
     FIELD(control_column),
     FIELD(control),
+    FIELD(batch_column),
+    FIELD(label_column),
+    FIELD(uncorrected),
     FIELD(layers),
     FIELD(heads),
     FIELD(filename),
@@ -259,6 +262,9 @@ void scd_job_query_check(scd_job_query *q, scd_problem *problem)
         refuse(problem, "control", "needs control_column: the column of obs that it stands in");
     if (q->top_genes && !strcmp(q->format, "npy"))
         refuse(problem, "top_genes", "a .npy file holds all genes of the head");
+    if ((q->label_column[0] || q->uncorrected[0]) && !q->batch_column[0])
+        refuse(problem, q->label_column[0] ? "label_column" : "uncorrected",
+               "needs batch_column: what is mixed is batches");
     if (q->direction[0] && strcmp(q->direction, "activation") && strcmp(q->direction, "knockdown"))
         refuse(problem, "direction", "must be activation or knockdown");
     if (q->pooling[0] && strcmp(q->pooling, "visible") && strcmp(q->pooling, "clean"))

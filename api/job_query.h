@@ -1,22 +1,30 @@
 /* job_query.h - what POST /v1/jobs is asked to do with a file: its query, checked and in one form.
  *
- *   task         a row of the table in task.c
- *   format       of the result: h5ad, csv, tsv, npy
- *   model, head  names; the default model, the only head (annotate, perturb)
- *   layer, gene_column, genome, genes_in (rows or columns: of a table)   as `scdiva --layer ...`
- *   threshold    annotate: below it a cell is unknown
- *   embeddings   annotate: true writes embeddings as well
- *   genes        impute: names with commas between; all of the file's that the model knows
- *   regulators   grn: names with commas between
- *   top_k        grn: targets of each regulator, 20
- *   layers, heads   grn: numbers with commas between, from 0; all
- *   perturbations   perturb: "KLF1,KLF1+BAK1", genes of one perturbation with + between
- *   direction, context, top_genes   perturb: as POST /v1/perturbations has them; all genes
- *   control_column, control         perturb: which cells are controls: those of this value,
- * "control", in this column of obs; all of them pooling      impute: visible, or clean, which leaks
- * what is hidden force, overwrite, on_error (skip or fail)                            as `scdiva
- * --force ...` filename     of the file, for messages and names sha256       64 hex digits: of the
- * whole file webhook      URL that is told when the job is over
+ *   task              a row of the table in task.c
+ *   format            of the result: h5ad, csv, tsv, npy
+ *   model             name; the default model
+ *   head              annotate, perturb: name; the only one
+ *   layer, gene_column, genome
+ *   genes_in          of a table: rows or columns
+ *   threshold         annotate: below it a cell is unknown
+ *   embeddings        annotate: true writes embeddings as well
+ *   genes             impute: names with commas between; all of the file's
+ *   pooling           impute: visible, or clean, which leaks what is hidden
+ *   regulators        grn: names with commas between
+ *   top_k             grn: targets of each regulator; 20
+ *   layers, heads     grn: numbers with commas between, from 0; all
+ *   perturbations     perturb: "KLF1,KLF1+BAK1"
+ *   direction, context
+ *   top_genes         perturb: as POST /v1/perturbations has them; all
+ *   control_column    perturb: a column of obs; all cells are controls
+ *   control           perturb: what a control has in it; "control"
+ *   batch_column, label_column
+ *   uncorrected       integrate: what is compared, see task_integrate.c
+ *   force, overwrite  true or false
+ *   on_error          skip or fail
+ *   filename          of the file, for messages and names
+ *   sha256            64 hex digits: of the whole file
+ *   webhook           URL that is told when the job is over
  *
  * Threads: any. Owns: nothing; plain data with fixed bounds. */
 #ifndef SCD_API_JOB_QUERY_H
@@ -45,6 +53,8 @@ typedef struct scd_job_query {
     char sha256[SCD_DIGEST_HEX];
     char webhook[SCD_JOB_URL_BYTES];
     char direction[16], context[SCD_JOB_NAME_BYTES];
+    char batch_column[SCD_JOB_NAME_BYTES], label_column[SCD_JOB_NAME_BYTES];
+    char uncorrected[SCD_JOB_NAME_BYTES];
     char control_column[SCD_JOB_NAME_BYTES], control[SCD_JOB_NAME_BYTES];
     char pooling[8], layers[SCD_JOB_NUMBERS_BYTES], heads[SCD_JOB_NUMBERS_BYTES];
     char list[SCD_JOB_LIST_BYTES]; /* of the parameter list_name: a task has one list at most */

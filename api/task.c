@@ -11,6 +11,7 @@ static const char *const table_formats[] = {"h5ad", "csv", "tsv", NULL};
 static const char *const of_grn[] = {"regulators", "top_k", "layers", "heads", NULL};
 static const char *const of_perturb[] = {"perturbations", "head",           "direction", "context",
                                          "top_genes",     "control_column", "control",   NULL};
+static const char *const of_integrate[] = {"batch_column", "label_column", "uncorrected", NULL};
 static const char *const of_impute[] = {"genes", "pooling", NULL};
 static const char *const of_annotate[] = {"head", "threshold", "embeddings", NULL};
 
@@ -19,6 +20,7 @@ static const scd_task_ops in_one_pass = {0};
 static const scd_task_kind kinds[] = {
     {"embed", NULL, of_embed, all_formats, &in_one_pass, NULL, NULL},
     {"annotate", "annotation", of_annotate, all_formats, &in_one_pass, NULL, NULL},
+    {"integrate", NULL, of_integrate, all_formats, &scd_task_integrate, NULL, NULL},
     {"impute", NULL, of_impute, all_formats, &scd_task_impute, NULL, NULL},
     {"perturb", "perturbation", of_perturb, all_formats, &scd_task_perturb, "perturbations",
      "the genes to perturb, with commas between, and + between those of one perturbation"},

@@ -159,6 +159,6 @@ void scd_task_fact_text(scd_task *task, const char *key, const char *text);
 void scd_task_fact_number(scd_task *task, const char *key, double number);
 void scd_task_fact_list(scd_task *task, const char *key, const char *const *list, size_t n);
 
-extern const scd_task_ops scd_task_impute, scd_task_grn, scd_task_perturb;
+extern const scd_task_ops scd_task_impute, scd_task_grn, scd_task_perturb, scd_task_integrate;
 
 #endif

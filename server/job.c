@@ -93,6 +93,9 @@ static void put_parameters(const scd_job_query *q, scd_buf *out)
         put_text(out, q->list_name, q->list);
     put_text(out, "direction", q->direction);
     put_text(out, "context", q->context);
+    put_text(out, "batch_column", q->batch_column);
+    put_text(out, "label_column", q->label_column);
+    put_text(out, "uncorrected", q->uncorrected);
     put_text(out, "control_column", q->control_column);
     put_text(out, "control", q->control);
     if (q->top_genes)

@@ -99,7 +99,8 @@ static scd_order order_of(const computing *p, const scd_task_order *o)
     const scd_task *t = &p->w->task;
     const scd_head_info *head = t->works[o->work].head;
     char parameters[SCD_PLAN_TEXT] = "";
-    scd_cache_scope scope = {.model = t->who.model->digest,
+    const scd_served_model *model = scd_engine_model(t->who.engine, t->works[o->work].model);
+    scd_cache_scope scope = {.model = model->digest,
                              .task = t->cache_tasks[o->work],
                              .parameters = parameters,
                              .identity = scd_engine_device(p->w->jobs->o.engine)->identity};

@@ -17,6 +17,7 @@ import jobs
 from files import data_path, scratch
 from harness import SLOW, Daemon, check_problem
 import test_perturb
+from reference_lisi import apart, mixed
 from test_denoise import GENES, masking_model, plain_model
 
 N_CELLS = 30
@@ -349,6 +350,64 @@ def test_what_cannot_be_perturbed_is_refused_before_the_file_is_sent():
         assert any("NOBODY" in w for w in job["warnings"]), job
     check_problem(jobs.post(daemon(), b"x", "task=perturb&format=csv&perturbations=GENE30"), 422,
                   "invalid", "/model", "no perturbation head")
+
+
+# ---- integrate -----------------------------------------------------------------------------------
+
+def test_mixing_is_reported_beside_what_was_not_corrected():
+    path = kang()
+    with h5py.File(path, "r") as f:
+        batch, label = f["obs/group_id"][:], f["obs/cluster_id"][:]
+        x = values_seen(f["X"][:])
+        known = [name.decode().split("_")[0] for name in f["var/_index"][:]]
+    other = files.model_of(tuple(dict.fromkeys(known)))
+    with open(path, "rb") as f, Daemon(files.BUNDLED, other) as d:
+        body = f.read()
+        query = ("task=integrate&format=h5ad&batch_column=group_id&label_column=cluster_id"
+                 f"&uncorrected={other.split('/')[-1]}")
+        job = jobs.wait(d, jobs.start(d, body, query))
+        with h5py.File(io.BytesIO(jobs.result(d, job)), "r") as f:
+            embedding = f["obsm/X_scdiva"][:]
+            facts = {k: v[()] for k, v in f["uns/scdiva/integrate"].items()}
+        plain = np.load(io.BytesIO(job_of(d, body, "task=embed&format=npy")))
+        uncorrected = np.load(io.BytesIO(job_of(d, body, "task=embed&format=npy&model="
+                                                + other.split("/")[-1])))
+    assert np.array_equal(embedding, plain)
+    with open(f"{files.BUNDLED}/genes.tsv", encoding="utf-8") as f:
+        symbols = {line.split("\t")[1] for line in f}
+    genes = np.array([g in symbols for g in known])
+    for key, space in (("", embedding), ("_uncorrected", uncorrected),
+                       ("_expression", x[:, genes])):
+        assert abs(facts["ilisi" + key] - mixed(space, batch)) < 2e-3, (key, facts)
+        assert abs(facts["clisi" + key] - apart(space, label)) < 2e-3, (key, facts)
+    assert facts["cells_compared"] == 100 and 0 < facts["ilisi"] < 1, facts
+    assert sum("iLISI" in text and "2 batches" in text for text in job["decisions"]) == 3, job
+
+
+def test_what_cannot_be_integrated_is_refused():
+    d = daemon()
+    for query, status, pointer, detail in (
+            ("&label_column=x", 422, "/label_column", "needs batch_column"),
+            ("&uncorrected=x", 422, "/uncorrected", "needs batch_column"),
+            ("&batch_column=x&uncorrected=x", 404, None, 'no model .*x.* here'),
+            ("&control=x", 422, "/control", "perturb alone")):
+        answer = jobs.post(d, b"x", "task=integrate&format=csv" + query)
+        check_problem(answer, status, "invalid" if status == 422 else "not-found", pointer, detail)
+    job = jobs.wait(d, jobs.start(d, table(), "task=integrate&format=csv&batch_column=x"), "FAILED")
+    assert '"x"' in job["error"]["detail"] or "[x]" in job["error"]["detail"], job
+    with open(kang(), "rb") as f, Daemon(files.BUNDLED) as d:
+        query = "task=integrate&format=h5ad&batch_column=one"
+        body = f.read()
+        path = scratch("one.h5ad")
+        with open(path, "wb") as g:
+            g.write(body)
+        with h5py.File(path, "r+") as g:
+            g["obs"].create_dataset("one", data=np.array(["a"] * 100, dtype=object),
+                                    dtype=files.h5ad_files.TEXT)
+            g["obs"].attrs["column-order"] = np.append(g["obs"].attrs["column-order"], "one")
+        with open(path, "rb") as g:
+            job = jobs.wait(d, jobs.start(d, g.read(), query))
+        assert any("1 batches" in w for w in job["warnings"]), job
 
 
 # ---- whatever happens ----------------------------------------------------------------------------
