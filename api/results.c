@@ -198,23 +198,23 @@ static void say(scd_results *r, const scd_results_block *block)
 
 /* ---- the whole ---- */
 
-static scd_code check_free(const scd_results_spec *s, scd_error *err)
+scd_code scd_results_check_free(const char *path, bool overwrite, scd_error *err)
 {
     struct stat facts;
-    if (stat(s->path, &facts))
+    if (stat(path, &facts))
         return SCD_OK;
     if (!S_ISREG(facts.st_mode))
-        return scd_fail(err, SCD_E_INVALID, "%s: is there and is no file", s->path);
-    return s->overwrite ? SCD_OK
-                        : scd_fail(err, SCD_E_INVALID,
-                                   "%s: is there already (--overwrite replaces it)", s->path);
+        return scd_fail(err, SCD_E_INVALID, "%s: is there and is no file", path);
+    return overwrite ? SCD_OK
+                     : scd_fail(err, SCD_E_INVALID,
+                                "%s: is there already (--overwrite replaces it)", path);
 }
 
 scd_code scd_results_check(const scd_results_spec *spec, scd_error *err)
 {
     scd_code code = scd_results_check_path(spec->path, err);
     if (!code)
-        code = check_free(spec, err);
+        code = scd_results_check_free(spec->path, spec->overwrite, err);
     return code || kind_of(spec->path) != SCD_RESULTS_H5AD ? code
                                                            : scd_results_h5ad_check(spec, err);
 }

@@ -80,6 +80,8 @@ typedef struct scd_fact {
 scd_code scd_results_check_path(const char *path, scd_error *err);
 bool scd_results_is_h5ad(const char *path);
 
+/* Is the place free, or may what is there be replaced? */
+scd_code scd_results_check_free(const char *path, bool overwrite, scd_error *err);
 /* What would be in the way, told before anything is computed. */
 scd_code scd_results_check(const scd_results_spec *spec, scd_error *err);
 /* Refuses that as well. */

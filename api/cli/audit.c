@@ -12,8 +12,9 @@ typedef struct audit_options {
     bool json;
 } audit_options;
 
-size_t cli_audit_options(void *into, cli_option *t)
+size_t cli_audit_options(const cli_verb *verb, void *into, cli_option *t)
 {
+    (void)verb;
     audit_options *o = into;
     t[0] = (cli_option){"json", 0, CLI_FLAG, &o->json, NULL, "as JSON", 0, 0, 0, 0};
     return 1;
@@ -31,8 +32,8 @@ int cli_audit(const cli_verb *verb, int argc, char **argv)
     if (!asks_help && (argc < 2 || strcmp(argv[1], "verify") != 0))
         return cli_usage(verb, "what to do is missing: scdiva audit verify FILE");
     int skip = asks_help ? 0 : 1;
-    int status =
-        cli_args_read(verb, table, cli_audit_options(&o, table), argc - skip, argv + skip, &path);
+    int status = cli_args_read(verb, table, cli_audit_options(verb, &o, table), argc - skip,
+                               argv + skip, &path);
     if (status)
         return status < 0 ? CLI_OK : status;
     if (scd_audit_verify(path, &state, &err))

@@ -41,7 +41,7 @@ typedef struct cli_verb {
     const char *input; /* what --help calls the one argument; NULL: takes none */
     int (*run)(const struct cli_verb *verb, int argc, char **argv);
     /* The options, bound to `into`; for parsing, --help and completion. NULL: none. */
-    size_t (*options)(void *into, cli_option *table);
+    size_t (*options)(const struct cli_verb *verb, void *into, cli_option *table);
     bool is_hidden;
 } cli_verb;
 
@@ -82,13 +82,13 @@ int cli_print(scd_buf *out, int status);
 
 /* ---- the verbs ---- */
 int cli_run_task(const cli_verb *verb, int argc, char **argv);
-size_t cli_task_options(void *into, cli_option *table);
+size_t cli_task_options(const cli_verb *verb, void *into, cli_option *table);
 int cli_inspect(const cli_verb *verb, int argc, char **argv);
-size_t cli_inspect_options(void *into, cli_option *table);
+size_t cli_inspect_options(const cli_verb *verb, void *into, cli_option *table);
 int cli_models(const cli_verb *verb, int argc, char **argv);
-size_t cli_models_options(void *into, cli_option *table);
+size_t cli_models_options(const cli_verb *verb, void *into, cli_option *table);
 int cli_audit(const cli_verb *verb, int argc, char **argv);
-size_t cli_audit_options(void *into, cli_option *table);
+size_t cli_audit_options(const cli_verb *verb, void *into, cli_option *table);
 int cli_completion(const cli_verb *verb, int argc, char **argv);
 
 #endif

@@ -12,7 +12,7 @@ static void put_options(const cli_verb *verb, const char *before, const char *be
 {
     cli_task into;
     cli_option table[CLI_MAX_OPTIONS];
-    size_t n = verb->options ? verb->options(&into, table) : 0;
+    size_t n = verb->options ? verb->options(verb, &into, table) : 0;
     for (size_t i = 0; i < n; i++)
         printf("%s--%s%s", before, table[i].name, between);
     printf("%s--help", before);
@@ -96,7 +96,7 @@ static void fish(void)
     puts("# scdiva completion fish > ~/.config/fish/completions/scdiva.fish");
     for (size_t i = 0; i < cli_n_verbs; i++) {
         const cli_verb *v = &cli_verbs[i];
-        size_t n = v->options ? v->options(&into, table) : 0;
+        size_t n = v->options ? v->options(v, &into, table) : 0;
         printf("complete -c scdiva -n __fish_use_subcommand -f -a %s -d '", v->name);
         put_quoted(v->summary);
         puts("'");
