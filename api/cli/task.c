@@ -43,6 +43,13 @@ bool cli_is_interrupted(void *unused)
     return interrupted != 0;
 }
 
+void cli_catch_signals(void)
+{
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    signal(SIGPIPE, SIG_IGN);
+}
+
 static int check(const cli_verb *verb, cli_task *o)
 {
     scd_error err;
@@ -339,8 +346,6 @@ int cli_run_task(const cli_verb *verb, int argc, char **argv)
         status = check(verb, &o);
     if (status)
         return status < 0 ? CLI_OK : status;
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
-    signal(SIGPIPE, SIG_IGN);
+    cli_catch_signals();
     return o.server ? cli_run_remote(&o) : run_here(&o);
 }

@@ -34,6 +34,7 @@ void cli_task_plan(const cli_task *task, scd_file_plan_options *options);
 /* ---- task.c ---- */
 /* Somebody pressed Ctrl-C, or asked us to end. */
 bool cli_is_interrupted(void *unused);
+void cli_catch_signals(void); /* so that it is asked about, and a broken pipe is an error */
 
 /* ---- compute.c: an engine in this process ---- */
 /* All orders of the chunk. SCD_E_CANCELED: interrupted. */

@@ -33,7 +33,7 @@ def test_help_and_version_are_there():
          "models", "audit", "completion")
     assert re.match(r"scdiva \d+\.\d+", run("--version")[0])
     for verb in ("embed", "annotate", "perturb", "integrate", "impute", "grn", "inspect",
-                 "validate", "models", "audit", "completion"):
+                 "validate", "jobs", "keys", "models", "audit", "completion"):
         says(run(verb, "--help")[0], "usage: scdiva " + verb)
 
 
@@ -59,7 +59,7 @@ def test_the_manual_and_the_completions_know_every_option():
         manual = f.read().replace("\\-", "-")
     bash = run("completion", "bash")[0]
     for verb in ("embed", "annotate", "perturb", "integrate", "impute", "grn", "inspect",
-                 "validate", "models"):
+                 "validate", "models", "jobs", "keys"):
         for option in set(re.findall(r"--[a-z-]+", run(verb, "--help")[0])) - {"--help"}:
             assert option in manual, option
             assert option in re.search(rf"^    {verb}\) (.*)$", bash, re.M)[1], option
