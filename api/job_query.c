@@ -296,6 +296,42 @@ static void put_escaped(const char *text, scd_buf *out)
             scd_buf_printf(out, "%%%02X", (unsigned char)*text);
 }
 
+static void put_value(const scd_job_query *q, size_t i, bool escapes, scd_buf *out)
+{
+    const char *at = (const char *)q + fields[i].at;
+    if (fields[i].kind == TEXT || fields[i].kind == LIST)
+        escapes ? put_escaped(at, out) : (void)scd_buf_puts(out, at);
+    else if (fields[i].kind == NUMBER)
+        scd_json_double(out, q->threshold);
+    else if (fields[i].kind == COUNT)
+        scd_buf_printf(out, "%zu", *(const size_t *)(const void *)at);
+    else
+        scd_buf_puts(out, fields[i].kind == YES_NO ? "true" : "fail");
+}
+
+bool scd_job_query_tell(const scd_job_query *q, const char *const *names, scd_arena *arena,
+                        const char *const **out, size_t *n)
+{
+    const char **texts = scd_arena_alloc(arena, N_FIELDS, sizeof *texts);
+    scd_buf text;
+    bool ok = texts != NULL;
+    *out = texts;
+    *n = 0;
+    scd_buf_init(&text, LIST_BYTES);
+    for (; *names && ok; names++)
+        for (size_t i = 0; i < N_FIELDS && ok; i++) {
+            if (strcmp(fields[i].name, *names) != 0 || !is_set(q, i))
+                continue;
+            scd_buf_clear(&text);
+            scd_buf_printf(&text, "%s=", *names);
+            put_value(q, i, false, &text);
+            texts[*n] = text.failed ? NULL : scd_arena_strndup(arena, text.data, text.n_bytes);
+            ok = texts[(*n)++] != NULL;
+        }
+    scd_buf_release(&text);
+    return ok;
+}
+
 void scd_job_query_write(const scd_job_query *q, scd_buf *out)
 {
     size_t n = 0;
@@ -303,15 +339,7 @@ void scd_job_query_write(const scd_job_query *q, scd_buf *out)
         if (!is_set(q, i))
             continue;
         scd_buf_printf(out, "%s%s=", n++ ? "&" : "", fields[i].name);
-        if (fields[i].kind == TEXT || fields[i].kind == LIST)
-            put_escaped((const char *)q + fields[i].at, out);
-        else if (fields[i].kind == NUMBER)
-            scd_json_double(out, q->threshold);
-        else if (fields[i].kind == COUNT)
-            scd_buf_printf(out, "%zu",
-                           *(const size_t *)(const void *)((const char *)q + fields[i].at));
-        else
-            scd_buf_puts(out, fields[i].kind == YES_NO ? "true" : "fail");
+        put_value(q, i, true, out);
     }
 }
 

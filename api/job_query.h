@@ -76,6 +76,11 @@ void scd_job_query_check(scd_job_query *query, scd_problem *problem);
 void scd_job_query_write(const scd_job_query *query, scd_buf *out);
 bool scd_job_query_read(scd_job_query *query, const char *text);
 
+/* "name=value" of those of `names` (NULL-terminated) that are set, as people write them, in the
+ * arena. False: out of memory. */
+bool scd_job_query_tell(const scd_job_query *query, const char *const *names, scd_arena *arena,
+                        const char *const **out, size_t *n);
+
 /* What stands between the commas of a list, without the blanks around it; items in the arena, text
  * in the list. False: out of memory. */
 bool scd_job_list_read(const char *list, scd_arena *arena, scd_text **items, size_t *n);

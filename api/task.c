@@ -106,9 +106,15 @@ scd_code scd_task_open(scd_task *t, scd_error *err)
 {
     const scd_head_info *head = t->who.head;
     t->threshold = t->query->has_threshold ? t->query->threshold : head ? head->threshold : 0;
+    const char *const *told;
+    size_t n_told;
     scd_code code = list_labels(t, err);
+    if (!code && !scd_job_query_tell(t->query, t->kind->parameters, t->arena, &told, &n_told))
+        code = scd_task_no_memory(err);
     if (code)
         return code;
+    if (n_told)
+        scd_task_fact_list(t, "parameters", told, n_told);
     if (t->kind->ops->open)
         return t->kind->ops->open(t, err);
     bool annotates = t->kind->head != NULL;

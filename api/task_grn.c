@@ -107,10 +107,6 @@ static scd_code open(scd_task *t, scd_error *err)
     t->works[0] = (scd_work){.model = t->who.index};
     t->cache_tasks[0] = "grn";
     scd_task_fact_text(t, "meaning", "associations: no cause is looked at");
-    if (*t->query->layers)
-        scd_task_fact_text(t, "layers", t->query->layers);
-    if (*t->query->heads)
-        scd_task_fact_text(t, "heads", t->query->heads);
     return SCD_OK;
 }
 

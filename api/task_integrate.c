@@ -103,7 +103,6 @@ static scd_code open_other(scd_task *t, integrate *g, scd_error *err)
     g->other_width = g->other->config->hidden_dim;
     t->works[t->n_works] = (scd_work){.model = g->other_index};
     t->cache_tasks[t->n_works++] = "embed";
-    scd_task_fact_text(t, "uncorrected", g->other->name);
     scd_task_fact_text(t, "uncorrected_digest", g->other->digest_hex);
     return code;
 }
@@ -294,9 +293,6 @@ static scd_code finish(scd_task *t, scd_error *err)
     const scd_lisi_cells corrected = {g->n, embedding_distances, &own};
     const scd_lisi_cells uncorrected = {g->n, embedding_distances, &other};
     const scd_lisi_cells expression = {g->n, expression_distances, g};
-    scd_task_fact_text(t, "batch_column", t->query->batch_column);
-    if (g->label)
-        scd_task_fact_text(t, "label_column", t->query->label_column);
     scd_task_fact_number(t, "cells_compared", (double)g->n);
     scd_code code = judge(t, g, CORRECTED, &corrected, err);
     if (!code && g->other)

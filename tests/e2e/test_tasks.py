@@ -230,6 +230,7 @@ def test_real_cells_have_associations():
         with h5py.File(io.BytesIO(jobs.result(d, job)), "r") as f:
             columns = frame_of(f, "grn")
             assert b"no cause" in f["uns/scdiva/grn/meaning"][()]
+            assert list(f["uns/scdiva/grn/parameters"]) == [b"regulators=STAT1,IRF7", b"top_k=500"]
         assert set(columns["regulator"]) == {"STAT1", "IRF7"}
         together = dict(zip(columns["target"], columns["coexpression"]))
         assert together["ISG15"] > 0.3, together["ISG15"]  # interferon's own genes
