@@ -334,6 +334,9 @@ static scd_code keep(computing *p, const chunk *c, scd_error *err)
                             : SCD_E_IO,
                         "%s", change.problem.detail);
     w->job.n_done = c->first + c->n;
+    uint64_t n_bytes = (uint64_t)c->n * w->row_bytes; /* are counted as the job's now */
+    scd_jobs_unreserve(w->jobs, w->job.owner, n_bytes);
+    w->reserved -= n_bytes < w->reserved ? n_bytes : w->reserved;
     p->n_since += c->n;
     double s = (double)(scd_now_ns() - p->since_ns) * 1e-9;
     scd_job_set_rate(w->jobs, w->job.id, s > 0 ? (double)p->n_since / s : 0);

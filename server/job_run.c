@@ -220,6 +220,25 @@ static scd_code begin_run(scd_job_way *w, scd_error *err)
     return code ? code : apply(w, &change, err);
 }
 
+/* Room for what the chunks will be. What never fits is the user's to change; the rest may pass. */
+static scd_code reserve(scd_job_way *w, scd_error *err)
+{
+    const scd_config *c = w->jobs->o.config;
+    scd_problem problem = {0};
+    uint64_t left = w->plan.n_cells - w->job.n_done, most = (uint64_t)c->job_key_disk_mb * MIB;
+    most = most < (uint64_t)c->job_disk_mb * MIB ? most : (uint64_t)c->job_disk_mb * MIB;
+    if (left > UINT64_MAX / w->row_bytes || left * w->row_bytes > most)
+        return scd_fail(err, SCD_E_TOO_LARGE,
+                        "what is kept of %zu cells while they are computed is %zu bytes each, more "
+                        "than the %llu MiB that are allowed: ask for less of each cell, or send "
+                        "fewer cells at a time",
+                        w->plan.n_cells, w->row_bytes, (unsigned long long)(most / MIB));
+    if (!scd_jobs_reserve(w->jobs, w->job.owner, left * w->row_bytes, false, &problem))
+        return scd_fail(err, SCD_E_BUSY, "%s", problem.detail);
+    w->reserved = left * w->row_bytes;
+    return SCD_OK;
+}
+
 /* Before anything that may crash: a file that takes the daemon down each time ends some day. */
 static scd_problem_kind count_attempt(scd_job_change *change, scd_job_record *job,
                                       scd_problem *problem)
@@ -354,6 +373,8 @@ static scd_code run_all(scd_job_way *w, scd_error *err)
     if (!code)
         code = begin_run(w, err);
     if (!code)
+        code = reserve(w, err);
+    if (!code)
         code = scd_job_compute(w, err);
     if (!code)
         code = scd_run_judge(&w->sums, &w->plan, &w->arena, w->job.query.force, w->input,
@@ -394,6 +415,7 @@ int64_t scd_job_run(scd_jobs *jobs, const char *id)
         pause_ns = give_up(&w, code, err.message);
     else
         scd_jobs_log(jobs, 1, "job_complete", id, w.job.query.task);
+    scd_jobs_unreserve(jobs, w.job.owner, w.reserved);
     scd_cells_close(w.cells);
     if (w.fd >= 0)
         close(w.fd);

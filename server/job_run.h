@@ -29,7 +29,8 @@ typedef struct scd_job_way {
     scd_gene_book book;
     scd_task task;
     size_t row_bytes;
-    int fd; /* of the chunks */
+    uint64_t reserved; /* bytes of disk, for the cells that are not yet done */
+    int fd;            /* of the chunks */
     scd_run_sums sums;
 } scd_job_way;
 

@@ -413,6 +413,17 @@ def test_what_cannot_be_integrated_is_refused():
 
 # ---- whatever happens ----------------------------------------------------------------------------
 
+def test_what_would_not_fit_on_the_disk_fails_before_it_is_computed():
+    body = jobs.table(100, genes=GENES, length=40)
+    query = "task=grn&format=csv&regulators=" + ",".join(GENES[:32])
+    with Daemon(masking_model(), flags=("--job-key-disk-mb", "1")) as d:
+        job = jobs.wait(d, jobs.start(d, body, query), "FAILED")
+        assert "ask for less of each cell" in job["error"]["detail"], job
+        assert job["progress"]["cells_done"] == 0, job
+        for _ in range(3):  # what was reserved is given back
+            jobs.wait(d, jobs.start(d, body, "task=grn&format=csv&regulators=GENE1,GENE2"))
+
+
 def test_a_kill_changes_no_byte_of_any_task():
     """kill -9 while chunks are being computed: the job ends as if nothing had been."""
     genes = [f"GENE{i}" for i in range(2000)]
