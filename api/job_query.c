@@ -332,6 +332,25 @@ bool scd_job_query_tell(const scd_job_query *q, const char *const *names, scd_ar
     return ok;
 }
 
+void scd_job_query_put(const scd_job_query *q, scd_buf *out)
+{
+    static const char *const others[] = {"task", "format", "model", "filename", "sha256"};
+    for (size_t i = 0; i < N_FIELDS; i++) {
+        bool is_told = !is_set(q, i);
+        for (size_t k = 0; k < sizeof others / sizeof others[0]; k++)
+            is_told = is_told || strcmp(fields[i].name, others[k]) == 0;
+        if (is_told)
+            continue;
+        scd_buf_printf(out, ",\"%s\":", fields[i].name);
+        if (fields[i].kind == TEXT || fields[i].kind == LIST)
+            scd_json_text(out, (const char *)q + fields[i].at);
+        else if (fields[i].kind == SKIP_FAIL)
+            scd_buf_puts(out, "\"fail\"");
+        else
+            put_value(q, i, false, out);
+    }
+}
+
 void scd_job_query_write(const scd_job_query *q, scd_buf *out)
 {
     size_t n = 0;

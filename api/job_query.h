@@ -76,6 +76,9 @@ void scd_job_query_check(scd_job_query *query, scd_problem *problem);
 void scd_job_query_write(const scd_job_query *query, scd_buf *out);
 bool scd_job_query_read(scd_job_query *query, const char *text);
 
+/* Members ",\"name\":value" of what is set, but task, format, model, filename and sha256. */
+void scd_job_query_put(const scd_job_query *query, scd_buf *out);
+
 /* "name=value" of those of `names` (NULL-terminated) that are set, as people write them, in the
  * arena. False: out of memory. */
 bool scd_job_query_tell(const scd_job_query *query, const char *const *names, scd_arena *arena,

@@ -94,7 +94,7 @@ static scd_code write_text(const char *path, const char *text, size_t n, mode_t 
 /* Is the line that key's: "<hash> NAME"? */
 static bool is_line_of(const char *line, size_t n, const char *name)
 {
-    static const char blanks[] = " \t\r";
+    static const char blanks[] = " \t\r\n";
     size_t n_name = strlen(name);
     while (n && strchr(blanks, line[n - 1]))
         n--;
@@ -102,15 +102,25 @@ static bool is_line_of(const char *line, size_t n, const char *name)
            memcmp(line + n - n_name, name, n_name) == 0;
 }
 
+/* The next line of text (n), with its end; false: there is none. */
+static bool next_line(const char *text, size_t n, size_t *at, const char **line, size_t *length)
+{
+    if (*at >= n)
+        return false;
+    const char *end = memchr(text + *at, '\n', n - *at);
+    *line = text + *at;
+    *length = end ? (size_t)(end + 1 - *line) : n - *at;
+    *at += *length;
+    return true;
+}
+
 static bool has_key(const char *text, size_t n, const char *name)
 {
-    for (size_t at = 0; at < n;) {
-        const char *end = memchr(text + at, '\n', n - at);
-        size_t length = end ? (size_t)(end - text) - at : n - at;
-        if (is_line_of(text + at, length, name))
+    const char *line;
+    size_t at = 0, length;
+    while (next_line(text, n, &at, &line, &length))
+        if (is_line_of(line, length, name))
             return true;
-        at += length + 1;
-    }
     return false;
 }
 
@@ -212,15 +222,13 @@ static int list(const keys_options *o)
 static scd_code remove_lines(const char *text, size_t n, const char *name, scd_buf *out,
                              size_t *n_removed)
 {
-    for (size_t at = 0; at < n;) {
-        const char *end = memchr(text + at, '\n', n - at);
-        size_t length = end ? (size_t)(end - text) - at : n - at;
-        bool is_its = is_line_of(text + at, length, name);
-        *n_removed += is_its;
-        if (!is_its)
-            scd_buf_append(out, text + at, length + (end != NULL));
-        at += length + 1;
-    }
+    const char *line;
+    size_t at = 0, length;
+    while (next_line(text, n, &at, &line, &length))
+        if (is_line_of(line, length, name))
+            ++*n_removed;
+        else
+            scd_buf_append(out, line, length);
     return out->failed ? SCD_E_NOMEM : SCD_OK;
 }
 
