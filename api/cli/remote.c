@@ -9,11 +9,13 @@
 #include "api/cli/task.h"
 
 #include "api/json_write.h"
+#include "api/mex.h"
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,15 +40,29 @@ typedef struct remote {
 
 /* ---- the job -------------------------------------------------------------------------------- */
 
+/* A folder of MEX files becomes one file, which goes when it is closed. */
+static scd_code pack_folder(remote *r, scd_error *err)
+{
+    struct stat st;
+    const char *folder = getenv("TMPDIR");
+    folder = folder && *folder ? folder : "/tmp";
+    r->fd = open(folder, O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+    if (r->fd < 0)
+        return scd_fail(err, SCD_E_IO, "%s ($TMPDIR): %s", folder, strerror(errno));
+    scd_code code = scd_mex_pack(r->o->input, r->fd, err);
+    if (!code && fstat(r->fd, &st))
+        code = scd_fail(err, SCD_E_IO, "%s ($TMPDIR): %s", folder, strerror(errno));
+    if (!code)
+        r->n_bytes = (size_t)st.st_size;
+    return code;
+}
+
 static scd_code open_input(remote *r, scd_error *err)
 {
     struct stat st;
     const char *path = r->o->input;
-    if (!stat(path, &st) && S_ISDIR(st.st_mode))
-        return scd_fail(err, SCD_E_INVALID,
-                        "%s: a folder cannot be sent: pack it (tar czf cells.tar.gz -C %s .)", path,
-                        path);
-    scd_code code = scd_file_open(path, &r->fd, &r->n_bytes, err);
+    bool is_folder = !stat(path, &st) && S_ISDIR(st.st_mode);
+    scd_code code = is_folder ? pack_folder(r, err) : scd_file_open(path, &r->fd, &r->n_bytes, err);
     scd_hasher *hasher = code ? NULL : scd_hasher_new();
     if (!code && !r->n_bytes)
         code = scd_fail(err, SCD_E_INVALID, "%s: is empty", path);

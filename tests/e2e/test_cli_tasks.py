@@ -126,6 +126,15 @@ def test_another_model_is_compared_in_process_as_on_a_server():
     says(said, "two models are called")
 
 
+def test_a_folder_goes_there_as_one_file():
+    model, folder = files.small_model(), files.small("mex_v3")
+    with Daemon(model) as d:
+        outs = [scratch("folder.csv"), scratch("folder2.csv")]
+        run("embed", folder, "-o", outs[0], "--model", model, "-q")
+        run("embed", folder, "-o", outs[1], "--server", server(d), "-q")
+        assert content(outs[0]) == content(outs[1])
+
+
 # ---- used wrongly --------------------------------------------------------------------------------
 
 def test_wrong_use_names_the_option():
@@ -165,7 +174,8 @@ def test_a_daemon_that_says_no_is_told_and_nothing_is_left():
         args = ("impute", path, "-o", scratch("no.csv"), "--server", server(d))
         says(run(*args, "--genes", "NOBODY", exit=1)[1], "/genes", "no gene of the model")
         says(run(*args, "--model", "none", exit=1)[1], 'no model "none"')
-        says(run("embed", os.path.dirname(path), *args[2:], exit=1)[1], "pack it")
+        empty = scratch()
+        says(run("embed", empty, *args[2:], exit=1)[1], "a folder without matrix.mtx")
         empty = scratch("empty.csv")
         with open(empty, "w", encoding="utf-8") as f:
             f.write("")
