@@ -198,7 +198,7 @@ static size_t group_size(const impute *m, size_t group)
 }
 
 /* What a pass shows of a cell: ids, values, what is hidden; behind its own tokens the group's other
- * genes. present: (n) scratch of zeros. */
+ * genes. present: (group_size) zeros, 1 afterwards for those of the group that the cell has. */
 static void show(const impute *m, size_t group, size_t most, const scd_cell *whole, scd_cell *cell,
                  uint8_t *hidden, uint8_t *present)
 {
@@ -210,13 +210,13 @@ static void show(const impute *m, size_t group, size_t most, const scd_cell *who
             continue;
         n_visible += !is_hidden;
         if (is_hidden)
-            present[at] = 1;
+            present[(size_t)at / m->n_groups] = 1;
         cell->ids[n] = whole->ids[i];
         cell->values[n] = whole->values[i];
         hidden[n++] = is_hidden;
     }
     for (size_t at = group; at < m->n; at += m->n_groups)
-        if (!present[at]) {
+        if (!present[at / m->n_groups]) {
             cell->ids[n] = m->ids[at];
             cell->values[n] = 0;
             hidden[n++] = 1;
@@ -233,15 +233,15 @@ static scd_code add_pass(scd_task *t, const scd_cell *whole, size_t group, float
     scd_cell cell = *whole;
     scd_plan *plan = scd_arena_alloc(chunk->arena, 1, sizeof *plan);
     uint8_t *hidden = scd_arena_zalloc(chunk->arena, room, 1);
-    uint8_t *present = scd_arena_zalloc(chunk->arena, m->n, 1);
+    uint8_t *present = scd_arena_zalloc(chunk->arena, n_hidden, 1);
     cell.ids = scd_arena_alloc(chunk->arena, room, sizeof *cell.ids);
     cell.values = scd_arena_alloc(chunk->arena, room, sizeof *cell.values);
     if (!plan || !hidden || !present || !cell.ids || !cell.values)
         return scd_task_no_memory(err);
     show(m, group, most, whole, &cell, hidden, present);
     size_t n_own = 0;
-    for (size_t at = group; at < m->n; at += m->n_groups)
-        n_own += present[at];
+    for (size_t i = 0; i < n_hidden; i++)
+        n_own += present[i];
     size_t n_shown = cell.n_tokens - n_hidden, n_left = whole->n_tokens - n_own - n_shown;
     *n_left_out = n_left > *n_left_out ? n_left : *n_left_out;
     if (!n_shown)

@@ -179,19 +179,34 @@ static scd_code open_results(run *r, scd_error *err)
     return scd_results_open(&r->spec, &r->results, err);
 }
 
-static scd_code compute_block(run *r, const scd_cells_rows *rows, size_t first, scd_arena *arena,
-                              scd_error *err)
+/* Rows from *row on, as many as are worth a computation; a cell may take many passes. */
+static scd_code compute_some(run *r, const scd_cells_rows *rows, size_t first, size_t *row,
+                             scd_error *err)
 {
+    scd_arena arena;
     scd_task_chunk chunk;
     scd_code code = SCD_OK;
-    scd_task_chunk_init(&chunk, arena);
-    for (size_t row = 0; row < rows->n && !code; row++)
-        code = scd_task_add(&r->task, rows, row, first, r->rows + row * r->task.row_floats, &chunk,
-                            r->said + row, err);
+    size_t from = *row;
+    scd_arena_init(&arena, BLOCK_BYTES);
+    scd_task_chunk_init(&chunk, &arena);
+    for (; *row < rows->n && !code && chunk.n_tokens < BLOCK_TOKENS; ++*row)
+        code = scd_task_add(&r->task, rows, *row, first, r->rows + *row * r->task.row_floats,
+                            &chunk, r->said + *row, err);
     if (!code)
         code = cli_compute(r->engine, &r->task, &chunk, err);
     for (const scd_task_order *o = chunk.first; o && !code; o = o->next)
         scd_task_take(&r->task, o);
+    scd_arena_release(&arena);
+    if (!code)
+        cli_progress_add(&r->progress, *row - from);
+    return code;
+}
+
+static scd_code compute_block(run *r, const scd_cells_rows *rows, size_t first, scd_error *err)
+{
+    scd_code code = SCD_OK;
+    for (size_t row = 0; row < rows->n && !code;)
+        code = compute_some(r, rows, first, &row, err);
     return code;
 }
 
@@ -205,7 +220,7 @@ static scd_code run_block(run *r, size_t first, size_t n, scd_error *err)
     scd_code code =
         scd_cells_rows_read(r->cells, r->plan.choice.matrix, first, n, &arena, &rows, err);
     if (!code)
-        code = compute_block(r, &rows, first, &arena, err);
+        code = compute_block(r, &rows, first, err);
     if (!code)
         code =
             scd_run_count(&r->sums, r->said, n, first, r->o->query.fail_on_error, r->o->input, err);
@@ -226,7 +241,6 @@ static scd_code run_all(run *r, scd_error *err)
     for (size_t at = 0; at < r->plan.n_cells && !code; at += r->block) {
         size_t n = r->plan.n_cells - at < r->block ? r->plan.n_cells - at : r->block;
         code = interrupted ? SCD_E_CANCELED : run_block(r, at, n, err);
-        cli_progress_add(&r->progress, n);
     }
     cli_progress_end(&r->progress);
     return code == SCD_E_CANCELED ? scd_fail(err, code, "interrupted; nothing was written") : code;
