@@ -130,7 +130,7 @@ static scd_code map_columns(scd_task *t, impute *m, scd_error *err)
         if (!placed[i])
             return scd_fail(err, SCD_E_INVALID,
                             "%s: has no gene \"%.80s\", and a layer has the file's genes alone: "
-                            "leave it out of genes, or write .csv, .tsv or .npy",
+                            "leave it out of --genes, or write .csv, .tsv or .npy",
                             scd_cells_path(t->cells), m->names[i]);
     return SCD_OK;
 }

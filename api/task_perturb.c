@@ -119,7 +119,7 @@ static scd_code no_controls(const scd_task *t, const scd_cells_categories *c, co
     }
     return scd_fail(
         err, SCD_E_INVALID,
-        "%s: no cell has \"%.60s\" in obs[\"%.60s\"]: say which are controls by control; "
+        "%s: no cell has \"%.60s\" in obs[\"%.60s\"]: say which are controls (--control); "
         "there is %s",
         scd_cells_path(t->cells), value, column, names);
 }

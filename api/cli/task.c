@@ -125,7 +125,11 @@ static scd_code choose(run *r, scd_error *err)
     scd_models_choose_for(t->kind, t->query, "", &t->who, &problem);
     if (!problem.kind)
         scd_task_check(t->query, &t->who, &problem);
-    return problem.kind ? scd_fail(err, SCD_E_INVALID, "%s", problem.detail) : SCD_OK;
+    char text[CLI_PROBLEM_BYTES];
+    if (!problem.kind)
+        return SCD_OK;
+    cli_problem_text(&problem, text);
+    return scd_fail(err, SCD_E_INVALID, "%s", text);
 }
 
 static bool is_mouse(void *arg, const char *name)

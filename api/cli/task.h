@@ -28,6 +28,9 @@ typedef struct cli_task {
 size_t cli_task_options(const cli_verb *verb, void *into, cli_option *table);
 /* o->query from the options; CLI_OK, or CLI_USAGE after a message. */
 int cli_task_query(const cli_verb *verb, cli_task *task);
+/* A problem in the words of the command line: "genes_in" is --genes-in here. */
+enum { CLI_PROBLEM_BYTES = 700 };
+void cli_problem_text(const scd_problem *problem, char out[CLI_PROBLEM_BYTES]);
 /* What the user says of the file, for the plan. */
 void cli_task_plan(const cli_task *task, scd_file_plan_options *options);
 

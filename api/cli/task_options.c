@@ -174,22 +174,21 @@ static int set(const cli_verb *verb, cli_task *o, size_t i, scd_problem *problem
     return CLI_OK;
 }
 
-/* "genes_in" of a problem is --genes-in here, and what is said of queries means nothing. */
-static int tell(const cli_verb *verb, const scd_problem *problem)
+void cli_problem_text(const scd_problem *problem, char out[CLI_PROBLEM_BYTES])
 {
     static const char of_queries[] = " (a parameter of the query)";
-    char option[sizeof problem->errors[0].pointer], detail[sizeof problem->errors[0].detail];
-    if (!problem->n_errors)
-        return cli_usage(verb, "%s", problem->detail);
-    snprintf(option, sizeof option, "%s", problem->errors[0].pointer);
-    snprintf(detail, sizeof detail, "%s", problem->errors[0].detail);
-    char *end = strstr(detail, of_queries);
+    const scd_problem_error *first = &problem->errors[0];
+    if (!problem->n_errors || first->pointer[0] != '/') {
+        snprintf(out, CLI_PROBLEM_BYTES, "%s", problem->detail);
+        return;
+    }
+    int n = (int)strcspn(first->pointer + 1, "/");
+    snprintf(out, CLI_PROBLEM_BYTES, "--%.*s %s", n, first->pointer + 1, first->detail);
+    for (int i = 2; i < 2 + n; i++)
+        out[i] = out[i] == '_' ? '-' : out[i];
+    char *end = strstr(out, of_queries);
     if (end)
         *end = '\0';
-    for (char *c = option; *c; c++)
-        *c = *c == '_' ? '-' : *c;
-    option[1 + strcspn(option + (option[0] != '\0'), "/")] = '\0';
-    return cli_usage(verb, "--%s %s", option[0] ? option + 1 : "", detail);
 }
 
 int cli_task_query(const cli_verb *verb, cli_task *o)
@@ -212,5 +211,9 @@ int cli_task_query(const cli_verb *verb, cli_task *o)
             return CLI_USAGE;
     if (!problem.kind)
         scd_job_query_check(q, &problem);
-    return problem.kind ? tell(verb, &problem) : CLI_OK;
+    char text[CLI_PROBLEM_BYTES];
+    if (!problem.kind)
+        return CLI_OK;
+    cli_problem_text(&problem, text);
+    return cli_usage(verb, "%s", text);
 }

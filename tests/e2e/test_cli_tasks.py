@@ -158,7 +158,7 @@ def test_wrong_use_names_the_option():
             (("grn", path, "-o", "x.csv", "--model", model, "--regulators", "GENE3", "--top-k",
               "0"), 2, "--top-k must be"),
             (("impute", path, "-o", "x.csv", "--model", model, "--genes", "NOBODY"), 1,
-             "no gene of the model"),
+             "--genes \"NOBODY\" is no gene of the model"),
             (("grn", path, "-o", "x.csv", "--model", model, "--regulators", "GENE3", "--layers",
               "9"), 1, "0 to 2"),
             (("perturb", path, "-o", "x.csv", "--model", model, "--perturbations", "A"), 1,
