@@ -243,11 +243,11 @@ scd_results_spec scd_task_spec(const scd_task *t)
 size_t scd_task_facts(const scd_task *t, const scd_run_sums *sums, const char *input,
                       const char *input_sha256, scd_fact facts[SCD_RUN_MAX_FACTS])
 {
-    const scd_device_info *device = scd_engine_device(t->who.engine);
+    const scd_device_info *device = t->who.device;
     const scd_run_about about = {.task = t->kind->name,
                                  .model = t->who.model->name,
                                  .model_digest = t->who.model->digest_hex,
-                                 .device = scd_engine_device_kind(t->who.engine),
+                                 .device = t->who.device_kind,
                                  .isa = device->isa,
                                  .precision =
                                      device->precision == SCD_PRECISION_BF16 ? "bf16" : "fp32",

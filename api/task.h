@@ -45,6 +45,8 @@ bool scd_task_writes(const scd_task_kind *kind, const char *format);
 /* Who is asked. */
 typedef struct scd_task_model {
     const scd_engine *engine;
+    const scd_device_info *device; /* whose bits all results are */
+    const char *device_kind;
     size_t index;
     const scd_served_model *model;
     const scd_head_info *head; /* NULL: none */

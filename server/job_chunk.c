@@ -103,7 +103,7 @@ static scd_order order_of(const computing *p, const scd_task_order *o)
     scd_cache_scope scope = {.model = model->digest,
                              .task = t->cache_tasks[o->work],
                              .parameters = parameters,
-                             .identity = scd_engine_device(p->w->jobs->o.engine)->identity};
+                             .identity = t->who.device->identity};
     if (head)
         scope.head = head->digest;
     if (o->plan)

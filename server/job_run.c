@@ -31,6 +31,8 @@ static scd_code choose_model(scd_job_way *w, scd_error *err)
     scd_task *t = &w->task;
     t->query = &w->job.query;
     t->who.engine = w->jobs->o.engine;
+    t->who.device = scd_engine_device(w->jobs->o.engine);
+    t->who.device_kind = scd_engine_device_kind(w->jobs->o.engine);
     t->kind = scd_task_find(t->query->task);
     if (!t->kind)
         return scd_fail(err, SCD_E_INVALID, "\"%s\" is no task here", t->query->task);
@@ -122,7 +124,7 @@ static scd_code make_run_key(const scd_job_way *w, char hex[SCD_DIGEST_HEX], scd
         scd_hasher_add_text(hasher, w->job.input_sha256);
         scd_hasher_add_text(hasher, w->task.who.model->digest_hex);
         scd_hasher_add_text(hasher, head_digest(w));
-        scd_hasher_add_text(hasher, scd_engine_device(w->jobs->o.engine)->identity);
+        scd_hasher_add_text(hasher, w->task.who.device->identity);
         scd_digest digest = scd_hasher_finish(hasher);
         scd_digest_hex(&digest, hex);
     }

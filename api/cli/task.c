@@ -122,6 +122,8 @@ static scd_code choose(run *r, scd_error *err)
     t->query = &r->o->query;
     t->kind = scd_task_find(r->o->verb);
     t->who.engine = r->engine;
+    t->who.device = scd_engine_device(r->engine);
+    t->who.device_kind = scd_engine_device_kind(r->engine);
     scd_models_choose_for(t->kind, t->query, "", &t->who, &problem);
     if (!problem.kind)
         scd_task_check(t->query, &t->who, &problem);
