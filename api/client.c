@@ -13,6 +13,7 @@
 #include <time.h>
 
 enum {
+    MAX_URL_BYTES = 32768,
     MAX_ANSWER_BYTES = 1 << 30,
     MAX_KEY_BYTES = 4096,
     CONNECT_S = 10,
@@ -26,6 +27,8 @@ struct scd_client {
     struct curl_slist *headers;
     char *url;
     scd_buf answer;
+    scd_client_call *call; /* under way */
+    bool sink_failed;
     char why[CURL_ERROR_SIZE];
 };
 
@@ -54,8 +57,25 @@ static scd_code read_key(const char *path, char key[MAX_KEY_BYTES], scd_error *e
 
 static size_t take_bytes(char *bytes, size_t size, size_t n, void *arg)
 {
-    scd_buf *answer = arg;
-    return scd_buf_append(answer, bytes, size * n) ? size * n : 0;
+    scd_client *c = arg;
+    long status = 0;
+    curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &status);
+    if (!c->call->sink || status < 200 || status > 299)
+        return scd_buf_append(&c->answer, bytes, size * n) ? size * n : 0;
+    c->sink_failed = !c->call->sink(c->call->arg, bytes, size * n);
+    return c->sink_failed ? 0 : size * n;
+}
+
+static bool is_stopped(const scd_client_call *call)
+{
+    return call->stop && call->stop(call->arg);
+}
+
+static int look(void *arg, curl_off_t a, curl_off_t b, curl_off_t x, curl_off_t y)
+{
+    const scd_client *c = arg;
+    (void)a, (void)b, (void)x, (void)y;
+    return is_stopped(c->call);
 }
 
 static bool add_header(scd_client *c, const char *line)
@@ -70,12 +90,13 @@ static bool set_up(scd_client *c, const char *key)
 {
     char line[MAX_KEY_BYTES + 32];
     snprintf(line, sizeof line, "Authorization: Bearer %s", key);
-    return add_header(c, "Content-Type: application/json") && add_header(c, "Expect:") &&
-           (!key[0] || add_header(c, line)) &&
-           !curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, c->headers) &&
+    return (!key[0] || add_header(c, line)) && add_header(c, "Expect:") &&
            !curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "http,https") &&
            !curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, take_bytes) &&
-           !curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, &c->answer) &&
+           !curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, c) &&
+           !curl_easy_setopt(c->curl, CURLOPT_NOPROGRESS, 0L) &&
+           !curl_easy_setopt(c->curl, CURLOPT_XFERINFOFUNCTION, look) &&
+           !curl_easy_setopt(c->curl, CURLOPT_XFERINFODATA, c) &&
            !curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, c->why) &&
            !curl_easy_setopt(c->curl, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S) &&
            !curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L) &&
@@ -121,12 +142,17 @@ void scd_client_close(scd_client *c)
 
 /* ---- asking ---- */
 
-static void wait_s(double seconds)
+const char *scd_client_url(const scd_client *c)
 {
-    struct timespec t = {.tv_sec = (time_t)seconds,
-                         .tv_nsec = (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    while (nanosleep(&t, &t) && errno == EINTR)
-        ;
+    return c->url;
+}
+
+static void wait_s(const scd_client_call *call, double seconds)
+{
+    int64_t end = scd_now_ns() + (int64_t)(seconds * 1e9);
+    const struct timespec pause = {.tv_nsec = 50 * SCD_NS_PER_MS};
+    while (scd_now_ns() < end && !is_stopped(call))
+        nanosleep(&pause, NULL);
 }
 
 static bool is_busy(long status)
@@ -134,8 +160,8 @@ static bool is_busy(long status)
     return status == 429 || status == 503;
 }
 
-/* Until there is an answer that is not "come again"; *status 0: none at all. */
-static CURLcode perform(scd_client *c, long *status)
+/* Until there is an answer that is not "come again"; call->status 0: none at all. */
+static CURLcode perform(scd_client *c, scd_client_call *call)
 {
     CURLcode result = CURLE_OK;
     int64_t end = scd_now_ns() + (int64_t)PATIENCE_S * SCD_NS_PER_S;
@@ -143,19 +169,21 @@ static CURLcode perform(scd_client *c, long *status)
         curl_off_t after = 0;
         scd_buf_clear(&c->answer);
         c->why[0] = '\0';
-        *status = 0;
+        call->status = 0;
         result = curl_easy_perform(c->curl);
         if (result == CURLE_OK)
-            curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, status);
-        if (result != CURLE_OK && ++broken == BROKEN_TRIES)
+            curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &call->status);
+        if (is_stopped(call) || c->sink_failed)
             return result;
-        if (result == CURLE_OK && (!is_busy(*status) || scd_now_ns() > end))
+        if (result != CURLE_OK && (call->once || call->sink || ++broken == BROKEN_TRIES))
+            return result;
+        if (result == CURLE_OK && (!is_busy(call->status) || scd_now_ns() > end))
             return result;
         curl_easy_getinfo(c->curl, CURLINFO_RETRY_AFTER, &after);
-        wait_s(result != CURLE_OK   ? 0.2 * broken
-               : after < 1          ? 1
-               : after > MAX_WAIT_S ? MAX_WAIT_S
-                                    : (double)after);
+        wait_s(call, result != CURLE_OK   ? 0.2 * broken
+                     : after < 1          ? 1
+                     : after > MAX_WAIT_S ? MAX_WAIT_S
+                                          : (double)after);
     }
 }
 
@@ -181,34 +209,80 @@ static scd_code refuse(const scd_client *c, long status, const cJSON *said, scd_
                     pointer ? pointer : "", place ? ": " : "", place ? place : "", status);
 }
 
-scd_code scd_client_ask(scd_client *c, const char *path, const scd_buf *body, cJSON **out,
-                        scd_error *err)
+/* The headers of this call before those of all. */
+static struct curl_slist *list_headers(const scd_client *c, const scd_client_call *call)
 {
-    char url[4096];
-    long status;
-    *out = NULL;
-    int n = snprintf(url, sizeof url, "%s%s", c->url, path);
-    if (n < 0 || (size_t)n >= sizeof url || (body && body->failed))
-        return scd_fail(err, SCD_E_TOO_LARGE, "%s: the request is too large", c->url);
-    bool ok = !curl_easy_setopt(c->curl, CURLOPT_URL, url);
-    if (body)
+    struct curl_slist *all = NULL;
+    for (size_t i = 0; i < SCD_CLIENT_MAX_HEADERS && call->headers[i]; i++)
+        all = curl_slist_append(all, call->headers[i]);
+    for (const struct curl_slist *h = c->headers; h; h = h->next)
+        all = curl_slist_append(all, h->data);
+    return all;
+}
+
+static scd_code prepare(scd_client *c, const scd_client_call *call, const char *url,
+                        const struct curl_slist *headers, scd_error *err)
+{
+    bool has_body = call->body || !strcmp(call->method, "POST") || !strcmp(call->method, "PATCH");
+    bool ok = !curl_easy_setopt(c->curl, CURLOPT_URL, url) &&
+              !curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, headers);
+    if (has_body)
         ok = ok && !curl_easy_setopt(c->curl, CURLOPT_POST, 1L) &&
-             !curl_easy_setopt(c->curl, CURLOPT_POSTFIELDS, body->data) &&
-             !curl_easy_setopt(c->curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->n_bytes);
+             !curl_easy_setopt(c->curl, CURLOPT_POSTFIELDS, call->body ? call->body : "") &&
+             !curl_easy_setopt(c->curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->n_bytes);
     else
         ok = ok && !curl_easy_setopt(c->curl, CURLOPT_HTTPGET, 1L);
-    if (!ok)
-        return scd_fail(err, SCD_E_INVALID, "%s: not a URL that can be asked", url);
-    CURLcode result = perform(c, &status);
+    ok = ok && !curl_easy_setopt(c->curl, CURLOPT_CUSTOMREQUEST, call->method);
+    return ok ? SCD_OK : scd_fail(err, SCD_E_INVALID, "%s: not a URL that can be asked", url);
+}
+
+scd_code scd_client_do(scd_client *c, scd_client_call *call, scd_error *err)
+{
+    char url[MAX_URL_BYTES];
+    call->status = 0;
+    call->answer = NULL;
+    c->call = call;
+    c->sink_failed = false;
+    int n = snprintf(url, sizeof url, "%s%s", c->url, call->path);
+    if (n < 0 || (size_t)n >= sizeof url)
+        return scd_fail(err, SCD_E_TOO_LARGE, "%s: the request is too large", c->url);
+    struct curl_slist *headers = list_headers(c, call);
+    scd_code code = prepare(c, call, url, headers, err);
+    CURLcode result = code ? CURLE_OK : perform(c, call);
+    curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, NULL);
+    curl_slist_free_all(headers);
+    if (code)
+        return code;
+    if (is_stopped(call))
+        return scd_fail(err, SCD_E_CANCELED, "interrupted");
+    if (c->sink_failed)
+        return scd_fail(err, SCD_E_IO, "%s: the answer could not be kept", url);
     if (result != CURLE_OK)
         return scd_fail(err, SCD_E_IO, "%s: %s", url,
                         c->why[0] ? c->why : curl_easy_strerror(result));
-    *out = c->answer.n_bytes ? cJSON_ParseWithLength(c->answer.data, c->answer.n_bytes) : NULL;
-    if (status == 200 && *out)
-        return SCD_OK;
-    scd_code code = status == 200 ? scd_fail(err, SCD_E_CORRUPT, "%s: the answer is no JSON", url)
-                                  : refuse(c, status, *out, err);
-    cJSON_Delete(*out);
+    call->answer =
+        c->answer.n_bytes ? cJSON_ParseWithLength(c->answer.data, c->answer.n_bytes) : NULL;
+    return call->status >= 200 && call->status <= 299 ? SCD_OK
+                                                      : refuse(c, call->status, call->answer, err);
+}
+
+scd_code scd_client_ask(scd_client *c, const char *path, const scd_buf *body, cJSON **out,
+                        scd_error *err)
+{
+    scd_client_call call = {.method = body ? "POST" : "GET",
+                            .path = path,
+                            .headers = {"Content-Type: application/json"},
+                            .body = body ? body->data : NULL,
+                            .n_bytes = body ? body->n_bytes : 0};
     *out = NULL;
+    if (body && body->failed)
+        return scd_fail(err, SCD_E_TOO_LARGE, "%s: the request is too large", c->url);
+    scd_code code = scd_client_do(c, &call, err);
+    if (!code && !call.answer)
+        code = scd_fail(err, SCD_E_CORRUPT, "%s%s: the answer is no JSON", c->url, path);
+    if (code)
+        cJSON_Delete(call.answer);
+    else
+        *out = call.answer;
     return code;
 }

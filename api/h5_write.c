@@ -12,6 +12,7 @@ const scd_h5_encoding scd_h5_dict = {"dict", "0.1.0"};
 const scd_h5_encoding scd_h5_array = {"array", "0.2.0"};
 const scd_h5_encoding scd_h5_texts = {"string-array", "0.2.0"};
 const scd_h5_encoding scd_h5_text = {"string", "0.2.0"};
+const scd_h5_encoding scd_h5_dataframe = {"dataframe", "0.2.0"};
 const scd_h5_encoding scd_h5_number = {"numeric-scalar", "0.2.0"};
 const scd_h5_encoding scd_h5_no_encoding = {NULL, NULL};
 
@@ -285,6 +286,25 @@ scd_code scd_h5_put_floats(scd_h5ad *file, const char *path, const float *values
 {
     scd_h5_enter();
     scd_code code = put_any(file, path, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, n, values, encoding, err);
+    scd_h5_leave();
+    return code;
+}
+
+scd_code scd_h5_put_doubles(scd_h5ad *file, const char *path, const double *values, size_t n,
+                            scd_h5_encoding encoding, scd_error *err)
+{
+    scd_h5_enter();
+    scd_code code =
+        put_any(file, path, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, n, values, encoding, err);
+    scd_h5_leave();
+    return code;
+}
+
+scd_code scd_h5_put_ints(scd_h5ad *file, const char *path, const int64_t *values, size_t n,
+                         scd_h5_encoding encoding, scd_error *err)
+{
+    scd_h5_enter();
+    scd_code code = put_any(file, path, H5T_STD_I64LE, H5T_NATIVE_INT64, n, values, encoding, err);
     scd_h5_leave();
     return code;
 }

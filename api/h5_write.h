@@ -18,8 +18,8 @@
 typedef struct scd_h5_encoding {
     const char *kind, *version;
 } scd_h5_encoding;
-extern const scd_h5_encoding scd_h5_dict, scd_h5_array, scd_h5_texts, scd_h5_text, scd_h5_number,
-    scd_h5_no_encoding;
+extern const scd_h5_encoding scd_h5_dataframe, scd_h5_dict, scd_h5_array, scd_h5_texts, scd_h5_text,
+    scd_h5_number, scd_h5_no_encoding;
 
 scd_code scd_h5_write_failed(const scd_h5ad *file, const char *object, scd_error *err);
 
@@ -48,6 +48,10 @@ scd_code scd_h5_put_double(scd_h5ad *file, const char *path, double value, scd_e
 scd_code scd_h5_put_int(scd_h5ad *file, const char *path, int64_t value, scd_error *err);
 scd_code scd_h5_put_floats(scd_h5ad *file, const char *path, const float *values, size_t n,
                            scd_h5_encoding encoding, scd_error *err);
+scd_code scd_h5_put_doubles(scd_h5ad *file, const char *path, const double *values, size_t n,
+                            scd_h5_encoding encoding, scd_error *err);
+scd_code scd_h5_put_ints(scd_h5ad *file, const char *path, const int64_t *values, size_t n,
+                         scd_h5_encoding encoding, scd_error *err);
 scd_code scd_h5_put_bools(scd_h5ad *file, const char *path, const uint8_t *values, size_t n,
                           scd_h5_encoding encoding, scd_error *err);
 /* In the smallest signed type that holds n_categories, as pandas does. */

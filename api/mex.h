@@ -33,6 +33,10 @@ scd_mex_part scd_mex_part_of(const char *path, size_t *prefix_bytes);
 scd_code scd_mex_read(scd_mex *mex, scd_mex_part part, const char *name, scd_text_in *in,
                       scd_error *err);
 scd_code scd_mex_finish(scd_mex *mex, scd_error *err);
+
+/* A folder's parts, in the order of their names, as a .tar into a file: the same bytes for the same
+ * folder. SCD_E_NOT_FOUND: there is none in it. */
+scd_code scd_mex_pack(const char *folder, int to, scd_error *err);
 void scd_mex_release(scd_mex *mex); /* the names; the cells are the caller's */
 
 #endif

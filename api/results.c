@@ -55,7 +55,7 @@ static scd_code no_memory(const scd_results *r, scd_error *err)
 /* ---- tables ---- */
 
 /* RFC 4180: quotes around what would be taken apart. */
-static void put_field(scd_results *r, const char *text)
+void scd_results_put_field(scd_results *r, const char *text)
 {
     char separator = r->kind == SCD_RESULTS_TSV ? '\t' : ',';
     if (!strchr(text, separator) && !strpbrk(text, "\"\r\n")) {
@@ -71,20 +71,20 @@ static void put_field(scd_results *r, const char *text)
     scd_buf_putc(&r->text, '"');
 }
 
-static void put_separator(scd_results *r)
+void scd_results_put_separator(scd_results *r)
 {
     scd_buf_putc(&r->text, r->kind == SCD_RESULTS_TSV ? '\t' : ',');
 }
 
 /* An empty field where there is no number. */
-static void put_float(scd_results *r, float value)
+void scd_results_put_float(scd_results *r, float value)
 {
     char *at = scd_buf_reserve(&r->text, SCD_FLOAT_TEXT_BYTES);
     if (at && isfinite(value))
         scd_buf_commit(&r->text, scd_float_text(value, at));
 }
 
-static scd_code flush_text(scd_results *r, scd_error *err)
+scd_code scd_results_flush_text(scd_results *r, scd_error *err)
 {
     if (r->text.failed)
         return no_memory(r, err);
@@ -97,45 +97,50 @@ static scd_code begin_table(scd_results *r, scd_error *err)
 {
     const scd_results_spec *s = &r->spec;
     size_t n;
+    if (s->table)
+        return SCD_OK;
     scd_code code = scd_cells_column_text(s->cells, s->plan->choice.obs_frame, NULL,
                                           &r->names_arena, &r->names, &n, err);
     if (code)
         return code;
     scd_buf_puts(&r->text, "barcode");
     for (size_t i = 0; i < 3 && s->n_labels; i++) {
-        put_separator(r);
+        scd_results_put_separator(r);
         scd_buf_puts(&r->text, scd_obs_keys[i]);
     }
     for (size_t i = 0; i < s->embedding_width; i++) {
-        put_separator(r);
-        scd_buf_printf(&r->text, "scdiva_%zu", i + 1);
+        scd_results_put_separator(r);
+        if (s->columns)
+            scd_results_put_field(r, s->columns[i]);
+        else
+            scd_buf_printf(&r->text, "scdiva_%zu", i + 1);
     }
     scd_buf_putc(&r->text, '\n');
-    return flush_text(r, err);
+    return scd_results_flush_text(r, err);
 }
 
 static scd_code add_lines(scd_results *r, const scd_results_block *block, scd_error *err)
 {
     const scd_results_spec *s = &r->spec;
-    for (size_t i = 0; i < block->n; i++) {
+    for (size_t i = 0; i < block->n && !s->table; i++) {
         size_t cell = r->n_done + i;
-        put_field(r, r->names[cell] ? r->names[cell] : "");
+        scd_results_put_field(r, r->names[cell] ? r->names[cell] : "");
         if (s->n_labels) {
             int32_t code = r->said.codes[cell];
-            put_separator(r);
-            put_field(r, code < 0 ? "" : s->labels[code]);
-            put_separator(r);
-            put_float(r, r->said.probabilities[cell]);
-            put_separator(r);
+            scd_results_put_separator(r);
+            scd_results_put_field(r, code < 0 ? "" : s->labels[code]);
+            scd_results_put_separator(r);
+            scd_results_put_float(r, r->said.probabilities[cell]);
+            scd_results_put_separator(r);
             scd_buf_puts(&r->text, r->said.unknown[cell] ? "true" : "false");
         }
         for (size_t k = 0; k < s->embedding_width; k++) {
-            put_separator(r);
-            put_float(r, block->embeddings[i * s->embedding_width + k]);
+            scd_results_put_separator(r);
+            scd_results_put_float(r, block->embeddings[i * s->embedding_width + k]);
         }
         scd_buf_putc(&r->text, '\n');
     }
-    return flush_text(r, err);
+    return scd_results_flush_text(r, err);
 }
 
 /* ---- .npy ---- */
@@ -143,17 +148,21 @@ static scd_code add_lines(scd_results *r, const scd_results_block *block, scd_er
 static scd_code begin_npy(scd_results *r, scd_error *err)
 {
     const scd_results_spec *s = &r->spec;
+    if (s->table)
+        return SCD_OK;
     if (s->embedding_width && s->n_labels)
         return scd_fail(err, SCD_E_INVALID,
                         "%s: a .npy file holds one matrix: embeddings or probabilities", s->path);
     scd_npy_header(&r->text, s->plan->n_cells, s->n_labels ? s->n_labels : s->embedding_width);
-    return flush_text(r, err);
+    return scd_results_flush_text(r, err);
 }
 
 static scd_code add_npy(scd_results *r, const scd_results_block *block, scd_error *err)
 {
     const scd_results_spec *s = &r->spec;
     size_t width = s->n_labels ? s->n_labels : s->embedding_width;
+    if (s->table)
+        return SCD_OK;
     const float *values = s->n_labels ? block->probabilities : block->embeddings;
     return scd_file_writer_add(&r->writer, values, block->n * width * sizeof *values, err);
 }
@@ -189,23 +198,23 @@ static void say(scd_results *r, const scd_results_block *block)
 
 /* ---- the whole ---- */
 
-static scd_code check_free(const scd_results_spec *s, scd_error *err)
+scd_code scd_results_check_free(const char *path, bool overwrite, scd_error *err)
 {
     struct stat facts;
-    if (stat(s->path, &facts))
+    if (stat(path, &facts))
         return SCD_OK;
     if (!S_ISREG(facts.st_mode))
-        return scd_fail(err, SCD_E_INVALID, "%s: is there and is no file", s->path);
-    return s->overwrite ? SCD_OK
-                        : scd_fail(err, SCD_E_INVALID,
-                                   "%s: is there already (--overwrite replaces it)", s->path);
+        return scd_fail(err, SCD_E_INVALID, "%s: is there and is no file", path);
+    return overwrite ? SCD_OK
+                     : scd_fail(err, SCD_E_INVALID,
+                                "%s: is there already (--overwrite replaces it)", path);
 }
 
 scd_code scd_results_check(const scd_results_spec *spec, scd_error *err)
 {
     scd_code code = scd_results_check_path(spec->path, err);
     if (!code)
-        code = check_free(spec, err);
+        code = scd_results_check_free(spec->path, spec->overwrite, err);
     return code || kind_of(spec->path) != SCD_RESULTS_H5AD ? code
                                                            : scd_results_h5ad_check(spec, err);
 }
@@ -259,7 +268,11 @@ scd_code scd_results_commit(scd_results *r, const scd_fact *facts, size_t n, scd
 {
     if (r->n_done != r->spec.plan->n_cells)
         return scd_fail(err, SCD_E_INTERNAL, "%s: fewer cells than were announced", r->spec.path);
-    scd_code code = r->kind == SCD_RESULTS_H5AD ? scd_results_h5ad_end(r, facts, n, err) : SCD_OK;
+    bool is_table = r->spec.table != NULL;
+    scd_code code = r->kind == SCD_RESULTS_H5AD ? scd_results_h5ad_end(r, facts, n, err)
+                    : is_table && r->kind == SCD_RESULTS_NPY ? scd_results_table_npy(r, err)
+                    : is_table                               ? scd_results_table_lines(r, err)
+                                                             : SCD_OK;
     if (code)
         return code;
     r->writer_open = false;

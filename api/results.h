@@ -8,6 +8,9 @@
  *                 AddMetaData take it as it is)
  *   .npy          embeddings or probabilities, (cells, n) float32
  *
+ * Of a result that is a table an .h5ad has uns["scdiva"][task]["table"], a data frame; .csv and
+ * .tsv hold its lines, .npy the matrix that goes with it.
+ *
  * The file appears complete or not at all: it is written under a temporary name, synced and
  * renamed. Nothing is overwritten unless asked: neither the file nor what it already holds under
  * these names. The same results give the same bytes.
@@ -24,17 +27,43 @@
 
 typedef struct scd_results scd_results;
 
+/* A result that is not about cells: columns of as many rows; of a column one pointer is not NULL.
+ */
+typedef struct scd_table_column {
+    const char *name;
+    const char *const *texts; /* (n_rows) each */
+    const float *floats;      /* NaN: none */
+    const double *doubles;
+    const int64_t *wholes;
+    const uint8_t *bools;
+} scd_table_column;
+
+enum { SCD_TABLE_COLUMNS = 24 };
+
+typedef struct scd_table {
+    size_t n_rows, n_columns;
+    scd_table_column columns[SCD_TABLE_COLUMNS];
+    const float *matrix; /* what a .npy holds; NULL: it cannot */
+    size_t n_matrix_rows, n_matrix_columns;
+} scd_table;
+
 typedef struct scd_results_spec {
     const char *path;
     scd_cells *cells; /* the input, borrowed until the end */
     const scd_file_plan *plan;
     const char *task; /* "embed", "annotate": its place in uns["scdiva"] */
     bool overwrite;
-    size_t embedding_width;    /* 0: no embeddings */
-    size_t n_labels;           /* 0: no annotation */
-    const char *const *labels; /* (n_labels) */
-    double threshold;          /* below it a cell is "unknown" */
-    bool denoised;             /* a layer of the matrix's shape is given */
+    size_t embedding_width;     /* 0: no embeddings */
+    size_t n_labels;            /* 0: no annotation */
+    const char *const *labels;  /* (n_labels) */
+    double threshold;           /* below it a cell is "unknown" */
+    bool denoised;              /* a layer of the matrix's shape is given */
+    const char *const *columns; /* (embedding_width) names in a table; NULL: scdiva_1, ... */
+    /* Of a task that finds values: of which of the matrix's columns (n_genes), -1 where it finds
+     * none; NULL: it finds none at all. */
+    const int32_t *values_of;
+    size_t n_values;
+    const scd_table *table; /* NULL: the result is about cells. Filled by the time of commit */
 } scd_results_spec;
 
 /* A fact for uns["scdiva"][task]; exactly one of text, list and number is meant. */
@@ -51,6 +80,8 @@ typedef struct scd_fact {
 scd_code scd_results_check_path(const char *path, scd_error *err);
 bool scd_results_is_h5ad(const char *path);
 
+/* Is the place free, or may what is there be replaced? */
+scd_code scd_results_check_free(const char *path, bool overwrite, scd_error *err);
 /* What would be in the way, told before anything is computed. */
 scd_code scd_results_check(const scd_results_spec *spec, scd_error *err);
 /* Refuses that as well. */
@@ -67,6 +98,13 @@ typedef struct scd_results_block {
     const scd_cells_rows *denoised; /* where announced */
 } scd_results_block;
 scd_code scd_results_add(scd_results *results, const scd_results_block *block, scd_error *err);
+
+/* The rows of the layer, in the arena: the matrix as the model sees it - ln(1 + 10^4 count / total)
+ * -, and in the columns that values were found of, these. values: (n, n_values), each row `stride`
+ * bytes behind the one before it. Columns that are left out of the plan stay empty. SCD_E_NOMEM. */
+scd_code scd_results_layer(const scd_results_spec *spec, const void *values, size_t stride,
+                           const scd_cells_rows *input, scd_arena *arena, scd_cells_rows *out,
+                           scd_error *err);
 
 scd_code scd_results_commit(scd_results *results, const scd_fact *facts, size_t n, scd_error *err);
 void scd_results_free(scd_results *results); /* NULL is fine; before commit nothing is left */

@@ -274,7 +274,7 @@ static scd_code put_facts(scd_results *r, const scd_fact *facts, size_t n, scd_e
         code = scd_h5_put_group(&r->file, group, scd_h5_dict, err);
     for (size_t i = 0; i < n && !code; i++)
         code = put_fact(r, group, facts + i, err);
-    return code;
+    return code || !r->spec.table ? code : scd_results_table_frame(r, group, err);
 }
 
 scd_code scd_results_h5ad_end(scd_results *r, const scd_fact *facts, size_t n, scd_error *err)

@@ -54,6 +54,18 @@ scd_code scd_results_h5ad_begin(scd_results *r, scd_error *err);
 scd_code scd_results_h5ad_add(scd_results *r, const scd_results_block *block, scd_error *err);
 scd_code scd_results_h5ad_end(scd_results *r, const scd_fact *facts, size_t n, scd_error *err);
 
+/* ---- results.c: into `text` ---- */
+void scd_results_put_field(scd_results *r, const char *text); /* with quotes where it needs them */
+void scd_results_put_separator(scd_results *r);
+void scd_results_put_float(scd_results *r, float value); /* nothing where there is no number */
+scd_code scd_results_flush_text(scd_results *r, scd_error *err);
+
+/* ---- results_table.c ---- */
+scd_code scd_results_table_lines(scd_results *r, scd_error *err);
+scd_code scd_results_table_npy(scd_results *r, scd_error *err);
+/* A data frame; group: uns["scdiva"][task]. */
+scd_code scd_results_table_frame(scd_results *r, const char *group, scd_error *err);
+
 /* ---- results_new.c ---- */
 /* An AnnData of the names and the counts' frame; counts themselves come with the blocks. */
 scd_code scd_results_new_begin(scd_results *r, scd_error *err);

@@ -10,8 +10,6 @@
 
 enum { NAMES_BYTES = 1 << 30 };
 
-static const scd_h5_encoding dataframe = {"dataframe", "0.2.0"};
-
 static scd_code put_column(scd_results *r, const char *to, const char *name, const char *frame,
                            const char *column, scd_error *err)
 {
@@ -39,7 +37,7 @@ static scd_code put_frame(scd_results *r, const char *to, const char *frame, scd
     const char *columns[SCD_H5_N_FRAMES];
     size_t n = scd_cells_n_columns(r->spec.cells, frame);
     n = n < SCD_H5_N_FRAMES ? n : SCD_H5_N_FRAMES;
-    scd_code code = scd_h5_put_group(&r->file, to, dataframe, err);
+    scd_code code = scd_h5_put_group(&r->file, to, scd_h5_dataframe, err);
     if (!code)
         code = scd_h5_put_attr_text(&r->file, to, "_index", "_index", err);
     if (!code)

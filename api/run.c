@@ -66,12 +66,20 @@ scd_code scd_run_cell_make(const scd_served_model *model, const scd_file_plan *p
 
 /* ---- all of them ---- */
 
+static size_t n_unanswered(const scd_run_sums *s)
+{
+    return s->n_cells - s->n_answered - s->n_outside;
+}
+
 scd_code scd_run_count(scd_run_sums *s, const scd_run_cell *cells, size_t n, size_t first,
                        bool fail_unanswered, const char *path, scd_error *err)
 {
     for (size_t i = 0; i < n; i++) {
         const scd_run_cell *c = cells + i;
         s->n_cells++;
+        s->n_outside += c->is_outside;
+        if (c->is_outside)
+            continue;
         s->n_tokens += c->n_tokens;
         s->n_truncated += c->n_truncated;
         s->n_unused += c->n_unused;
@@ -88,7 +96,7 @@ scd_code scd_run_count(scd_run_sums *s, const scd_run_cell *cells, size_t n, siz
                             "%s: row %zu has no known gene with a value above 0: leave the cell "
                             "out, or let such cells be skipped (on-error skip)",
                             path, first + i);
-        if (s->n_cells - s->n_answered == 1)
+        if (n_unanswered(s) == 1)
             s->first_unanswered = first + i;
     }
     return SCD_OK;
@@ -107,12 +115,12 @@ scd_code scd_run_judge(const scd_run_sums *s, scd_file_plan *plan, scd_arena *ar
                         "%s: only %.1f %% of the counts are of genes that model \"%s\" knows: "
                         "check the gene names, or use force",
                         path, 100 * share, model);
-    if (s->n_answered < s->n_cells)
+    if (n_unanswered(s))
         scd_file_plan_warn(
             plan, arena,
             "%zu cells have no known gene with a value above 0 and are not answered, the "
             "first is row %zu",
-            s->n_cells - s->n_answered, s->first_unanswered);
+            n_unanswered(s), s->first_unanswered);
     if (s->n_poor)
         scd_file_plan_warn(
             plan, arena, "%zu cells have less than half of their counts on known genes", s->n_poor);
@@ -162,6 +170,8 @@ static void put_head(writer *w, const scd_run_about *about)
         return;
     put_text(w, "head", about->head);
     put_text(w, "head_digest", about->head_digest);
+    if (!about->n_labels)
+        return;
     put_number(w, "threshold", about->threshold);
     put_list(w, "labels", about->labels, about->n_labels);
     put_list(w, "ontology_ids", about->ontology_ids, about->n_labels);
@@ -177,6 +187,8 @@ size_t scd_run_facts(const scd_run_about *about, const scd_file_plan *plan,
     put_text(&w, "model", about->model);
     put_text(&w, "model_digest", about->model_digest);
     put_head(&w, about);
+    for (size_t i = 0; i < about->n_facts && w.n < SCD_RUN_MAX_FACTS; i++)
+        w.facts[w.n++] = about->facts[i];
     put_text(&w, "device", about->device);
     put_text(&w, "isa", about->isa);
     put_text(&w, "precision", about->precision);
@@ -192,7 +204,9 @@ size_t scd_run_facts(const scd_run_about *about, const scd_file_plan *plan,
     put_number(&w, "genes_ambiguous", (double)plan->n_ambiguous);
     put_number(&w, "genes_left_out", (double)plan->n_left_out);
     put_number(&w, "cells", (double)sums->n_cells);
-    put_number(&w, "cells_unanswered", (double)(sums->n_cells - sums->n_answered));
+    put_number(&w, "cells_unanswered", (double)n_unanswered(sums));
+    if (sums->n_outside)
+        put_number(&w, "cells_outside", (double)sums->n_outside);
     put_number(&w, "cells_under_half_mapped", (double)sums->n_poor);
     put_number(&w, "tokens", (double)sums->n_tokens);
     put_number(&w, "genes_truncated", (double)sums->n_truncated);

@@ -14,6 +14,7 @@
 /* What came out of one cell. */
 typedef struct scd_run_cell {
     bool is_answered;
+    bool is_outside; /* not asked about: no answer is missing */
     size_t n_tokens, n_truncated;
     size_t n_unused;      /* expressed genes that the head does not use */
     double mapped, given; /* counts */
@@ -29,7 +30,7 @@ scd_code scd_run_cell_make(const scd_served_model *model, const scd_file_plan *p
 
 /* The sums over all cells. */
 typedef struct scd_run_sums {
-    size_t n_cells, n_answered, n_poor, n_truncated_cells, first_unanswered;
+    size_t n_cells, n_answered, n_outside, n_poor, n_truncated_cells, first_unanswered;
     uint64_t n_tokens, n_truncated, n_unused;
     double mapped, given;
     double seconds; /* of the whole run; told, not written */
@@ -55,10 +56,12 @@ typedef struct scd_run_about {
     double threshold;
     size_t n_labels;
     const char *const *labels, *const *ontology_ids; /* (n_labels) */
+    const scd_fact *facts;                           /* (n_facts) the task's own */
+    size_t n_facts;
     const char *input, *input_format, *input_sha256; /* input: the file's name */
 } scd_run_about;
 
-enum { SCD_RUN_MAX_FACTS = 40 };
+enum { SCD_RUN_MAX_FACTS = 56 };
 
 /* The facts of uns["scdiva"][task]; how many. */
 size_t scd_run_facts(const scd_run_about *about, const scd_file_plan *plan,

@@ -9,7 +9,7 @@
 #include "api/request.h"
 #include "config/config.h"
 #include "engine/engine.h"
-#include "server/auth.h"
+#include "api/auth.h"
 #include "server/batcher.h"
 #include "server/crew.h"
 #include "server/http.h"

@@ -3,8 +3,8 @@
  * What is cached of a cell are the probabilities of all labels: "top_k" and "threshold" are applied
  * to them when the answer is written, and do not split the cache. */
 #include "api/annotate_fields.h"
+#include "api/models.h"
 #include "server/infer_call.h"
-#include "server/models.h"
 #include "server/router.h"
 
 enum { DEFAULT_TOP_K = 3 };

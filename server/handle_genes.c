@@ -2,7 +2,7 @@
 #include "api/answer.h"
 #include "api/genes_request.h"
 #include "api/json_write.h"
-#include "server/models.h"
+#include "api/models.h"
 #include "server/reply.h"
 #include "server/router.h"
 

@@ -1,45 +1,23 @@
 /* handle_grn.c - POST /v1/grn: associations of regulators with the other genes of the cells; the
  * way is infer.c's.
  *
- * For each regulator and each gene that stands with it in cells:
- *
- * - weight: the attention that the gene's token pays to the regulator's, as a multiple of what an
- *   even share would be; mean over layers and heads, then over the cells that express the
- *   regulator, 0 where the gene is not there.
- * - effect, sign: what the regulator's presence adds to the gene's value as the denoiser finds it;
- *   mean over the cells that have both.
- * - coexpression: Pearson correlation of the two genes' values over all cells of the request.
- *
- * What comes out of them are associations: no cause is looked at. */
+ * What is summed over cells, and what it means, is api/associations.h's. */
+#include "api/associations.h"
 #include "api/grn_fields.h"
 #include "api/json_write.h"
 #include "server/router.h"
 #include "server/sampling.h"
 
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-/* Of one regulator with one gene, over the cells. */
-typedef struct tally {
-    double weight, effect;
-    double sum, squares, products; /* of the gene's values; of them with the regulator's */
-    size_t n_both;
-} tally;
-
-typedef struct rank {
-    double weight;
-    int32_t gene;
-} rank;
 
 struct scd_grn_call {
     scd_plan plan; /* of every cell, its regulators left out */
     int32_t *regulators;
     size_t n_regulators, top_k;
-    size_t *n_expressing; /* (n_regulators) cells */
-    tally *tallies;       /* (V) of one regulator at a time */
-    rank *ranks;          /* (V) */
+    size_t *n_expressing;           /* (n_regulators) cells */
+    scd_association_tally *tallies; /* (V) of one regulator at a time */
+    scd_association *found;         /* (V) */
 };
 
 /* ---- fields --------------------------------------------------------------------------------- */
@@ -92,9 +70,9 @@ static bool read_fields(scd_infer_call *call, const char **unknown)
         return false;
     g->n_expressing = scd_arena_zalloc(&call->arena, g->n_regulators, sizeof *g->n_expressing);
     g->tallies = scd_arena_alloc(&call->arena, config->vocab, sizeof *g->tallies);
-    g->ranks = scd_arena_alloc(&call->arena, config->vocab, sizeof *g->ranks);
+    g->found = scd_arena_alloc(&call->arena, config->vocab, sizeof *g->found);
     *unknown = f.unknown;
-    return (g->n_expressing && g->tallies && g->ranks) || scd_infer_out_of_memory(call);
+    return (g->n_expressing && g->tallies && g->found) || scd_infer_out_of_memory(call);
 }
 
 /* ---- plans ---------------------------------------------------------------------------------- */
@@ -155,14 +133,6 @@ static bool plan_end(scd_infer_call *call)
 
 /* ---- the answer ----------------------------------------------------------------------------- */
 
-static size_t place_of(const scd_cell *cell, int32_t gene)
-{
-    size_t i = 0;
-    while (i < cell->n_tokens && cell->ids[i] != gene)
-        i++;
-    return i;
-}
-
 /* Which of the cell's marked tokens the regulator at `place` is. */
 static size_t nth_marked(const scd_infer_cell *cell, size_t place)
 {
@@ -172,62 +142,30 @@ static size_t nth_marked(const scd_infer_cell *cell, size_t place)
     return n;
 }
 
-/* What cell c says of the regulator, into the tallies of its genes. */
+/* What cell c says of the regulator. */
 static void add_cell(const scd_infer_call *call, const scd_infer_cell *cell, int32_t regulator)
 {
-    tally *tallies = call->fields.grn->tallies;
-    size_t n = cell->cell.n_tokens, at = place_of(&cell->cell, regulator);
-    double x = at < n ? (double)cell->cell.values[at] : 0;
-    for (size_t i = 0; i < n; i++) {
-        tally *t = &tallies[cell->cell.ids[i]];
-        double y = (double)cell->cell.values[i];
-        t->sum += y;
-        t->squares += y * y;
-        t->products += x * y;
-    }
-    if (at == n || cell->idle)
-        return;
-    const float *weights = cell->result + 1 + 2 * n * nth_marked(cell, at), *effects = weights + n;
-    for (size_t i = 0; i < n; i++) {
-        tally *t = &tallies[cell->cell.ids[i]];
-        t->weight += (double)weights[i] * (double)(n + 1); /* with [LAT] there are n + 1 */
-        t->effect += (double)effects[i];
-        t->n_both++;
-    }
+    size_t n = cell->cell.n_tokens, at = scd_association_place(cell->cell.ids, n, regulator);
+    const float *weights = NULL;
+    if (at < n && !cell->idle)
+        weights = cell->result + 1 + 2 * n * nth_marked(cell, at);
+    scd_association_add(call->fields.grn->tallies, regulator, cell->cell.ids, cell->cell.values, n,
+                        weights, weights ? weights + n : NULL);
 }
 
-static int by_weight(const void *a, const void *b)
+static void put_pair(const scd_infer_call *call, size_t r, const scd_association *a, scd_buf *out)
 {
-    const rank *x = a, *y = b;
-    if (x->weight != y->weight)
-        return x->weight < y->weight ? 1 : -1;
-    return (x->gene > y->gene) - (x->gene < y->gene);
-}
-
-static double correlation(const tally *r, const tally *t, size_t n)
-{
-    double cells = (double)n, xx = r->squares - r->sum * r->sum / cells;
-    double yy = t->squares - t->sum * t->sum / cells, xy = t->products - r->sum * t->sum / cells;
-    return n > 2 && xx > 1e-9 && yy > 1e-9 ? xy / sqrt(xx * yy) : NAN;
-}
-
-static void put_pair(const scd_infer_call *call, size_t r, int32_t target, size_t n_cells,
-                     scd_buf *out)
-{
-    const struct scd_grn_call *g = call->fields.grn;
-    const tally *t = &g->tallies[target];
-    double effect = t->effect / (double)t->n_both;
     scd_buf_puts(out, ",\"regulator\":");
-    scd_sampling_put_gene(out, call->model->vocab, g->regulators[r]);
+    scd_sampling_put_gene(out, call->model->vocab, call->fields.grn->regulators[r]);
     scd_buf_puts(out, ",\"target\":");
-    scd_sampling_put_gene(out, call->model->vocab, target);
+    scd_sampling_put_gene(out, call->model->vocab, a->gene);
     scd_buf_puts(out, ",\"weight\":");
-    scd_json_double(out, t->weight / (double)g->n_expressing[r]);
-    scd_buf_printf(out, ",\"sign\":%d,\"effect\":", effect > 0 ? 1 : effect < 0 ? -1 : 0);
-    scd_json_double(out, effect);
+    scd_json_double(out, a->weight);
+    scd_buf_printf(out, ",\"sign\":%d,\"effect\":", a->sign);
+    scd_json_double(out, a->effect);
     scd_buf_puts(out, ",\"coexpression\":");
-    scd_json_double(out, correlation(&g->tallies[g->regulators[r]], t, n_cells));
-    scd_buf_printf(out, ",\"cells\":%zu", t->n_both);
+    scd_json_double(out, a->coexpression);
+    scd_buf_printf(out, ",\"cells\":%zu", a->n_both);
 }
 
 /* The regulator's top_k targets, from item->index on, which moves behind them. */
@@ -235,7 +173,7 @@ static void put_regulator(const scd_infer_call *call, size_t r, scd_answer_item 
                           scd_answer *answer)
 {
     const struct scd_grn_call *g = call->fields.grn;
-    size_t vocab = call->model->config->vocab, n_cells = 0, n = 0;
+    size_t vocab = call->model->config->vocab, n_cells = 0;
     memset(g->tallies, 0, vocab * sizeof *g->tallies);
     for (size_t c = 0; c < call->request.n_cells; c++) {
         if (call->cells[c].bad)
@@ -243,14 +181,12 @@ static void put_regulator(const scd_infer_call *call, size_t r, scd_answer_item 
         add_cell(call, &call->cells[c], g->regulators[r]);
         n_cells++;
     }
-    for (int32_t gene = 0; (size_t)gene < vocab; gene++)
-        if (g->tallies[gene].n_both && gene != g->regulators[r])
-            g->ranks[n++] = (rank){g->tallies[gene].weight, gene};
-    qsort(g->ranks, n, sizeof *g->ranks, by_weight);
+    size_t n = scd_association_list(g->tallies, vocab, g->regulators[r], g->n_expressing[r],
+                                    n_cells, g->found);
     size_t shown = n < g->top_k ? n : g->top_k;
     for (size_t i = 0; i < shown; i++, item->index++) {
         scd_answer_item_begin(answer, item);
-        put_pair(call, r, g->ranks[i].gene, n_cells, answer->out);
+        put_pair(call, r, &g->found[i], answer->out);
         scd_answer_item_end(answer);
     }
 }

@@ -1,8 +1,8 @@
 /* handle_models.c - GET /v1/models and /v1/models/{name}: what is served, within which limits. */
 #include "api/head_json.h"
 #include "api/json_write.h"
+#include "api/models.h"
 #include "api/perturb_fields.h"
-#include "server/models.h"
 #include "server/reply.h"
 #include "server/router.h"
 

@@ -6,134 +6,41 @@
  * its own. A prediction is arithmetic on top of it, made when the answer is written. Without cells
  * the head's stored controls are used. */
 #include "api/answer_perturb.h"
-#include "api/perturb_fields.h"
+#include "api/models.h"
+#include "api/perturb_ask.h"
 #include "server/infer_call.h"
-#include "server/models.h"
 #include "server/router.h"
-
-#include <math.h>
-#include <stdio.h>
 
 enum {
     DEFAULT_TOP_GENES = 20,
-    MANY_NUMBERS = 1 << 15,       /* of an answer: more is prep-0's */
-    MAX_NUMBERS = 1 << 23,        /* of an answer: some 200 MB */
-    SERIES = 3 + SCD_N_BASELINES, /* numbers a gene in an item */
+    MANY_NUMBERS = 1 << 15, /* of an answer: more is prep-0's */
 };
-static const double FAR = 0.5;          /* correlation of the controls with the context's */
-static const double OTHER_SCALE = 1.75; /* sum of values over that of the context's controls */
 
 typedef struct scd_perturb_call {
     scd_perturb_fields fields;
-    const scd_predictor *predictor;
     const scd_perturb_info *info;
     scd_perturb_gene (*genes)[SCD_MAX_TARGETS]; /* (fields.n) */
     size_t top_genes;
-    double *sums, *squares; /* (G) of the controls' values */
-    size_t n_controls;
-    bool stored; /* no cells were given */
-    uint32_t context;
-    double correlation;        /* NAN: stored controls */
-    double anchor;             /* of the controls in the context's population */
-    const float *control, *sd; /* (G) */
+    scd_perturb_controls controls;
 } scd_perturb_call;
+
+static void warn(void *arg, const char *code, const char *text)
+{
+    scd_infer_warn(arg, code, "%s", text);
+}
+
+static scd_perturb_ear ear_of(scd_infer_call *call)
+{
+    return (scd_perturb_ear){warn, call};
+}
 
 /* ---- what is asked --------------------------------------------------------------------------- */
 
-static void add_name(char *list, size_t room, const char *name)
-{
-    size_t n = strlen(list);
-    snprintf(list + n, room - n, "%s\"%.60s\"", n ? ", " : "", name);
-}
-
-/* Each name once; what has no room is summed up. */
-static void add_unknown(char *list, size_t room, const char *name)
-{
-    static const char others[] = " and others";
-    char quoted[64];
-    size_t n = strlen(list);
-    snprintf(quoted, sizeof quoted, "\"%.60s\"", name);
-    if (strstr(list, quoted) || strstr(list, others))
-        return;
-    if (n + sizeof quoted + sizeof others < room)
-        add_name(list, room, name);
-    else
-        snprintf(list + n, room - n, "%s", others);
-}
-
-/* A direction or a context that the head does not have is a problem of the field. */
-static bool check_choice(scd_infer_call *call, const scd_perturb_call *p)
-{
-    char names[300] = "";
-    bool has_direction = false, has_context = false, fits = false;
-    for (size_t c = 0; c < p->info->n_contexts; c++) {
-        const scd_perturb_context *context = &p->info->contexts[c];
-        bool named = !p->fields.context.n || scd_text_is(p->fields.context, context->name);
-        bool right =
-            p->fields.direction == SCD_N_DIRECTIONS || p->fields.direction == context->direction;
-        has_direction = has_direction || right;
-        has_context = has_context || named;
-        fits = fits || (named && right);
-        add_name(names, sizeof names, context->name);
-    }
-    if (!has_context)
-        scd_problem_add(&call->problem, "/context",
-                        "head \"%.60s\" has no context of this name: it has %.150s",
-                        call->head->name, names);
-    if (!has_direction)
-        scd_problem_add(&call->problem, "/direction", "head \"%.60s\" was trained on %s alone",
-                        call->head->name, scd_direction_name(p->info->contexts[0].direction));
-    if (has_context && has_direction && !fits)
-        scd_problem_add(&call->problem, "/direction",
-                        "is not that of context \"%.*s\": leave one of the two out",
-                        (int)(p->fields.context.n < 80 ? p->fields.context.n : 80),
-                        p->fields.context.data);
-    return !call->problem.kind;
-}
-
 static bool check_size(scd_infer_call *call, const scd_perturb_call *p)
 {
-    size_t numbers = p->fields.n * p->info->n_genes * SERIES;
-    size_t at_once = MAX_NUMBERS / (p->info->n_genes * SERIES);
+    size_t numbers = p->fields.n * p->info->n_genes * SCD_PERTURB_SERIES;
     call->large = call->large || numbers > MANY_NUMBERS;
-    if (numbers <= MAX_NUMBERS || p->fields.n == 1)
-        return true;
-    scd_problem_set(&call->problem, SCD_PROBLEM_TOO_LARGE,
-                    "%zu perturbations over %zu genes are too long an answer: ask for at most %zu "
-                    "at a time",
-                    p->fields.n, p->info->n_genes, at_once ? at_once : 1);
-    return false;
-}
-
-/* Names become genes; two names of one gene in one perturbation are one too many. */
-static void find_genes(scd_infer_call *call, scd_perturb_call *p)
-{
-    char unknown[200] = "";
-    for (size_t i = 0; i < p->fields.n; i++) {
-        const scd_perturb_genes *asked = &p->fields.genes[i];
-        for (size_t k = 0; k < asked->n; k++) {
-            scd_perturb_gene gene =
-                scd_predictor_find(p->predictor, asked->names[k].data, asked->names[k].n);
-            p->genes[i][k] = gene;
-            if (gene.token < 0)
-                add_unknown(unknown, sizeof unknown, asked->names[k].data);
-            for (size_t j = 0; j < k; j++) {
-                scd_perturb_gene other = p->genes[i][j];
-                if ((gene.token < 0 || gene.token != other.token) &&
-                    (gene.target < 0 || gene.target != other.target))
-                    continue;
-                char pointer[64];
-                snprintf(pointer, sizeof pointer, "/perturbations/%zu/%zu", i, k);
-                scd_problem_add(&call->problem, pointer, "\"%.80s\" is the same gene as \"%.80s\"",
-                                asked->names[k].data, asked->names[j].data);
-            }
-        }
-    }
-    if (*unknown)
-        scd_infer_warn(call, "perturbed-gene-unknown",
-                       "%s: not in the vocabulary of model \"%.60s\"; answered from the other "
-                       "genes of the perturbation and from the baselines",
-                       unknown, call->model->name);
+    return scd_perturb_fits(&p->controls, p->fields.n, &call->problem);
 }
 
 static bool read_fields(scd_infer_call *call, const char **unknown)
@@ -151,137 +58,54 @@ static bool read_fields(scd_infer_call *call, const char **unknown)
     if (!call->head)
         return false;
     call->work.head = call->head->has_backbone ? call->head : NULL;
-    p->predictor = scd_engine_predictor(call->d->engine, call->work.model, call->head);
     p->info = call->head->perturb;
     p->top_genes = p->fields.top_genes == SIZE_MAX ? DEFAULT_TOP_GENES : p->fields.top_genes;
-    p->stored = !call->request.n_cells;
+    p->controls = (scd_perturb_controls){
+        .head = call->head,
+        .predictor = scd_engine_predictor(call->d->engine, call->work.model, call->head),
+        .wanted_context = p->fields.context,
+        .direction = p->fields.direction,
+        .stored = !call->request.n_cells,
+        .sums = scd_arena_zalloc(&call->arena, p->info->n_genes, sizeof(double)),
+        .squares = scd_arena_zalloc(&call->arena, p->info->n_genes, sizeof(double))};
     call->n_items = p->fields.n;
     p->genes = scd_arena_zalloc(&call->arena, p->fields.n, sizeof *p->genes);
-    p->sums = scd_arena_zalloc(&call->arena, p->info->n_genes, sizeof *p->sums);
-    p->squares = scd_arena_zalloc(&call->arena, p->info->n_genes, sizeof *p->squares);
-    if (!p->genes || !p->sums || !p->squares)
+    if (!p->genes || !p->controls.sums || !p->controls.squares)
         return scd_infer_out_of_memory(call);
-    find_genes(call, p);
-    return !call->problem.kind && check_choice(call, p) && check_size(call, p);
+    const scd_perturb_ear ear = ear_of(call);
+    scd_perturb_find(&p->controls, call->model->name, p->fields.genes, p->fields.n, p->genes, &ear,
+                     &call->problem);
+    if (!call->problem.kind)
+        scd_perturb_check_choice(&p->controls, &call->problem);
+    return !call->problem.kind && check_size(call, p);
 }
 
 /* ---- the controls ---------------------------------------------------------------------------- */
 
 static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measured)
 {
-    scd_perturb_call *p = call->fields.perturb;
     scd_cell whole;
     if (!scd_infer_whole_cell(call, c, measured, &whole))
         return false;
-    p->n_controls++;
-    for (size_t i = 0; i < whole.n_tokens; i++) {
-        int32_t g = scd_predictor_gene_of(p->predictor, whole.ids[i]);
-        double x = (double)whole.values[i];
-        if (g < 0)
-            continue;
-        p->sums[g] += x;
-        p->squares[g] += x * x;
-    }
+    scd_perturb_add(&call->fields.perturb->controls, &whole);
     return true;
-}
-
-static double sum_of(const float *values, size_t n)
-{
-    double sum = 0;
-    for (size_t g = 0; g < n; g++)
-        sum += (double)values[g];
-    return sum;
-}
-
-/* The context that was named, or the nearest one of the direction asked for. */
-static void choose_context(scd_infer_call *call, scd_perturb_call *p)
-{
-    const float *control = p->stored ? NULL : p->control;
-    double best = 0;
-    int32_t nearest = scd_predictor_nearest(p->predictor, control, SCD_N_DIRECTIONS, &best);
-    if (p->fields.context.n) {
-        for (size_t c = 0; c < p->info->n_contexts; c++)
-            if (scd_text_is(p->fields.context, p->info->contexts[c].name) &&
-                (p->fields.direction == SCD_N_DIRECTIONS ||
-                 p->fields.direction == p->info->contexts[c].direction))
-                p->context = (uint32_t)c;
-        p->correlation = scd_predictor_correlation(p->predictor, control, p->context);
-    } else {
-        p->context = (uint32_t)scd_predictor_nearest(p->predictor, control, p->fields.direction,
-                                                     &p->correlation);
-        if (!p->stored && (int32_t)p->context != nearest)
-            scd_infer_warn(call, "context-direction",
-                           "the controls are nearest to context \"%.60s\", which was studied under "
-                           "%s alone: context \"%.60s\" answers, whose cells are others",
-                           p->info->contexts[nearest].name,
-                           scd_direction_name(p->info->contexts[nearest].direction),
-                           p->info->contexts[p->context].name);
-    }
-    if (p->stored)
-        p->correlation = NAN;
-}
-
-/* What the user should know of these controls, and of this context. */
-static void warn_of_controls(scd_infer_call *call, const scd_perturb_call *p)
-{
-    const scd_perturb_context *context = &p->info->contexts[p->context];
-    scd_perturb_control stored = scd_predictor_control(p->predictor, p->context);
-    double scale = sum_of(p->control, p->info->n_genes) / sum_of(stored.mean, p->info->n_genes);
-    if (p->correlation < FAR)
-        scd_infer_warn(
-            call, "context-far",
-            "the controls' mean correlates %.2f with that of context \"%.60s\": the head "
-            "has seen no cells like these",
-            p->correlation, context->name);
-    if (scale > OTHER_SCALE || scale < 1 / OTHER_SCALE)
-        scd_infer_warn(call, "controls-scale",
-                       "the controls' values are %.2g times those of context \"%.60s\" in sum: "
-                       "counts of some genes need the \"total\" over all genes of each cell",
-                       scale, context->name);
-    for (int b = 0; b < SCD_N_BASELINES; b++)
-        if (context->scores[b].mse < context->scores[SCD_SCORE_MODEL].mse) {
-            scd_infer_warn(call, "baseline-better",
-                           "on perturbations left out of context \"%.60s\" the baseline \"%s\" had "
-                           "a smaller error than the model",
-                           context->name, scd_baseline_name((scd_baseline)b));
-            return;
-        }
 }
 
 static bool plan_end(scd_infer_call *call)
 {
-    scd_perturb_call *p = call->fields.perturb;
-    size_t G = p->info->n_genes;
-    if (p->stored) {
-        choose_context(call, p);
-        scd_perturb_control control = scd_predictor_control(p->predictor, p->context);
-        p->control = control.mean;
-        p->sd = control.sd;
-        p->n_controls = control.n_cells;
-        warn_of_controls(call, p);
-        return true;
-    }
-    if (!p->n_controls) {
+    scd_perturb_controls *controls = &call->fields.perturb->controls;
+    const scd_perturb_ear ear = ear_of(call);
+    if (!controls->stored && !controls->n) {
         scd_problem_set(&call->problem, SCD_PROBLEM_INVALID,
                         "none of the %zu control cells can be used, the first: %.200s",
                         call->request.n_cells,
                         call->cells[0].detail ? call->cells[0].detail : "it is empty");
         return false;
     }
-    float *mean = scd_arena_alloc(&call->arena, 2 * G, sizeof *mean);
-    if (!mean)
+    if (!scd_perturb_settle(controls, &call->arena, &ear))
         return scd_infer_out_of_memory(call);
-    for (size_t g = 0; g < G; g++) {
-        double n = (double)p->n_controls, m = p->sums[g] / n;
-        mean[g] = (float)m;
-        mean[G + g] = (float)sqrt(fmax(p->squares[g] / n - m * m, 0));
-    }
-    p->control = mean;
-    p->sd = mean + G;
-    choose_context(call, p);
-    p->anchor = scd_predictor_anchor(p->predictor, p->context, p->control, p->sd, p->n_controls);
-    warn_of_controls(call, p);
-    scd_infer_warn_skipped(call);
+    if (!controls->stored)
+        scd_infer_warn_skipped(call);
     return true;
 }
 
@@ -291,11 +115,12 @@ static bool plan_end(scd_infer_call *call)
 static const float *gather(const scd_infer_call *call, const scd_perturb_call *p, scd_arena *arena,
                            size_t *n)
 {
-    scd_perturb_control stored = scd_predictor_control(p->predictor, p->context);
-    *n = p->stored ? stored.n_cells : p->n_controls;
-    if (p->stored)
+    const scd_perturb_controls *controls = &p->controls;
+    scd_perturb_control stored = scd_predictor_control(controls->predictor, controls->context);
+    *n = controls->n;
+    if (controls->stored)
         return stored.embeddings;
-    float *out = scd_arena_alloc(arena, p->n_controls, call->width * sizeof *out);
+    float *out = scd_arena_alloc(arena, controls->n, call->width * sizeof *out);
     size_t row = 0;
     for (size_t c = 0; out && c < call->request.n_cells; c++)
         if (!call->cells[c].bad)
@@ -303,27 +128,12 @@ static const float *gather(const scd_infer_call *call, const scd_perturb_call *p
     return out;
 }
 
-/* "KLF1+BAK1", which is also the item's id. */
-static scd_text join_names(const scd_perturb_genes *genes, scd_arena *arena)
-{
-    size_t n = 0, at = 0;
-    for (size_t k = 0; k < genes->n; k++)
-        n += genes->names[k].n + 1;
-    char *out = scd_arena_alloc(arena, n, 1);
-    for (size_t k = 0; out && k < genes->n; k++) {
-        memcpy(out + at, genes->names[k].data, genes->names[k].n);
-        at += genes->names[k].n;
-        if (k + 1 < genes->n)
-            out[at++] = '+';
-    }
-    return (scd_text){out, out ? at : 0};
-}
-
 /* Item i; SCD_E_NOMEM. */
 static scd_code write_item(const scd_infer_call *call, size_t i, scd_perturb_ask *ask,
                            scd_answer_item *item, scd_answer *answer)
 {
     const scd_perturb_call *p = call->fields.perturb;
+    const scd_perturb_controls *controls = &p->controls;
     const scd_perturb_genes *asked = &p->fields.genes[i];
     bool known[SCD_MAX_TARGETS], seen[SCD_MAX_TARGETS];
     scd_perturb_answer predicted;
@@ -331,30 +141,30 @@ static scd_code write_item(const scd_infer_call *call, size_t i, scd_perturb_ask
     scd_arena_init(&arena, SIZE_MAX / 2);
     for (size_t k = 0; k < asked->n; k++) {
         known[k] = p->genes[i][k].token >= 0;
-        seen[k] = scd_predictor_has_seen(p->predictor, p->context, p->genes[i][k]);
+        seen[k] = scd_predictor_has_seen(controls->predictor, controls->context, p->genes[i][k]);
     }
     ask->n_genes = asked->n;
     ask->genes = p->genes[i];
     item->index = i;
-    item->id = join_names(asked, &arena);
+    item->id = scd_perturb_name(asked, &arena);
     scd_answer_perturbation args = {
         .info = p->info,
         .asked = asked,
         .known = known,
         .seen = seen,
-        .context = p->context,
-        .correlation = p->correlation,
-        .n_controls = p->n_controls,
-        .anchor = p->anchor,
+        .context = controls->context,
+        .correlation = controls->correlation,
+        .n_controls = controls->n,
+        .anchor = controls->anchor,
         .predicted = &predicted,
-        .control = p->control,
-        .sd = p->sd,
+        .control = controls->mean,
+        .sd = controls->sd,
         .top_genes = p->top_genes,
         .order = scd_arena_alloc(&arena, 2 * p->info->n_genes, sizeof(uint32_t)),
         .expression = scd_arena_alloc(&arena, p->info->n_genes, sizeof(float))};
     scd_code code = args.order && args.expression && item->id.data ? SCD_OK : SCD_E_NOMEM;
     if (!code)
-        code = scd_predictor_run(p->predictor, ask, &arena, &predicted, NULL);
+        code = scd_predictor_run(controls->predictor, ask, &arena, &predicted, NULL);
     if (!code) {
         scd_answer_item_begin(answer, item);
         scd_answer_perturbation_write(answer, &args);
@@ -368,13 +178,15 @@ static bool write_items(scd_infer_call *call, scd_answer *answer)
 {
     const scd_perturb_call *p = call->fields.perturb;
     scd_arena arena;
-    scd_perturb_ask ask = {.context = p->context, .control = p->control, .anchor = p->anchor};
+    const scd_perturb_controls *controls = &p->controls;
+    scd_perturb_ask ask = {
+        .context = controls->context, .control = controls->mean, .anchor = controls->anchor};
     scd_answer_item item = scd_infer_sum(call);
     scd_arena_init(&arena, SIZE_MAX / 2);
     const float *embeddings = gather(call, p, &arena, &ask.n_cells);
     scd_code code = embeddings ? SCD_OK : SCD_E_NOMEM;
-    if (!code && p->info->contexts[p->context].gate > 0) {
-        ask.cells = scd_predictor_cells(p->predictor, embeddings, ask.n_cells, &arena);
+    if (!code && p->info->contexts[controls->context].gate > 0) {
+        ask.cells = scd_predictor_cells(controls->predictor, embeddings, ask.n_cells, &arena);
         code = ask.cells ? SCD_OK : SCD_E_NOMEM;
     }
     for (size_t i = 0; i < p->fields.n && !code; i++)
@@ -390,7 +202,7 @@ static void size_result(const scd_infer_call *call, size_t *about, size_t *most)
 {
     enum { NUMBER_AND_NAME = 20, AROUND = 2048, NAME = 6 * 256 };
     const scd_perturb_info *info = call->fields.perturb->info;
-    *about = AROUND + info->n_genes * SERIES * NUMBER_AND_NAME;
+    *about = AROUND + info->n_genes * SCD_PERTURB_SERIES * NUMBER_AND_NAME;
     *most = AROUND + 3 * SCD_MAX_TARGETS * NAME + scd_answer_perturbation_most(info);
 }
 

@@ -1,8 +1,8 @@
 /* infer_prepare.c - see infer_call.h: from a body to cells with keys, and what the cache has. */
 #include "api/cache_key.h"
+#include "api/models.h"
 #include "engine/base/clock.h"
 #include "server/infer_call.h"
-#include "server/models.h"
 #include "server/reply.h"
 
 #include <stdio.h>

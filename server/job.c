@@ -70,28 +70,6 @@ void scd_job_write_time(scd_buf *out, const char *name, int64_t ms)
     scd_buf_printf(out, ",\"%s\":\"%s.%03dZ\"", name, text, (int)(ms % 1000));
 }
 
-static void put_parameters(const scd_job_query *q, scd_buf *out)
-{
-    put_text(out, "layer", q->layer);
-    put_text(out, "gene_column", q->gene_column);
-    put_text(out, "genome", q->genome);
-    put_text(out, "genes_in", q->genes_in);
-    put_text(out, "head", q->head);
-    if (q->has_threshold) {
-        scd_buf_puts(out, ",\"threshold\":");
-        scd_json_double(out, q->threshold);
-    }
-    if (q->embeddings)
-        scd_buf_puts(out, ",\"embeddings\":true");
-    if (q->force)
-        scd_buf_puts(out, ",\"force\":true");
-    if (q->overwrite)
-        scd_buf_puts(out, ",\"overwrite\":true");
-    if (q->fail_on_error)
-        scd_buf_puts(out, ",\"on_error\":\"fail\"");
-    put_text(out, "webhook", q->webhook);
-}
-
 static void put_progress(const scd_job_record *job, double rate, scd_buf *out)
 {
     double fraction = job->state == SCD_JOB_COMPLETE ? 1
@@ -149,7 +127,7 @@ void scd_job_write(const scd_job_record *job, double rate, int64_t expires_ms, s
     put_text(out, "digest", job->model_digest);
     put_text(out, "head_digest", job->head_digest);
     scd_buf_putc(out, '}');
-    put_parameters(&job->query, out);
+    scd_job_query_put(&job->query, out);
     put_text(out, "owner", job->owner);
     scd_job_write_time(out, "created", job->created_ms);
     scd_job_write_time(out, "started", job->started_ms);

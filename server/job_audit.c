@@ -10,7 +10,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/fd.h"
 #include "engine/base/mem.h"
-#include "server/auth.h"
+#include "api/auth.h"
 #include "server/jobs_impl.h"
 
 #include <errno.h>

@@ -22,15 +22,16 @@ enum {
     MAX_ROWS = 1024,
     MAX_ENTRIES = 1 << 20,
     CHUNK_BYTES = 1 << 30,
+    ROWS_BYTES = 64 << 20,
     MAX_PAUSE_S = 10
 };
 static const int64_t LOOK_NS = 100 * SCD_NS_PER_MS;
 
-/* What is asked of the batcher for a chunk: embeddings, or probabilities. */
+/* What is asked of the batcher together: cells of one kind of work. */
 typedef struct asking {
     scd_work work;
-    size_t width;
-    scd_order *orders; /* (n) */
+    scd_order *orders;       /* (n) */
+    scd_task_order **wanted; /* (n) what they are about */
     size_t n;
     uint64_t serial;
     bool over;
@@ -40,9 +41,10 @@ typedef struct asking {
 
 typedef struct chunk {
     scd_arena arena;
-    size_t first, n; /* cells */
-    char *rows;      /* (n, row_bytes) as in the file */
-    asking asks[2];
+    size_t first, n;     /* cells */
+    char *rows;          /* (n, row_bytes) as in the file */
+    scd_task_chunk task; /* all its orders */
+    asking *asks;        /* (n_asks) */
     size_t n_asks;
 } chunk;
 
@@ -57,7 +59,8 @@ typedef struct computing {
 
 scd_run_cell scd_job_row_cell(const scd_job_row *row)
 {
-    return (scd_run_cell){.is_answered = row->answered != 0,
+    return (scd_run_cell){.is_answered = row->answered == 1,
+                          .is_outside = row->answered == 2,
                           .n_tokens = (size_t)row->n_tokens,
                           .n_truncated = (size_t)row->n_truncated,
                           .n_unused = (size_t)row->n_unused,
@@ -75,69 +78,69 @@ static scd_code no_memory(scd_error *err)
 static size_t tokens_at_a_time(const scd_job_way *w)
 {
     size_t share = (size_t)w->jobs->o.config->max_queue_tokens / QUEUE_SHARE;
-    size_t longest = w->model->config->max_gene_len;
+    size_t longest = w->task.who.model->config->max_gene_len;
     return share > longest ? share : longest;
 }
 
 static size_t rows_at_a_time(const scd_job_way *w)
 {
     double usual = w->plan.values_per_cell + 1,
-           longest = (double)w->model->config->max_gene_len + 1;
+           longest = (double)w->task.who.model->config->max_gene_len + 1;
     double n = (double)tokens_at_a_time(w) / (usual < longest ? usual : longest);
     double stored = (double)w->plan.n_stored / (double)w->plan.n_cells + 1;
-    double by_entries = MAX_ENTRIES / stored;
+    double by_entries = MAX_ENTRIES / stored, by_bytes = ROWS_BYTES / (double)w->row_bytes;
     n = n < by_entries ? n : by_entries;
+    n = n < by_bytes ? n : by_bytes;
     return n < 1 ? 1 : n > MAX_ROWS ? MAX_ROWS : (size_t)n;
 }
 
-static float *result_at(const scd_job_way *w, const chunk *c, size_t row, bool labels)
+static scd_order order_of(const computing *p, const scd_task_order *o)
 {
-    char *at = c->rows + row * w->row_bytes + sizeof(scd_job_row);
-    return (float *)at + (labels ? w->width : 0);
-}
-
-/* One cell more for this ask; its result goes to its place in the chunk. */
-static scd_code add_order(computing *p, chunk *c, asking *a, const scd_cells_rows *rows, size_t row,
-                          scd_run_cell *said, scd_error *err)
-{
-    scd_job_way *w = p->w;
-    const scd_head_info *head = a->work.head;
-    scd_cell *cell = scd_arena_zalloc(&c->arena, 1, sizeof *cell);
-    if (!cell)
-        return no_memory(err);
-    scd_code code = scd_run_cell_make(w->model, &w->plan, rows, row, c->first,
-                                      head ? head->genes : NULL, &c->arena, cell, said, err);
-    float *out = result_at(w, c, row, head != NULL);
-    for (size_t i = 0; i < a->width; i++)
-        out[i] = NAN;
-    if (code || !said->is_answered)
-        return code;
-    scd_cache_scope scope = {.model = w->model->digest,
-                             .task = head ? "annotate" : "embed",
-                             .parameters = "",
-                             .identity = w->device->identity};
+    const scd_task *t = &p->w->task;
+    const scd_head_info *head = t->works[o->work].head;
+    char parameters[SCD_PLAN_TEXT] = "";
+    const scd_served_model *model = scd_engine_model(t->who.engine, t->works[o->work].model);
+    scd_cache_scope scope = {.model = model->digest,
+                             .task = t->cache_tasks[o->work],
+                             .parameters = parameters,
+                             .identity = t->who.device->identity};
     if (head)
         scope.head = head->digest;
-    a->orders[a->n++] =
-        (scd_order){.cell = cell, .key = scd_cache_key(p->hasher, &scope, cell), .out = out};
-    return SCD_OK;
+    if (o->plan)
+        scd_cache_plan_text(o->plan, t->who.model->config, o->cell.n_tokens, parameters);
+    return (scd_order){
+        .cell = &o->cell, .key = scd_cache_key(p->hasher, &scope, &o->cell), .out = o->out};
 }
 
-static scd_code begin_asks(computing *p, chunk *c, scd_error *err)
+/* The chunk's orders into asks, each of one kind of work and not too large for the queue. */
+static scd_code make_asks(computing *p, chunk *c, scd_error *err)
 {
-    scd_job_way *w = p->w;
-    c->n_asks = 0;
-    if (w->width)
-        c->asks[c->n_asks++] = (asking){.work = {.model = w->model_index}, .width = w->width};
-    if (w->n_labels)
-        c->asks[c->n_asks++] =
-            (asking){.work = {.model = w->model_index, .head = w->head}, .width = w->n_labels};
-    for (size_t i = 0; i < c->n_asks; i++) {
-        c->asks[i].gate = &p->gate;
-        c->asks[i].over = true;
-        c->asks[i].orders = scd_arena_alloc(&c->arena, c->n + 1, sizeof *c->asks[i].orders);
-        if (!c->asks[i].orders)
-            return no_memory(err);
+    size_t most = tokens_at_a_time(p->w), n = c->task.n_orders;
+    c->asks = scd_arena_zalloc(&c->arena, n + 1, sizeof *c->asks);
+    scd_order *orders = scd_arena_alloc(&c->arena, n + 1, sizeof *orders);
+    scd_task_order **wanted = scd_arena_alloc(&c->arena, n + 1, sizeof *wanted);
+    if (!c->asks || !orders || !wanted)
+        return no_memory(err);
+    for (size_t work = 0; work < p->w->task.n_works; work++) {
+        asking *a = NULL;
+        size_t n_tokens = 0;
+        for (scd_task_order *o = c->task.first; o; o = o->next) {
+            if (o->work != work)
+                continue;
+            if (!a || n_tokens + o->n_tokens > most) {
+                a = &c->asks[c->n_asks++];
+                *a = (asking){.work = p->w->task.works[work],
+                              .orders = orders,
+                              .wanted = wanted,
+                              .gate = &p->gate,
+                              .over = true};
+                n_tokens = 0;
+            }
+            n_tokens += o->n_tokens;
+            *orders++ = order_of(p, o);
+            *wanted++ = o;
+            a->n++;
+        }
     }
     return SCD_OK;
 }
@@ -147,30 +150,33 @@ static scd_code prepare(computing *p, chunk *c, size_t first, scd_error *err)
 {
     scd_job_way *w = p->w;
     scd_cells_rows rows;
-    size_t left = w->plan.n_cells - first, most = rows_at_a_time(w), n_tokens = 0, row = 0;
+    size_t left = w->plan.n_cells - first, most = rows_at_a_time(w), row = 0;
     scd_arena_release(&c->arena);
     scd_arena_init(&c->arena, CHUNK_BYTES);
+    scd_task_chunk_init(&c->task, &c->arena);
     c->n_asks = 0;
     c->first = first;
     c->n = left < most ? left : most;
     if (!c->n)
         return SCD_OK;
     c->rows = scd_arena_zalloc(&c->arena, c->n, w->row_bytes);
-    scd_code code = c->rows ? begin_asks(p, c, err) : no_memory(err);
+    scd_code code = c->rows ? SCD_OK : no_memory(err);
     if (!code)
         code = scd_cells_rows_read(w->cells, w->plan.choice.matrix, first, c->n, &c->arena, &rows,
                                    err);
-    for (; row < c->n && !code && (!row || n_tokens < tokens_at_a_time(w)); row++) {
+    for (; row < c->n && !code && (!row || c->task.n_tokens < tokens_at_a_time(w)); row++) {
         scd_run_cell said = {0};
-        for (size_t i = 0; i < c->n_asks && !code; i++)
-            code = add_order(p, c, &c->asks[i], &rows, row, &said, err);
         scd_job_row *out = (scd_job_row *)(c->rows + row * w->row_bytes);
-        *out = (scd_job_row){said.is_answered, said.n_tokens, said.n_truncated,
-                             said.n_unused,    said.mapped,   said.given};
-        n_tokens += said.n_tokens;
+        code = scd_task_add(&w->task, &rows, row, first, (float *)(out + 1), &c->task, &said, err);
+        *out = (scd_job_row){said.is_outside ? 2 : said.is_answered,
+                             said.n_tokens,
+                             said.n_truncated,
+                             said.n_unused,
+                             said.mapped,
+                             said.given};
     }
     c->n = row; /* the rest is read again, as the next chunk */
-    return code;
+    return code ? code : make_asks(p, c, err);
 }
 
 /* ---- the batcher ---------------------------------------------------------------------------- */
@@ -186,11 +192,28 @@ static void on_done(void *arg, const scd_outcome *outcome)
     scd_gate_unlock(gate);
 }
 
+/* A cell on its way through many passes belongs to the batcher once it is asked for. */
+static scd_code make_courses(computing *p, asking *a, scd_error *err)
+{
+    const scd_model_config *config = p->w->task.who.model->config;
+    scd_code code = SCD_OK;
+    for (size_t i = 0; i < a->n && !code; i++)
+        if (a->wanted[i]->plan)
+            code = scd_course_new(a->wanted[i]->plan, config, &a->wanted[i]->cell,
+                                  &a->orders[i].course, err);
+    for (size_t i = 0; i < a->n && code; i++) {
+        scd_course_free(a->orders[i].course);
+        a->orders[i].course = NULL;
+    }
+    return code;
+}
+
 static scd_code submit(computing *p, asking *a, scd_error *err)
 {
     scd_jobs *jobs = p->w->jobs;
-    if (!a->n)
-        return SCD_OK;
+    scd_code code = make_courses(p, a, err);
+    if (code)
+        return code;
     a->serial = atomic_fetch_add(&jobs->last_ticket, 1);
     a->over = false;
     const scd_ask ask = {.work = a->work,
@@ -201,7 +224,7 @@ static scd_code submit(computing *p, asking *a, scd_error *err)
                          .identity = p->w->device->identity,
                          .done = on_done,
                          .arg = a};
-    scd_code code = scd_batcher_submit(jobs->o.batcher, &ask, err);
+    code = scd_batcher_submit(jobs->o.batcher, &ask, err);
     a->over = a->over || code;
     return code;
 }
@@ -234,11 +257,11 @@ static scd_code finish_ask(computing *p, asking *a, scd_error *err)
 {
     for (;;) {
         wait_over(p, a);
-        if (a->n && !a->outcome.code && a->outcome.moved)
+        if (!a->outcome.code && a->outcome.moved)
             return scd_fail(err, SCD_E_DEVICE,
                             "the device failed and another kind goes on: the job begins again, "
                             "for its results are one device's");
-        if (!a->n || !a->outcome.code)
+        if (!a->outcome.code)
             return SCD_OK;
         if (a->outcome.code != SCD_E_BUSY)
             return scd_fail(err, a->outcome.code, "%s", a->outcome.message);
@@ -265,6 +288,8 @@ static scd_code finish_chunk(computing *p, chunk *c, scd_error *err)
     scd_code code = SCD_OK;
     for (size_t i = 0; i < c->n_asks && !code; i++)
         code = finish_ask(p, &c->asks[i], err);
+    for (const scd_task_order *o = c->task.first; o && !code; o = o->next)
+        scd_task_take(&p->w->task, o);
     return code;
 }
 
@@ -314,6 +339,9 @@ static scd_code keep(computing *p, const chunk *c, scd_error *err)
                             : SCD_E_IO,
                         "%s", change.problem.detail);
     w->job.n_done = c->first + c->n;
+    uint64_t n_bytes = (uint64_t)c->n * w->row_bytes; /* are counted as the job's now */
+    scd_jobs_unreserve(w->jobs, w->job.owner, n_bytes);
+    w->reserved -= n_bytes < w->reserved ? n_bytes : w->reserved;
     p->n_since += c->n;
     double s = (double)(scd_now_ns() - p->since_ns) * 1e-9;
     scd_job_set_rate(w->jobs, w->job.id, s > 0 ? (double)p->n_since / s : 0);

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BLOCK_ROWS = 256, MAX_ENTRIES = 1 << 20, BLOCK_BYTES = 1 << 30 };
+enum { BLOCK_ROWS = 256, MAX_ENTRIES = 1 << 20, BLOCK_BYTES = 1 << 30, FOLD_BYTES = 16 << 20 };
 
 /* ---- writing -------------------------------------------------------------------------------- */
 
@@ -20,29 +20,22 @@ static scd_code add_block(const scd_job_writing *w, int fd, scd_results *results
                           size_t n, bool with_rows, scd_error *err)
 {
     const scd_results_spec *s = &w->spec;
-    size_t width = s->embedding_width, n_labels = s->n_labels;
     scd_arena arena;
     scd_cells_rows rows;
     scd_code code = SCD_OK;
     scd_arena_init(&arena, BLOCK_BYTES);
     char *kept = scd_arena_alloc(&arena, n, w->row_bytes);
-    float *embeddings = scd_arena_alloc(&arena, n, (width + 1) * sizeof *embeddings);
-    float *probabilities = scd_arena_alloc(&arena, n, (n_labels + 1) * sizeof *probabilities);
-    if (!kept || !embeddings || !probabilities)
+    scd_results_block block;
+    if (!kept)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory for the result");
     else if (!scd_pread_all(fd, kept, n * w->row_bytes, first * w->row_bytes))
         code = scd_fail(err, SCD_E_IO, "chunks cannot be read: %s",
                         errno ? strerror(errno) : "their file is short");
     if (!code && with_rows)
         code = scd_cells_rows_read(s->cells, s->plan->choice.matrix, first, n, &arena, &rows, err);
-    for (size_t i = 0; i < n && !code; i++) {
-        const char *at = kept + i * w->row_bytes + sizeof(scd_job_row);
-        memcpy(embeddings + i * width, at, width * sizeof *embeddings);
-        memcpy(probabilities + i * n_labels, at + width * sizeof *embeddings,
-               n_labels * sizeof *probabilities);
-    }
-    scd_results_block block = {n, width ? embeddings : NULL, n_labels ? probabilities : NULL,
-                               with_rows ? &rows : NULL, NULL};
+    if (!code)
+        code = scd_task_block(s, kept + sizeof(scd_job_row), w->row_bytes, n,
+                              with_rows ? &rows : NULL, &arena, &block, err);
     if (!code)
         code = scd_results_add(results, &block, err);
     scd_arena_release(&arena);
@@ -59,10 +52,11 @@ scd_code scd_job_write_here(const scd_job_writing *w, scd_error *err)
     const scd_results_spec *s = &w->spec;
     scd_results *results = NULL;
     int fd = -1;
-    size_t n_bytes, per_cell = (size_t)(s->plan->n_stored / s->plan->n_cells) + 1;
+    size_t n_bytes, per_cell = s->denoised ? s->plan->n_genes + 1
+                                           : (size_t)(s->plan->n_stored / s->plan->n_cells) + 1;
     size_t block = MAX_ENTRIES / per_cell;
     block = block < 1 ? 1 : block > BLOCK_ROWS ? BLOCK_ROWS : block;
-    bool with_rows = scd_results_is_h5ad(s->path) && !is_h5ad(s);
+    bool with_rows = s->denoised || (scd_results_is_h5ad(s->path) && !is_h5ad(s));
     scd_code code = scd_file_open(w->chunks, &fd, &n_bytes, err);
     if (!code)
         code = scd_results_open(s, &results, err);
@@ -84,38 +78,10 @@ scd_code scd_job_write_here(const scd_job_writing *w, scd_error *err)
 
 static scd_results_spec spec_of(const scd_job_way *w)
 {
-    const scd_job_query *q = &w->job.query;
-    return (scd_results_spec){.path = w->output,
-                              .cells = w->cells,
-                              .plan = &w->plan,
-                              .task = q->task,
-                              .overwrite = q->overwrite,
-                              .embedding_width = w->width,
-                              .n_labels = w->n_labels,
-                              .labels = w->labels,
-                              .threshold = q->has_threshold ? q->threshold
-                                           : w->head        ? w->head->threshold
-                                                            : 0};
-}
-
-static size_t facts_of(const scd_job_way *w, scd_fact facts[SCD_RUN_MAX_FACTS])
-{
-    const scd_run_about about = {.task = w->job.query.task,
-                                 .model = w->model->name,
-                                 .model_digest = w->model->digest_hex,
-                                 .device = w->device_kind,
-                                 .isa = w->device->isa,
-                                 .precision = scd_precision_name(w->device->precision),
-                                 .head = w->head ? w->head->name : NULL,
-                                 .head_digest = w->head ? w->head->digest_hex : NULL,
-                                 .threshold = spec_of(w).threshold,
-                                 .n_labels = w->n_labels,
-                                 .labels = w->labels,
-                                 .ontology_ids = w->ontology_ids,
-                                 .input = w->job.query.filename,
-                                 .input_format = scd_cells_format(w->cells),
-                                 .input_sha256 = w->job.input_sha256};
-    return scd_run_facts(&about, &w->plan, &w->sums, facts);
+    scd_results_spec spec = scd_task_spec(&w->task);
+    spec.path = w->output;
+    spec.overwrite = w->job.query.overwrite;
+    return spec;
 }
 
 static bool is_unwanted(void *arg)
@@ -147,6 +113,33 @@ scd_code scd_job_check_result(scd_job_way *w, scd_error *err)
     return write_result(w, NULL, 0, true, err);
 }
 
+/* ---- what is summed over cells --------------------------------------------------------------- */
+
+scd_code scd_job_fold(scd_job_way *w, scd_error *err)
+{
+    scd_code code = SCD_OK;
+    size_t block = FOLD_BYTES / w->row_bytes + 1;
+    char *kept = scd_malloc(block, w->row_bytes);
+    scd_run_cell *said = scd_malloc(block, sizeof *said);
+    if (!kept || !said)
+        code = scd_fail(err, SCD_E_NOMEM, "out of memory for the rows of %zu cells", block);
+    for (size_t at = 0; at < w->plan.n_cells && !code; at += block) {
+        size_t n = w->plan.n_cells - at < block ? w->plan.n_cells - at : block;
+        if (is_unwanted(w))
+            code = scd_fail(err, SCD_E_CANCELED, "not wanted any more");
+        else if (!scd_pread_all(w->fd, kept, n * w->row_bytes, at * w->row_bytes))
+            code = scd_fail(err, SCD_E_IO, "chunks cannot be read: %s", strerror(errno));
+        for (size_t i = 0; i < n && !code; i++)
+            said[i] = scd_job_row_cell((const scd_job_row *)(kept + i * w->row_bytes));
+        if (!code)
+            code =
+                scd_task_fold(&w->task, said, kept + sizeof(scd_job_row), w->row_bytes, n, at, err);
+    }
+    free(said);
+    free(kept);
+    return code ? code : scd_task_finish(&w->task, err);
+}
+
 static scd_code digest_file(const char *path, scd_digest *digest, uint64_t *n_bytes, scd_error *err)
 {
     int fd = -1;
@@ -169,6 +162,8 @@ static scd_code digest_file(const char *path, scd_digest *digest, uint64_t *n_by
 scd_code scd_job_write_result(scd_job_way *w, scd_digest *digest, uint64_t *n_bytes, scd_error *err)
 {
     scd_fact facts[SCD_RUN_MAX_FACTS];
-    scd_code code = write_result(w, facts, facts_of(w, facts), false, err);
+    size_t n =
+        scd_task_facts(&w->task, &w->sums, w->job.query.filename, w->job.input_sha256, facts);
+    scd_code code = write_result(w, facts, n, false, err);
     return code ? code : digest_file(w->output, digest, n_bytes, err);
 }

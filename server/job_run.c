@@ -5,12 +5,12 @@
  * anew. So a kill at any moment costs the chunk under way, and changes no byte. */
 #include "api/confined.h"
 #include "api/json_write.h"
+#include "api/models.h"
 #include "api/text.h"
 #include "engine/base/clock.h"
 #include "engine/base/fd.h"
 #include "engine/base/mem.h"
 #include "server/job_run.h"
-#include "server/models.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,39 +25,26 @@ static const int64_t PAUSE_NS = 15 * SCD_NS_PER_S;
 
 /* ---- model and plan ------------------------------------------------------------------------- */
 
-static scd_text text_of(const char *text)
-{
-    return (scd_text){text, strlen(text)};
-}
-
 static scd_code choose_model(scd_job_way *w, scd_error *err)
 {
     scd_problem problem = {0};
-    const scd_job_query *q = &w->job.query;
-    w->model =
-        scd_models_choose(w->jobs->o.engine, text_of(w->job.model), &w->model_index, &problem);
-    if (w->model && scd_job_query_annotates(q))
-        w->head = scd_models_choose_head(w->model, "annotation", text_of(q->head), &problem);
-    if (problem.kind)
-        return scd_fail(err, SCD_E_INVALID, "%s", problem.detail);
-    size_t n = w->head ? w->head->n_labels : 0;
-    w->width = scd_job_query_embeds(q) ? w->model->config->hidden_dim : 0;
-    w->n_labels = n;
-    w->row_bytes = (sizeof(scd_job_row) + (w->width + n) * sizeof(float) + 7) / 8 * 8;
-    w->labels = scd_arena_alloc(&w->arena, n + 1, sizeof *w->labels);
-    w->ontology_ids = scd_arena_alloc(&w->arena, n + 1, sizeof *w->ontology_ids);
-    if (!w->labels || !w->ontology_ids)
-        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu labels", n);
-    for (size_t i = 0; i < n; i++) {
-        w->labels[i] = w->head->labels[i].label;
-        w->ontology_ids[i] = w->head->labels[i].ontology_id ? w->head->labels[i].ontology_id : "";
-    }
-    return SCD_OK;
+    scd_task *t = &w->task;
+    t->query = &w->job.query;
+    t->who.engine = w->jobs->o.engine;
+    t->who.device = w->device;
+    t->who.device_kind = w->device_kind;
+    t->kind = scd_task_find(t->query->task);
+    if (!t->kind)
+        return scd_fail(err, SCD_E_INVALID, "\"%s\" is no task here", t->query->task);
+    scd_models_choose_for(t->kind, t->query, w->job.model, &t->who, &problem);
+    if (!problem.kind)
+        scd_task_check(t->query, &t->who, &problem);
+    return problem.kind ? scd_fail(err, SCD_E_INVALID, "%s", problem.detail) : SCD_OK;
 }
 
 static bool is_mouse(void *arg, const char *name)
 {
-    const scd_vocab *vocab = ((const scd_job_way *)arg)->model->vocab;
+    const scd_vocab *vocab = ((const scd_job_way *)arg)->task.who.model->vocab;
     return scd_vocab_is_human(vocab) && scd_vocab_looks_mouse(vocab, name, strlen(name));
 }
 
@@ -69,7 +56,8 @@ static const char *or_null(const char *text)
 static scd_code make_plan(scd_job_way *w, scd_error *err)
 {
     const scd_job_query *q = &w->job.query;
-    w->book = scd_gene_book_of(w->model->vocab);
+    const scd_served_model *model = w->task.who.model;
+    w->book = scd_gene_book_of(model->vocab);
     scd_file_plan_options o = {.matrix = or_null(q->layer),
                                .gene_column = or_null(q->gene_column),
                                .genome = or_null(q->genome),
@@ -77,14 +65,20 @@ static scd_code make_plan(scd_job_way *w, scd_error *err)
                                .book = &w->book,
                                .is_mouse = is_mouse,
                                .is_mouse_arg = w,
-                               .model = w->model->name};
+                               .model = model->name};
     if (*q->genes_in)
         o.matrix = strcmp(q->genes_in, "rows") == 0 ? SCD_CELLS_IN_COLUMNS : SCD_CELLS_IN_ROWS;
     scd_code code = scd_cells_plan(w->cells, &o, &w->arena, &w->plan, err);
-    if (!code && !w->model->config->trained)
+    if (!code && !model->config->trained)
         scd_file_plan_warn(&w->plan, &w->arena,
                            "model \"%s\" has random weights: its answers mean nothing",
-                           w->model->name);
+                           model->name);
+    w->task.cells = w->cells;
+    w->task.plan = &w->plan;
+    w->task.arena = &w->arena;
+    if (!code)
+        code = scd_task_open(&w->task, err);
+    w->row_bytes = (sizeof(scd_job_row) + w->task.row_floats * sizeof(float) + 7) / 8 * 8;
     return code ? code : scd_job_check_result(w, err);
 }
 
@@ -111,6 +105,11 @@ static scd_code open_all(scd_job_way *w, scd_error *err)
 
 /* ---- going on where it stopped -------------------------------------------------------------- */
 
+static const char *head_digest(const scd_job_way *w)
+{
+    return w->task.who.head ? w->task.who.head->digest_hex : "";
+}
+
 /* All that the bytes of the chunks depend on. */
 static scd_code make_run_key(const scd_job_way *w, char hex[SCD_DIGEST_HEX], scd_error *err)
 {
@@ -123,9 +122,9 @@ static scd_code make_run_key(const scd_job_way *w, char hex[SCD_DIGEST_HEX], scd
         scd_hasher_add_text(hasher, "chunks 1");
         scd_hasher_add_text(hasher, query.data);
         scd_hasher_add_text(hasher, w->job.input_sha256);
-        scd_hasher_add_text(hasher, w->model->digest_hex);
-        scd_hasher_add_text(hasher, w->head ? w->head->digest_hex : "");
-        scd_hasher_add_text(hasher, w->device->identity);
+        scd_hasher_add_text(hasher, w->task.who.model->digest_hex);
+        scd_hasher_add_text(hasher, head_digest(w));
+        scd_hasher_add_text(hasher, w->task.who.device->identity);
         scd_digest digest = scd_hasher_finish(hasher);
         scd_digest_hex(&digest, hex);
     }
@@ -195,8 +194,8 @@ static scd_problem_kind begin(scd_job_change *change, scd_job_record *job, scd_p
     job->state = SCD_JOB_RUNNING;
     job->started_ms = job->started_ms ? job->started_ms : scd_wall_ms();
     memcpy(job->run_key, b->run_key, sizeof job->run_key);
-    snprintf(job->model_digest, sizeof job->model_digest, "%s", w->model->digest_hex);
-    snprintf(job->head_digest, sizeof job->head_digest, "%s", w->head ? w->head->digest_hex : "");
+    snprintf(job->model_digest, sizeof job->model_digest, "%s", w->task.who.model->digest_hex);
+    snprintf(job->head_digest, sizeof job->head_digest, "%s", head_digest(w));
     job->row_bytes = w->row_bytes;
     job->n_cells = w->plan.n_cells;
     return SCD_PROBLEM_NONE;
@@ -221,6 +220,25 @@ static scd_code begin_run(scd_job_way *w, scd_error *err)
     scd_job_change change = {.mutate = begin, .arg = &b};
     scd_code code = make_run_key(w, b.run_key, err);
     return code ? code : apply(w, &change, err);
+}
+
+/* Room for what the chunks will be. What never fits is the user's to change; the rest may pass. */
+static scd_code reserve(scd_job_way *w, scd_error *err)
+{
+    const scd_config *c = w->jobs->o.config;
+    scd_problem problem = {0};
+    uint64_t left = w->plan.n_cells - w->job.n_done, most = (uint64_t)c->job_key_disk_mb * MIB;
+    most = most < (uint64_t)c->job_disk_mb * MIB ? most : (uint64_t)c->job_disk_mb * MIB;
+    if (left > UINT64_MAX / w->row_bytes || left * w->row_bytes > most)
+        return scd_fail(err, SCD_E_TOO_LARGE,
+                        "what is kept of %zu cells while they are computed is %zu bytes each, more "
+                        "than the %llu MiB that are allowed: ask for less of each cell, or send "
+                        "fewer cells at a time",
+                        w->plan.n_cells, w->row_bytes, (unsigned long long)(most / MIB));
+    if (!scd_jobs_reserve(w->jobs, w->job.owner, left * w->row_bytes, false, &problem))
+        return scd_fail(err, SCD_E_BUSY, "%s", problem.detail);
+    w->reserved = left * w->row_bytes;
+    return SCD_OK;
 }
 
 /* Before anything that may crash: a file that takes the daemon down each time ends some day. */
@@ -351,16 +369,21 @@ static int64_t give_up(scd_job_way *w, scd_code code, const char *message)
 
 static scd_code run_all(scd_job_way *w, scd_error *err)
 {
-    const scd_job_query *q = &w->job.query;
+    const scd_task_model *who = &w->task.who;
     ending e = {.state = SCD_JOB_COMPLETE};
     scd_code code = open_all(w, err);
     if (!code)
         code = begin_run(w, err);
     if (!code)
+        code = reserve(w, err);
+    if (!code)
         code = scd_job_compute(w, err);
     if (!code)
-        code = scd_run_judge(&w->sums, &w->plan, &w->arena, q->force, w->input, w->model->name,
-                             w->model->config->max_gene_len, w->head ? w->head->name : NULL, err);
+        code = scd_run_judge(&w->sums, &w->plan, &w->arena, w->job.query.force, w->input,
+                             who->model->name, who->model->config->max_gene_len,
+                             who->head ? who->head->name : NULL, err);
+    if (!code && scd_task_folds(&w->task))
+        code = scd_job_fold(w, err);
     if (!code)
         code = scd_job_write_result(w, &e.digest, &e.n_bytes, err);
     if (!code)
@@ -399,6 +422,7 @@ int64_t scd_job_run(scd_jobs *jobs, const char *id)
         pause_ns = give_up(&w, code, err.message);
     else
         scd_jobs_log(jobs, 1, "job_complete", id, w.job.query.task);
+    scd_jobs_unreserve(jobs, w.job.owner, w.reserved);
     scd_cells_close(w.cells);
     if (w.fd >= 0)
         close(w.fd);

@@ -4,18 +4,18 @@
  *     job_chunk.c    some cells: rows -> orders -> the batcher -> the file of chunks
  *     job_result.c   the file of chunks -> the result (job_writer.c: by another process)
  *
- * A cell's row in the file of chunks is a scd_job_row, then its embedding and its probabilities,
- * where these were asked for, as float32.
+ * A cell's row in the file of chunks is a scd_job_row, then the task's row of it (api/task.h).
  *
  * Threads: one worker. Owns: all of the run. */
 #ifndef SCD_JOB_RUN_H
 #define SCD_JOB_RUN_H
 
-#include "api/run.h"
+#include "api/task.h"
 #include "server/jobs_impl.h"
 
 typedef struct scd_job_row {
-    uint64_t answered, n_tokens, n_truncated, n_unused;
+    uint64_t answered; /* 0 no, 1 yes, 2 outside */
+    uint64_t n_tokens, n_truncated, n_unused;
     double mapped, given;
 } scd_job_row;
 
@@ -29,13 +29,10 @@ typedef struct scd_job_way {
     scd_arena arena; /* of the plan */
     scd_file_plan plan;
     scd_gene_book book;
-    size_t model_index;
-    const scd_served_model *model;
-    const scd_head_info *head;           /* NULL: none */
-    const char **labels, **ontology_ids; /* (head->n_labels) in the arena */
-    size_t width, n_labels;              /* of embeddings and probabilities; 0: not asked */
+    scd_task task;
     size_t row_bytes;
-    int fd; /* of the chunks */
+    uint64_t reserved; /* bytes of disk, for the cells that are not yet done */
+    int fd;            /* of the chunks */
     scd_run_sums sums;
 } scd_job_way;
 
@@ -47,6 +44,8 @@ scd_run_cell scd_job_row_cell(const scd_job_row *row);
 /* ---- job_result.c ---- */
 /* What would be in a result's way, told before anything is computed. */
 scd_code scd_job_check_result(scd_job_way *w, scd_error *err);
+/* All rows of the file of chunks, in order, into what the task sums. */
+scd_code scd_job_fold(scd_job_way *w, scd_error *err);
 /* The result is there, durable; its digest and size. */
 scd_code scd_job_write_result(scd_job_way *w, scd_digest *digest, uint64_t *n_bytes,
                               scd_error *err);

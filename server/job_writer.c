@@ -61,6 +61,97 @@ static const char *const *get_texts(scd_wire_in *in, size_t *n, scd_arena *arena
     return texts;
 }
 
+/* A layer: which of its columns were found. */
+static void put_values(scd_buf *out, const scd_results_spec *s)
+{
+    size_t n_genes = s->denoised ? s->plan->n_genes : 0;
+    scd_wire_put_u64(out, s->denoised);
+    scd_wire_put_u64(out, s->n_values);
+    scd_wire_put_u64(out, n_genes);
+    for (size_t i = 0; i < n_genes; i++)
+        scd_wire_put_u64(out, (uint64_t)(s->values_of[i] + 1));
+}
+
+static bool get_values(scd_wire_in *in, scd_results_spec *s, size_t *n_genes, scd_arena *arena)
+{
+    s->denoised = scd_wire_get_u64(in) != 0;
+    s->n_values = (size_t)scd_wire_get_u64(in);
+    *n_genes = (size_t)scd_wire_get_u64(in);
+    if (in->failed || *n_genes > (size_t)(in->end - in->at))
+        return false;
+    int32_t *values_of = scd_arena_alloc(arena, *n_genes + 1, sizeof *values_of);
+    for (size_t i = 0; values_of && i < *n_genes; i++) {
+        uint64_t which = scd_wire_get_u64(in);
+        values_of[i] = which > s->n_values ? -1 : (int32_t)which - 1;
+    }
+    s->values_of = values_of;
+    return values_of && !in->failed;
+}
+
+/* A result that is a table, for an .h5ad: its columns. */
+static void put_table(scd_buf *out, const scd_table *t)
+{
+    scd_wire_put_u64(out, t != NULL);
+    if (!t)
+        return;
+    scd_wire_put_u64(out, t->n_rows);
+    scd_wire_put_u64(out, t->n_columns);
+    for (size_t i = 0; i < t->n_columns; i++) {
+        const scd_table_column *c = &t->columns[i];
+        scd_wire_put_text(out, c->name);
+        scd_wire_put_u64(out, c->texts ? 0 : c->floats ? 1 : c->doubles ? 2 : c->wholes ? 3 : 4);
+        if (c->texts)
+            put_texts(out, c->texts, t->n_rows);
+        else if (c->floats)
+            scd_buf_append(out, c->floats, t->n_rows * sizeof *c->floats);
+        else if (c->doubles)
+            scd_buf_append(out, c->doubles, t->n_rows * sizeof *c->doubles);
+        else if (c->wholes)
+            scd_buf_append(out, c->wholes, t->n_rows * sizeof *c->wholes);
+        else
+            scd_buf_append(out, c->bools, t->n_rows * sizeof *c->bools);
+    }
+}
+
+static void get_column(scd_wire_in *in, scd_table_column *c, size_t n, scd_arena *arena)
+{
+    size_t n_texts;
+    c->name = scd_wire_get_text(in, arena);
+    switch (scd_wire_get_u64(in)) {
+    case 0:
+        c->texts = get_texts(in, &n_texts, arena);
+        in->failed = in->failed || !c->texts || n_texts != n;
+        break;
+    case 1:
+        c->floats = scd_wire_get_array(in, n, sizeof *c->floats, arena);
+        break;
+    case 2:
+        c->doubles = scd_wire_get_array(in, n, sizeof *c->doubles, arena);
+        break;
+    case 3:
+        c->wholes = scd_wire_get_array(in, n, sizeof *c->wholes, arena);
+        break;
+    default:
+        c->bools = scd_wire_get_array(in, n, sizeof *c->bools, arena);
+    }
+    in->failed = in->failed || !c->name;
+}
+
+static bool get_table(scd_wire_in *in, scd_results_spec *s, scd_table *t, scd_arena *arena)
+{
+    *t = (scd_table){0};
+    if (!scd_wire_get_u64(in))
+        return !in->failed;
+    t->n_rows = (size_t)scd_wire_get_u64(in);
+    t->n_columns = (size_t)scd_wire_get_u64(in);
+    if (in->failed || t->n_columns > SCD_TABLE_COLUMNS)
+        return false;
+    for (size_t i = 0; i < t->n_columns && !in->failed; i++)
+        get_column(in, &t->columns[i], t->n_rows, arena);
+    s->table = t;
+    return !in->failed;
+}
+
 static void put_request(const scd_job_writing *w, const char *input, const char *genome,
                         bool only_checks, scd_buf *out)
 {
@@ -76,6 +167,8 @@ static void put_request(const scd_job_writing *w, const char *input, const char 
     scd_wire_put_u64(out, s->embedding_width);
     put_texts(out, s->labels, s->n_labels);
     put_number(out, s->threshold);
+    put_values(out, s);
+    put_table(out, s->table);
     scd_wire_put_text(out, w->chunks);
     scd_wire_put_u64(out, w->row_bytes);
     scd_wire_put_u64(out, w->n_facts);
@@ -116,6 +209,8 @@ static scd_code write_it(scd_wire_in *in, scd_arena *arena, scd_error *err)
     scd_job_writing w = {.spec.plan = &plan};
     scd_results_spec *s = &w.spec;
     bool only_checks = scd_wire_get_u64(in) != 0;
+    size_t n_genes;
+    scd_table table;
     const char *input = scd_wire_get_text(in, arena);
     scd_file_plan_options o = {.force = true, .matrix = scd_wire_get_text(in, arena)};
     o.gene_column = scd_wire_get_text(in, arena);
@@ -127,13 +222,18 @@ static scd_code write_it(scd_wire_in *in, scd_arena *arena, scd_error *err)
     s->embedding_width = (size_t)scd_wire_get_u64(in);
     s->labels = get_texts(in, &s->n_labels, arena);
     s->threshold = get_number(in);
+    bool has_values = get_values(in, s, &n_genes, arena) && get_table(in, s, &table, arena);
     w.chunks = scd_wire_get_text(in, arena);
     w.row_bytes = (size_t)scd_wire_get_u64(in);
-    if (!get_facts(in, &w, arena) || !input || !s->path || !s->task || !s->labels || !w.chunks)
+    if (!has_values || !get_facts(in, &w, arena) || !input || !s->path || !s->task || !s->labels ||
+        !w.chunks)
         return scd_fail(err, SCD_E_INTERNAL, "job writer: a request that is none");
     scd_code code = scd_cells_open(input, &s->cells, err);
     if (!code)
         code = scd_cells_plan(s->cells, &o, arena, &plan, err);
+    if (!code && s->denoised && plan.n_genes != n_genes)
+        code =
+            scd_fail(err, SCD_E_INTERNAL, "job writer: %zu genes, not %zu", plan.n_genes, n_genes);
     if (!code)
         code = only_checks ? scd_results_check(s, err) : scd_job_write_here(&w, err);
     scd_cells_close(s->cells);

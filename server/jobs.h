@@ -17,7 +17,7 @@
 
 #include "api/problem.h"
 #include "config/config.h"
-#include "server/auth.h"
+#include "api/auth.h"
 #include "server/batcher.h"
 #include "server/http.h"
 #include "server/job.h"

@@ -2,12 +2,12 @@
 #include "server/upload.h"
 
 #include "api/gunzip.h"
+#include "api/models.h"
 #include "engine/base/clock.h"
 #include "engine/base/fd.h"
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
 #include "server/job_wait.h"
-#include "server/models.h"
 #include "server/reply.h"
 #include "server/router.h"
 
@@ -399,22 +399,16 @@ static void set_parameter(void *arg, const char *name, const char *value)
 static bool choose_model(upload *u)
 {
     const scd_job_query *q = &u->job.query;
-    size_t index;
-    const scd_served_model *m = scd_models_choose(
-        u->d->engine, (scd_text){q->model, strlen(q->model)}, &index, &u->problem);
-    const scd_head_info *head = NULL;
-    if (!m)
+    scd_task_model who = {.engine = u->d->engine};
+    scd_models_choose_for(scd_task_find(q->task), q, q->model, &who, &u->problem);
+    if (u->problem.kind)
         return false;
-    snprintf(u->job.model, sizeof u->job.model, "%s", m->name);
-    snprintf(u->job.model_digest, sizeof u->job.model_digest, "%s", m->digest_hex);
-    if (scd_job_query_annotates(q)) {
-        head = scd_models_choose_head(m, "annotation", (scd_text){q->head, strlen(q->head)},
-                                      &u->problem);
-        if (!head)
-            return false;
-        snprintf(u->job.head_digest, sizeof u->job.head_digest, "%s", head->digest_hex);
-    }
-    return true;
+    snprintf(u->job.model, sizeof u->job.model, "%s", who.model->name);
+    snprintf(u->job.model_digest, sizeof u->job.model_digest, "%s", who.model->digest_hex);
+    if (who.head)
+        snprintf(u->job.head_digest, sizeof u->job.head_digest, "%s", who.head->digest_hex);
+    scd_task_check(q, &who, &u->problem);
+    return !u->problem.kind;
 }
 
 static bool make_id(char id[SCD_JOB_ID_BYTES])

@@ -22,6 +22,24 @@ int cli_usage(const cli_verb *verb, const char *fmt, ...)
     return CLI_USAGE;
 }
 
+int cli_part(const cli_verb *verb, int argc, char **argv, const char *const *names, size_t n,
+             cli_verb *out)
+{
+    static char called[64]; /* one verb a run */
+    const char *asked = argc > 1 ? argv[1] : "";
+    *out = *verb;
+    if (!strcmp(asked, "--help") || !strcmp(asked, "-h"))
+        return CLI_PART_HELP;
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(asked, names[i]) == 0) {
+            snprintf(called, sizeof called, "%s %s", verb->name, names[i]);
+            out->name = called;
+            return (int)i;
+        }
+    cli_usage(verb, "what to do is missing: scdiva %s %s", verb->name, verb->input);
+    return CLI_PART_NONE;
+}
+
 static void print_help(const cli_verb *verb, const cli_option *table, size_t n)
 {
     printf("usage: scdiva %s%s%s [OPTIONS]\n\n%s\n\n", verb->name, verb->input ? " " : "",

@@ -12,8 +12,9 @@ typedef struct audit_options {
     bool json;
 } audit_options;
 
-size_t cli_audit_options(void *into, cli_option *t)
+size_t cli_audit_options(const cli_verb *verb, void *into, cli_option *t)
 {
+    (void)verb;
     audit_options *o = into;
     t[0] = (cli_option){"json", 0, CLI_FLAG, &o->json, NULL, "as JSON", 0, 0, 0, 0};
     return 1;
@@ -21,18 +22,21 @@ size_t cli_audit_options(void *into, cli_option *t)
 
 int cli_audit(const cli_verb *verb, int argc, char **argv)
 {
+    static const char *const names[] = {"verify"};
     audit_options o = {0};
     cli_option table[CLI_MAX_OPTIONS];
     const char *path;
     scd_error err = {0};
     scd_audit_state state;
     scd_buf out;
-    bool asks_help = argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"));
-    if (!asks_help && (argc < 2 || strcmp(argv[1], "verify") != 0))
-        return cli_usage(verb, "what to do is missing: scdiva audit verify FILE");
-    int skip = asks_help ? 0 : 1;
-    int status =
-        cli_args_read(verb, table, cli_audit_options(&o, table), argc - skip, argv + skip, &path);
+    cli_verb part;
+    int which = cli_part(verb, argc, argv, names, 1, &part);
+    if (which == CLI_PART_NONE)
+        return CLI_USAGE;
+    part.input = "FILE";
+    int skip = which == CLI_PART_HELP ? 0 : 1;
+    int status = cli_args_read(which == CLI_PART_HELP ? verb : &part, table,
+                               cli_audit_options(verb, &o, table), argc - skip, argv + skip, &path);
     if (status)
         return status < 0 ? CLI_OK : status;
     if (scd_audit_verify(path, &state, &err))

@@ -41,7 +41,7 @@ typedef struct cli_verb {
     const char *input; /* what --help calls the one argument; NULL: takes none */
     int (*run)(const struct cli_verb *verb, int argc, char **argv);
     /* The options, bound to `into`; for parsing, --help and completion. NULL: none. */
-    size_t (*options)(void *into, cli_option *table);
+    size_t (*options)(const struct cli_verb *verb, void *into, cli_option *table);
     bool is_hidden;
 } cli_verb;
 
@@ -54,6 +54,11 @@ extern const size_t cli_n_verbs;
  * given. */
 int cli_args_read(const cli_verb *verb, const cli_option *table, size_t n, int argc, char **argv,
                   const char **input);
+/* A verb of several parts ("scdiva jobs show ID"): which of names (n) argv[1] is; *out is the verb
+ * as that part is called. CLI_PART_HELP: --help is asked for; CLI_PART_NONE, after a message. */
+enum { CLI_PART_HELP = -1, CLI_PART_NONE = -2 };
+int cli_part(const cli_verb *verb, int argc, char **argv, const char *const *names, size_t n,
+             cli_verb *out);
 int cli_usage(const cli_verb *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- progress.c: a bar on a terminal, plain lines otherwise, nothing when quiet ---- */
@@ -82,13 +87,17 @@ int cli_print(scd_buf *out, int status);
 
 /* ---- the verbs ---- */
 int cli_run_task(const cli_verb *verb, int argc, char **argv);
-size_t cli_task_options(void *into, cli_option *table);
+size_t cli_task_options(const cli_verb *verb, void *into, cli_option *table);
 int cli_inspect(const cli_verb *verb, int argc, char **argv);
-size_t cli_inspect_options(void *into, cli_option *table);
+size_t cli_inspect_options(const cli_verb *verb, void *into, cli_option *table);
 int cli_models(const cli_verb *verb, int argc, char **argv);
-size_t cli_models_options(void *into, cli_option *table);
+size_t cli_models_options(const cli_verb *verb, void *into, cli_option *table);
 int cli_audit(const cli_verb *verb, int argc, char **argv);
-size_t cli_audit_options(void *into, cli_option *table);
+size_t cli_audit_options(const cli_verb *verb, void *into, cli_option *table);
+int cli_jobs(const cli_verb *verb, int argc, char **argv);
+size_t cli_jobs_options(const cli_verb *verb, void *into, cli_option *table);
+int cli_keys(const cli_verb *verb, int argc, char **argv);
+size_t cli_keys_options(const cli_verb *verb, void *into, cli_option *table);
 int cli_completion(const cli_verb *verb, int argc, char **argv);
 
 #endif

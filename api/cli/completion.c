@@ -12,7 +12,7 @@ static void put_options(const cli_verb *verb, const char *before, const char *be
 {
     cli_task into;
     cli_option table[CLI_MAX_OPTIONS];
-    size_t n = verb->options ? verb->options(&into, table) : 0;
+    size_t n = verb->options ? verb->options(verb, &into, table) : 0;
     for (size_t i = 0; i < n; i++)
         printf("%s--%s%s", before, table[i].name, between);
     printf("%s--help", before);
@@ -24,11 +24,21 @@ static void put_verbs(void)
         printf("%s%s", i ? " " : "", cli_verbs[i].name);
 }
 
+/* "list|show [ID]": the parts of a verb that has some, "list show". */
+static void put_parts(const cli_verb *verb)
+{
+    const char *input = verb->input ? verb->input : "";
+    if (*input < 'a' || *input > 'z')
+        return;
+    for (; *input && *input != ' '; input++)
+        putchar(*input == '|' ? ' ' : *input);
+}
+
 static void bash(void)
 {
     fputs("# scdiva completion bash > /etc/bash_completion.d/scdiva\n"
           "_scdiva() {\n"
-          "    local word=${COMP_WORDS[COMP_CWORD]} options=\n"
+          "    local word=${COMP_WORDS[COMP_CWORD]} options= parts=\n"
           "    if [ \"$COMP_CWORD\" = 1 ]; then\n"
           "        COMPREPLY=($(compgen -W '",
           stdout);
@@ -41,9 +51,15 @@ static void bash(void)
     for (size_t i = 0; i < cli_n_verbs; i++) {
         printf("    %s) options='", cli_verbs[i].name);
         put_options(&cli_verbs[i], "", " ");
+        fputs("' parts='", stdout);
+        put_parts(&cli_verbs[i]);
         fputs("' ;;\n", stdout);
     }
     fputs("    esac\n"
+          "    if [ \"$COMP_CWORD\" = 2 ] && [ \"$parts\" ]; then\n"
+          "        COMPREPLY=($(compgen -W \"$parts\" -- \"$word\"))\n"
+          "        return\n"
+          "    fi\n"
           "    case $word in\n"
           "    -*) COMPREPLY=($(compgen -W \"$options\" -- \"$word\")) ;;\n"
           "    *) COMPREPLY=($(compgen -f -- \"$word\")) ;;\n"
@@ -68,7 +84,9 @@ static void zsh(void)
           "    case $words[2] in\n",
           stdout);
     for (size_t i = 0; i < cli_n_verbs; i++) {
-        printf("    %s) [[ $PREFIX = -* ]] && compadd -- ", cli_verbs[i].name);
+        printf("    %s) (( CURRENT == 3 )) && compadd -- ", cli_verbs[i].name);
+        put_parts(&cli_verbs[i]);
+        fputs("\n        [[ $PREFIX = -* ]] && compadd -- ", stdout);
         put_options(&cli_verbs[i], "", " ");
         fputs(" ;;\n", stdout);
     }
@@ -96,9 +114,12 @@ static void fish(void)
     puts("# scdiva completion fish > ~/.config/fish/completions/scdiva.fish");
     for (size_t i = 0; i < cli_n_verbs; i++) {
         const cli_verb *v = &cli_verbs[i];
-        size_t n = v->options ? v->options(&into, table) : 0;
+        size_t n = v->options ? v->options(v, &into, table) : 0;
         printf("complete -c scdiva -n __fish_use_subcommand -f -a %s -d '", v->name);
         put_quoted(v->summary);
+        puts("'");
+        printf("complete -c scdiva -n '__fish_seen_subcommand_from %s' -a '", v->name);
+        put_parts(v);
         puts("'");
         for (size_t k = 0; k < n; k++) {
             printf("complete -c scdiva -n '__fish_seen_subcommand_from %s' -l %s", v->name,

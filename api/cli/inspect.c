@@ -8,6 +8,7 @@
  * Threads: main. Owns: everything of the run. */
 #include "api/cli/cli.h"
 #include "api/cli/task.h"
+#include "api/cli/worker.h"
 #include "api/confined.h"
 #include "api/json_write.h"
 #include "engine/base/mem.h"
@@ -42,8 +43,9 @@ typedef struct inspection {
     double memory_bytes, seconds;
 } inspection;
 
-size_t cli_inspect_options(void *into, cli_option *t)
+size_t cli_inspect_options(const cli_verb *verb, void *into, cli_option *t)
 {
+    (void)verb;
     static const char *const sides[] = {"rows", "columns", NULL};
     cli_task *o = into;
     const cli_option all[] = {
@@ -99,8 +101,7 @@ static scd_code open_worker(inspection *in, scd_error *err)
         o->model = find_bundled(in);
     if (!o->server && !o->model)
         return SCD_OK;
-    cli_worker_options w = {
-        .model = o->model, .server = o->server, .key_file = o->key_file, .looks_only = true};
+    cli_worker_options w = {.model = o->model, .server = o->server, .key_file = o->key_file};
     scd_code code = cli_worker_open(&w, &in->worker, err);
     if (!code)
         in->model = cli_worker_model(in->worker);
@@ -411,8 +412,8 @@ int cli_inspect(const cli_verb *verb, int argc, char **argv)
     in->is_validation = strcmp(verb->name, "validate") == 0;
     in->o.verb = verb->name;
     in->plan.mapped_share = NAN;
-    int status =
-        cli_args_read(verb, table, cli_inspect_options(&in->o, table), argc, argv, &in->o.input);
+    int status = cli_args_read(verb, table, cli_inspect_options(verb, &in->o, table), argc, argv,
+                               &in->o.input);
     if (status) {
         free(in);
         return status < 0 ? CLI_OK : status;

@@ -19,8 +19,9 @@ typedef struct models_options {
     bool json;
 } models_options;
 
-size_t cli_models_options(void *into, cli_option *t)
+size_t cli_models_options(const cli_verb *verb, void *into, cli_option *t)
 {
+    (void)verb;
     models_options *o = into;
     const cli_option all[] = {
         {"model", 'm', CLI_TEXT, &o->model, "DIR", "a model directory ($SCDIVA_MODEL)", 0, 0, 0, 0},
@@ -167,7 +168,8 @@ int cli_models(const cli_verb *verb, int argc, char **argv)
     scd_error err = {0};
     cJSON *answer = NULL;
     scd_buf out;
-    int status = cli_args_read(verb, table, cli_models_options(&o, table), argc, argv, &input);
+    int status =
+        cli_args_read(verb, table, cli_models_options(verb, &o, table), argc, argv, &input);
     if (status)
         return status < 0 ? CLI_OK : status;
     o.model = o.model ? o.model : getenv("SCDIVA_MODEL");

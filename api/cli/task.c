@@ -1,18 +1,17 @@
-/* task.c - scdiva embed and annotate: a file of cells through a model, block by block; see task.h.
+/* task.c - scdiva embed, annotate, perturb, integrate, impute, grn: a file of cells in, results
+ * out.
  *
- * Order: what can be refused is refused first - options, output, file, genes - and then computed.
- * The file is read once more from its start; a block is at most 256 cells, so that memory does not
- * grow with the file. Judged over all cells at the end is what was judged over some at the start.
- *
- * Threads: main; the engine's own. Owns: everything of the run. */
+ * A run refuses what it can before it computes: options, output, model, file, genes. Then it reads
+ * the file once, block by block, computes each and writes it; memory does not grow with the file.
+ * The output appears at the end. With --server all of this is a job of a daemon (remote.c). */
 #include "api/cli/task.h"
 
 #include "api/confined.h"
+#include "api/models.h"
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
 
-#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,65 +21,33 @@
 
 /* A block is what one read, one computation and one step of the progress are: enough to fill a
  * device, and not so much that a slow one says nothing for long. */
-enum { BLOCK_CELLS = 256, BLOCK_TOKENS = 1 << 16, BLOCK_ENTRIES = 1 << 20, BLOCK_BYTES = 1 << 30 };
+enum {
+    BLOCK_CELLS = 256,
+    BLOCK_TOKENS = 1 << 16,
+    BLOCK_ENTRIES = 1 << 20,
+    BLOCK_ROWS_BYTES = 64 << 20
+};
+#define BLOCK_BYTES ((size_t)4 << 30)
 
-/* ---- options ---- */
+static volatile sig_atomic_t interrupted;
 
-size_t cli_task_options(void *into, cli_option *t)
+static void on_signal(int number)
 {
-    static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
-    static const char *const precisions[] = {"auto", "fp32", "bf16", NULL};
-    static const char *const on_errors[] = {"skip", "fail", NULL};
-    static const char *const sides[] = {"rows", "columns", NULL};
-    cli_task *o = into;
-    const cli_option all[] = {
-        {"output", 'o', CLI_TEXT, &o->output, "FILE", ".h5ad, .csv, .tsv or .npy", 0, 0, 0, 0},
-        {"model", 'm', CLI_TEXT, &o->model, "DIR", "model directory; with --server its name there",
-         0, 0, 0, 0},
-        {"server", 0, CLI_TEXT, &o->server, "URL", "compute on a daemon; the same bytes", 0, 0, 0,
-         0},
-        {"key-file", 0, CLI_TEXT, &o->key_file, "FILE",
-         "its bearer token (else $SCDIVA_API_KEY, where set)", 0, 0, 0, 0},
-        {"head", 0, CLI_TEXT, &o->head, "NAME", "annotate: which head, where a model has several",
-         0, 0, 0, 0},
-        {"threshold", 0, CLI_NUMBER, &o->threshold, "P",
-         "annotate: below it a cell is unknown (the head's own)", 0, 0, 1, &o->has_threshold},
-        {"embeddings", 0, CLI_FLAG, &o->embeddings, NULL, "annotate: write embeddings as well", 0,
-         0, 0, 0},
-        {"layer", 0, CLI_TEXT, &o->layer, "NAME",
-         "the matrix: X, raw/X, a layer (by evidence: layers/counts, raw/X, X)", 0, 0, 0, 0},
-        {"gene-column", 0, CLI_TEXT, &o->gene_column, "NAME",
-         "the column of var that names the genes (by evidence); \"index\"", 0, 0, 0, 0},
-        {"genome", 0, CLI_TEXT, &o->genome, "NAME", "10x files of several: only this one's genes",
-         0, 0, 0, 0},
-        {"genes-in", 0, CLI_CHOICE, &o->genes_in, "rows|columns",
-         "tables: where the genes are (by evidence)", sides, 0, 0, 0},
-        {"force", 0, CLI_FLAG, &o->force, NULL,
-         "go on where less than half of the counts is on known genes", 0, 0, 0, 0},
-        {"on-error", 0, CLI_CHOICE, &o->on_error, "skip|fail",
-         "cells without a known gene: leave unanswered (skip), or stop", on_errors, 0, 0, 0},
-        {"overwrite", 0, CLI_FLAG, &o->overwrite, NULL,
-         "replace OUTPUT, and results that INPUT holds already", 0, 0, 0, 0},
-        {"device", 0, CLI_CHOICE, &o->device, "auto|cpu|cuda", "in process: where to compute",
-         devices, 0, 0, 0},
-        {"precision", 0, CLI_CHOICE, &o->precision, "auto|fp32|bf16", "in process: of the products",
-         precisions, 0, 0, 0},
-        {"threads", 0, CLI_COUNT, &o->threads, "N", "in process: 0 is one per core", 0, 0, 4096, 0},
-        {"json", 0, CLI_FLAG, &o->json, NULL, "the report as JSON on standard output", 0, 0, 0, 0},
-        {"quiet", 'q', CLI_FLAG, &o->quiet, NULL, "no progress, no notes", 0, 0, 0, 0},
-    };
-    memcpy(t, all, sizeof all);
-    return sizeof all / sizeof all[0];
+    (void)number;
+    interrupted = 1;
 }
 
-void cli_task_plan(const cli_task *o, scd_file_plan_options *plan)
+bool cli_is_interrupted(void *unused)
 {
-    plan->matrix = o->layer;
-    plan->gene_column = o->gene_column;
-    plan->genome = o->genome;
-    plan->force = o->force;
-    if (o->genes_in)
-        plan->matrix = strcmp(o->genes_in, "rows") == 0 ? SCD_CELLS_IN_COLUMNS : SCD_CELLS_IN_ROWS;
+    (void)unused;
+    return interrupted != 0;
+}
+
+void cli_catch_signals(void)
+{
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    signal(SIGPIPE, SIG_IGN);
 }
 
 static int check(const cli_verb *verb, cli_task *o)
@@ -94,124 +61,179 @@ static int check(const cli_verb *verb, cli_task *o)
         return cli_usage(verb, "-o %s", err.message);
     if (!o->model && !o->server)
         return cli_usage(verb, "--model DIR or --server URL is missing");
-    if (o->layer && o->genes_in)
-        return cli_usage(verb, "--layer and --genes-in both name the matrix");
-    return CLI_OK;
+    return cli_task_query(verb, o);
 }
 
-/* ---- a run ---- */
+/* ---- a run in this process ------------------------------------------------------------------ */
 
 typedef struct run {
-    const cli_task *o;
-    cli_worker *worker;
-    const cli_model *model;
+    cli_task *o;
+    scd_engine *engine;
     scd_cells *cells;
-    scd_arena arena; /* of the plan */
+    scd_arena arena; /* of plan and task */
+    scd_gene_book book;
     scd_file_plan plan;
+    scd_task task;
+    scd_results_spec spec;
     scd_results *results;
     cli_progress progress;
-    cli_sums sums;
-    float *embeddings, *probabilities; /* (block, width), (block, n_labels) */
-    cli_cell *said;                    /* (block) */
-    size_t block;                      /* cells */
+    scd_run_sums sums;
+    float *rows;        /* (block, task.row_floats) */
+    scd_run_cell *said; /* (block) */
+    size_t block;       /* cells */
 } run;
 
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
+static scd_device_choice device_of(const char *name)
 {
-    (void)number;
-    interrupted = 1;
+    return strcmp(name, "cpu") == 0    ? SCD_DEVICE_CPU
+           : strcmp(name, "cuda") == 0 ? SCD_DEVICE_CUDA
+                                       : SCD_DEVICE_AUTO;
 }
 
-static bool wants_embeddings(const cli_task *o)
+static scd_precision precision_of(const char *name)
 {
-    return strcmp(o->verb, "embed") == 0 || o->embeddings;
+    return strcmp(name, "fp32") == 0   ? SCD_PRECISION_FP32
+           : strcmp(name, "bf16") == 0 ? SCD_PRECISION_BF16
+                                       : SCD_PRECISION_AUTO;
 }
 
-static scd_code open_worker(run *r, scd_error *err)
+static scd_code open_engine(run *r, scd_error *err)
 {
-    const cli_task *o = r->o;
-    cli_worker_options w = {.model = o->model,
-                            .server = o->server,
-                            .key_file = o->key_file,
-                            .head = o->head,
-                            .needs_head = strcmp(o->verb, "annotate") == 0,
-                            .device = o->device,
-                            .precision = o->precision,
-                            .threads = o->threads};
-    scd_code code = cli_worker_open(&w, &r->worker, err);
-    if (!code)
-        r->model = cli_worker_model(r->worker);
-    return code;
+    cli_task *o = r->o;
+    const char *const dirs[] = {o->model, o->uncorrected};
+    const scd_engine_options options = {.device = device_of(o->device),
+                                        .precision = precision_of(o->precision),
+                                        .threads = (int)o->threads,
+                                        .model_dirs = dirs,
+                                        .n_models = o->uncorrected ? 2 : 1};
+    scd_code code = scd_engine_open(&options, &r->engine, err);
+    if (code || !o->uncorrected)
+        return code;
+    snprintf(o->query.uncorrected, sizeof o->query.uncorrected, "%s",
+             scd_engine_model(r->engine, 1)->name);
+    return SCD_OK;
+}
+
+/* The model, the head, and whether what is asked makes sense to them. */
+static scd_code choose(run *r, scd_error *err)
+{
+    scd_problem problem = {0};
+    scd_task *t = &r->task;
+    t->query = &r->o->query;
+    t->kind = scd_task_find(r->o->verb);
+    t->who.engine = r->engine;
+    t->who.device = scd_engine_device(r->engine);
+    t->who.device_kind = scd_engine_device_kind(r->engine);
+    scd_models_choose_for(t->kind, t->query, "", &t->who, &problem);
+    if (!problem.kind)
+        scd_task_check(t->query, &t->who, &problem);
+    char text[CLI_PROBLEM_BYTES];
+    if (!problem.kind)
+        return SCD_OK;
+    cli_problem_text(&problem, text);
+    return scd_fail(err, SCD_E_INVALID, "%s", text);
+}
+
+static bool is_mouse(void *arg, const char *name)
+{
+    const scd_vocab *vocab = arg;
+    return scd_vocab_is_human(vocab) && scd_vocab_looks_mouse(vocab, name, strlen(name));
 }
 
 static scd_code make_plan(run *r, scd_error *err)
 {
-    scd_file_plan_options options = {0};
+    const scd_served_model *model = r->task.who.model;
+    r->book = scd_gene_book_of(model->vocab);
+    scd_file_plan_options options = {.book = &r->book,
+                                     .is_mouse = is_mouse,
+                                     .is_mouse_arg = (void *)model->vocab,
+                                     .model = model->name};
     cli_task_plan(r->o, &options);
-    cli_worker_genes(r->worker, &options);
     scd_code code = scd_cells_plan(r->cells, &options, &r->arena, &r->plan, err);
-    if (!code && !r->model->is_trained)
+    if (!code && !model->config->trained)
         scd_file_plan_warn(&r->plan, &r->arena,
-                           "model \"%s\" has random weights: its answers mean "
-                           "nothing",
-                           r->model->name);
-    if (!code && !r->o->quiet) {
-        cli_print_notes("note", r->plan.decisions, r->plan.n_decisions);
-        cli_print_notes("warning", r->plan.warnings, r->plan.n_warnings);
-    }
-    return code;
+                           "model \"%s\" has random weights: its answers mean nothing",
+                           model->name);
+    r->task.cells = r->cells;
+    r->task.plan = &r->plan;
+    r->task.arena = &r->arena;
+    return code ? code : scd_task_open(&r->task, err);
 }
 
 static size_t block_of(const run *r)
 {
     const scd_file_plan *p = &r->plan;
     double stored = (double)p->n_stored / (double)(p->n_cells ? p->n_cells : 1);
-    double tokens = fmin(p->values_per_cell, (double)r->model->max_gene_len);
+    double tokens = fmin(p->values_per_cell, (double)r->task.who.model->config->max_gene_len);
     double cells = fmin(BLOCK_TOKENS / (tokens + 1), BLOCK_ENTRIES / (stored + 1));
+    cells = fmin(cells, BLOCK_ROWS_BYTES / (double)(r->task.row_floats * sizeof(float) + 1));
+    if (r->spec.denoised)
+        cells = fmin(cells, BLOCK_ENTRIES / (double)(p->n_genes + 1));
     return cells < 1 ? 1 : cells > BLOCK_CELLS ? BLOCK_CELLS : (size_t)cells;
 }
 
 static scd_code open_results(run *r, scd_error *err)
 {
-    const cli_head *head = &r->model->head;
-    const cli_task *o = r->o;
-    scd_results_spec spec = {.path = o->output,
-                             .cells = r->cells,
-                             .plan = &r->plan,
-                             .task = o->verb,
-                             .overwrite = o->overwrite,
-                             .embedding_width = wants_embeddings(o) ? r->model->width : 0,
-                             .n_labels = head->name ? head->n_labels : 0,
-                             .labels = head->labels,
-                             .threshold = o->has_threshold ? o->threshold : head->threshold};
+    r->spec = scd_task_spec(&r->task);
+    r->spec.path = r->o->output;
+    r->spec.overwrite = r->o->overwrite;
     r->block = block_of(r);
     r->said = scd_malloc(r->block, sizeof *r->said);
-    if (spec.embedding_width)
-        r->embeddings = scd_malloc(r->block, spec.embedding_width * sizeof(float));
-    if (spec.n_labels)
-        r->probabilities = scd_malloc(r->block, spec.n_labels * sizeof(float));
-    if (!r->said || (spec.embedding_width && !r->embeddings) ||
-        (spec.n_labels && !r->probabilities))
+    r->rows = scd_malloc(r->block, (r->task.row_floats + 1) * sizeof *r->rows);
+    if (!r->said || !r->rows)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
-    return scd_results_open(&spec, &r->results, err);
+    return scd_results_open(&r->spec, &r->results, err);
+}
+
+/* Rows from *row on, as many as are worth a computation; a cell may take many passes. */
+static scd_code compute_some(run *r, const scd_cells_rows *rows, size_t first, size_t *row,
+                             scd_error *err)
+{
+    scd_arena arena;
+    scd_task_chunk chunk;
+    scd_code code = SCD_OK;
+    size_t from = *row;
+    scd_arena_init(&arena, BLOCK_BYTES);
+    scd_task_chunk_init(&chunk, &arena);
+    for (; *row < rows->n && !code && chunk.n_tokens < BLOCK_TOKENS; ++*row)
+        code = scd_task_add(&r->task, rows, *row, first, r->rows + *row * r->task.row_floats,
+                            &chunk, r->said + *row, err);
+    if (!code)
+        code = cli_compute(r->engine, &r->task, &chunk, err);
+    for (const scd_task_order *o = chunk.first; o && !code; o = o->next)
+        scd_task_take(&r->task, o);
+    scd_arena_release(&arena);
+    if (!code)
+        cli_progress_add(&r->progress, *row - from);
+    return code;
+}
+
+static scd_code compute_block(run *r, const scd_cells_rows *rows, size_t first, scd_error *err)
+{
+    scd_code code = SCD_OK;
+    for (size_t row = 0; row < rows->n && !code;)
+        code = compute_some(r, rows, first, &row, err);
+    return code;
 }
 
 static scd_code run_block(run *r, size_t first, size_t n, scd_error *err)
 {
     scd_arena arena;
     scd_cells_rows rows;
+    scd_results_block block;
+    size_t stride = r->task.row_floats * sizeof *r->rows;
     scd_arena_init(&arena, BLOCK_BYTES);
     scd_code code =
         scd_cells_rows_read(r->cells, r->plan.choice.matrix, first, n, &arena, &rows, err);
     if (!code)
-        code = cli_worker_run(r->worker, &r->plan, &rows, first, r->embeddings, r->probabilities,
-                              r->said, err);
+        code = compute_block(r, &rows, first, err);
     if (!code)
-        code = scd_run_count(&r->sums, r->said, n, first, strcmp(r->o->on_error, "fail") == 0,
-                             r->o->input, err);
-    scd_results_block block = {n, r->embeddings, r->probabilities, &rows, NULL};
+        code =
+            scd_run_count(&r->sums, r->said, n, first, r->o->query.fail_on_error, r->o->input, err);
+    if (!code && scd_task_folds(&r->task))
+        code = scd_task_fold(&r->task, r->said, r->rows, stride, n, first, err);
+    if (!code)
+        code = scd_task_block(&r->spec, r->rows, stride, n, &rows, &arena, &block, err);
     if (!code)
         code = scd_results_add(r->results, &block, err);
     scd_arena_release(&arena);
@@ -224,21 +246,21 @@ static scd_code run_all(run *r, scd_error *err)
     cli_progress_begin(&r->progress, r->plan.n_cells, r->o->quiet);
     for (size_t at = 0; at < r->plan.n_cells && !code; at += r->block) {
         size_t n = r->plan.n_cells - at < r->block ? r->plan.n_cells - at : r->block;
-        code = interrupted ? scd_fail(err, SCD_E_CANCELED, "interrupted; nothing was written")
-                           : run_block(r, at, n, err);
-        cli_progress_add(&r->progress, n);
+        code = interrupted ? SCD_E_CANCELED : run_block(r, at, n, err);
     }
     cli_progress_end(&r->progress);
-    return code;
+    return code == SCD_E_CANCELED ? scd_fail(err, code, "interrupted; nothing was written") : code;
 }
 
+/* What is known now that all cells are there. */
 static scd_code judge(run *r, scd_error *err)
 {
-    size_t before = r->plan.n_warnings;
-    scd_code code = scd_run_judge(&r->sums, &r->plan, &r->arena, r->o->force, r->o->input,
-                                  r->model->name, r->model->max_gene_len, r->model->head.name, err);
-    if (!code && !r->o->quiet)
-        cli_print_notes("warning", r->plan.warnings + before, r->plan.n_warnings - before);
+    const scd_task_model *who = &r->task.who;
+    scd_code code =
+        scd_run_judge(&r->sums, &r->plan, &r->arena, r->o->force, r->o->input, who->model->name,
+                      who->model->config->max_gene_len, who->head ? who->head->name : NULL, err);
+    if (!code && scd_task_folds(&r->task))
+        code = scd_task_finish(&r->task, err);
     return code;
 }
 
@@ -271,52 +293,79 @@ static scd_code digest_input(run *r, char hex[SCD_DIGEST_HEX], scd_error *err)
 static void release(run *r)
 {
     scd_results_free(r->results);
-    free(r->probabilities);
-    free(r->embeddings);
+    free(r->rows);
     free(r->said);
     scd_arena_release(&r->arena);
     scd_cells_close(r->cells);
-    cli_worker_close(r->worker);
+    scd_engine_close(r->engine);
+}
+
+/* Notes and warnings from these on. */
+static void print_notes(const run *r, size_t decisions, size_t warnings)
+{
+    const scd_file_plan *p = &r->plan;
+    if (r->o->quiet)
+        return;
+    cli_print_notes("note", p->decisions + decisions, p->n_decisions - decisions);
+    cli_print_notes("warning", p->warnings + warnings, p->n_warnings - warnings);
+}
+
+/* From the file to all cells computed. */
+static scd_code go(run *r, scd_error *err)
+{
+    scd_code code = scd_cells_open_confined(r->o->input, NULL, &r->cells, err);
+    if (!code)
+        code = open_engine(r, err);
+    if (!code)
+        code = choose(r, err);
+    if (!code)
+        code = make_plan(r, err);
+    if (code)
+        return code;
+    print_notes(r, 0, 0);
+    size_t n_decisions = r->plan.n_decisions, n_warnings = r->plan.n_warnings;
+    code = open_results(r, err);
+    if (!code)
+        code = run_all(r, err);
+    if (!code)
+        code = judge(r, err);
+    if (!code)
+        print_notes(r, n_decisions, n_warnings);
+    return code;
+}
+
+static int run_here(cli_task *o)
+{
+    scd_fact facts[SCD_RUN_MAX_FACTS];
+    char sha256[SCD_DIGEST_HEX] = "";
+    scd_error err = {0};
+    run r = {.o = o};
+    size_t n = 0;
+    int64_t start = scd_now_ns();
+    scd_arena_init(&r.arena, SIZE_MAX / 2);
+    scd_code code = go(&r, &err);
+    if (!code)
+        code = digest_input(&r, sha256, &err);
+    if (!code)
+        n = scd_task_facts(&r.task, &r.sums, o->query.filename, sha256, facts);
+    if (!code)
+        code = scd_results_commit(r.results, facts, n, &err);
+    r.sums.seconds = (double)(scd_now_ns() - start) * 1e-9;
+    int status = code ? cli_fail(&err, o->json) : cli_task_report(o, &r.task, facts, n, &r.sums);
+    release(&r);
+    return status;
 }
 
 int cli_run_task(const cli_verb *verb, int argc, char **argv)
 {
-    cli_task o = {.verb = verb->name, .on_error = "skip", .device = "auto", .precision = "auto"};
+    cli_task o = {.verb = verb->name, .device = "auto", .precision = "auto"};
     cli_option table[CLI_MAX_OPTIONS];
-    scd_fact facts[CLI_MAX_FACTS];
-    char sha256[SCD_DIGEST_HEX] = "";
-    scd_error err = {0};
-    run r = {.o = &o};
-    int64_t start = scd_now_ns();
-    int status = cli_args_read(verb, table, cli_task_options(&o, table), argc, argv, &o.input);
+    int status =
+        cli_args_read(verb, table, cli_task_options(verb, &o, table), argc, argv, &o.input);
     if (!status)
         status = check(verb, &o);
     if (status)
         return status < 0 ? CLI_OK : status;
-    scd_arena_init(&r.arena, SIZE_MAX / 2);
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
-    signal(SIGPIPE, SIG_IGN);
-    scd_code code = scd_cells_open_confined(o.input, NULL, &r.cells, &err);
-    if (!code)
-        code = open_worker(&r, &err);
-    if (!code)
-        code = make_plan(&r, &err);
-    if (!code)
-        code = open_results(&r, &err);
-    if (!code)
-        code = run_all(&r, &err);
-    if (!code)
-        code = judge(&r, &err);
-    if (!code)
-        code = digest_input(&r, sha256, &err);
-    size_t n = code ? 0
-                    : cli_task_facts(&o, r.model, &r.plan, &r.sums, sha256,
-                                     scd_cells_format(r.cells), &r.arena, facts);
-    if (!code)
-        code = scd_results_commit(r.results, facts, n, &err);
-    r.sums.seconds = (double)(scd_now_ns() - start) * 1e-9;
-    status = code ? cli_fail(&err, o.json) : cli_task_report(&o, r.model, facts, n, &r.sums);
-    release(&r);
-    return status;
+    cli_catch_signals();
+    return o.server ? cli_run_remote(&o) : run_here(&o);
 }

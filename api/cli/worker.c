@@ -41,13 +41,6 @@ void cli_worker_genes(cli_worker *worker, scd_file_plan_options *options)
     options->model = worker->model.name;
 }
 
-scd_code cli_worker_run(cli_worker *worker, const scd_file_plan *plan, const scd_cells_rows *rows,
-                        size_t first, float *embeddings, float *probabilities, cli_cell *cells,
-                        scd_error *err)
-{
-    return worker->ops->run(worker, plan, rows, first, embeddings, probabilities, cells, err);
-}
-
 void cli_worker_estimate(const cli_worker *worker, double n_tokens, double *bytes, double *seconds)
 {
     double flops = worker->flops_per_token * n_tokens;

@@ -11,9 +11,6 @@ typedef struct cli_worker_ops {
     scd_code (*resolve)(void *arg, const char *const *names, size_t n, int32_t *tokens,
                         scd_rung *rungs, scd_error *err);
     bool (*is_mouse)(void *arg, const char *name); /* NULL: by ENSMUSG alone */
-    scd_code (*run)(cli_worker *worker, const scd_file_plan *plan, const scd_cells_rows *rows,
-                    size_t first, float *embeddings, float *probabilities, cli_cell *cells,
-                    scd_error *err);
 } cli_worker_ops;
 
 struct cli_worker {

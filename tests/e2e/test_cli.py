@@ -29,9 +29,11 @@ def table(name, x, genes, cells=None):
 
 def test_help_and_version_are_there():
     said, _ = run("--help")
-    says(said, "embed", "annotate", "inspect", "validate", "models", "audit", "completion")
+    says(said, "embed", "annotate", "perturb", "integrate", "impute", "grn", "inspect", "validate",
+         "models", "audit", "completion")
     assert re.match(r"scdiva \d+\.\d+", run("--version")[0])
-    for verb in ("embed", "annotate", "inspect", "validate", "models", "audit", "completion"):
+    for verb in ("embed", "annotate", "perturb", "integrate", "impute", "grn", "inspect",
+                 "validate", "jobs", "keys", "models", "audit", "completion"):
         says(run(verb, "--help")[0], "usage: scdiva " + verb)
 
 
@@ -56,7 +58,8 @@ def test_the_manual_and_the_completions_know_every_option():
     with open(os.path.join(harness.TOP, "api", "cli", "scdiva.1"), encoding="utf-8") as f:
         manual = f.read().replace("\\-", "-")
     bash = run("completion", "bash")[0]
-    for verb in ("embed", "annotate", "inspect", "validate", "models"):
+    for verb in ("embed", "annotate", "perturb", "integrate", "impute", "grn", "inspect",
+                 "validate", "models", "jobs", "keys"):
         for option in set(re.findall(r"--[a-z-]+", run(verb, "--help")[0])) - {"--help"}:
             assert option in manual, option
             assert option in re.search(rf"^    {verb}\) (.*)$", bash, re.M)[1], option

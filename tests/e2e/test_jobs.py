@@ -235,10 +235,9 @@ def test_parameters_are_judged_before_the_file_is_sent():
     for query, pointer, detail in (
             ("format=csv", "/task", "embed, annotate"), ("task=embed", "/format", "h5ad"),
             ("task=fly&format=csv", "/task", "no task"),
-            ("task=perturb&format=csv", "/task", "not made of whole files yet"),
             ("task=embed&format=xls", "/format", "cannot be written"),
             ("task=embed&format=csv&threshold=2", "/threshold", "0"),
-            ("task=embed&format=csv&head=x", "/head", "annotate alone"),
+            ("task=embed&format=csv&head=x", "/head", "annotate, perturb alone"),
             ("task=embed&format=csv&forse=true", "/forse", "not known"),
             ("task=embed&format=csv&force=1", "/force", "true"),
             ("task=embed&format=csv&layer=X&genes_in=rows", "/genes_in", "one of them"),

@@ -45,7 +45,7 @@ HOMES = {
     "omp.h": ["engine/cpu/"],
     "openssl/": ["engine/base/hash.c"],
     "zlib.h": ["api/"],
-    "archive": ["api/mex_files.c"],
+    "archive": ["api/mex_files.c", "api/mex_pack.c"],
     "seccomp.h": ["api/confined_child.c"],
     "ini.h": ["config/"],
     "curl/": ["api/", "server/"],

@@ -1,5 +1,5 @@
 /* test_auth.c - keys files and Authorization headers. */
-#include "server/auth.h"
+#include "api/auth.h"
 
 #include "engine/base/hash.h"
 #include "engine/base/mem.h"

@@ -39,7 +39,7 @@ static void the_text_of_a_query_reads_back(void **state)
     assert_string_equal(back.layer, "a & b=%c/\xc3\xa9");
     assert_true(back.has_threshold && back.threshold == 0.25 && back.fail_on_error);
     assert_string_equal(back.webhook, "https://x.org/?a=1&b=2");
-    assert_true(scd_job_query_annotates(&back) && scd_job_query_embeds(&back));
+    assert_true(back.embeddings);
     scd_buf_release(&again);
     scd_buf_release(&text);
 }
@@ -71,6 +71,36 @@ static void every_wrong_parameter_is_named(void **state)
         assert_string_equal(problem.errors[i].pointer, pointers[i]);
 }
 
+static void a_list_is_of_one_task_and_names_nothing_twice(void **state)
+{
+    (void)state;
+    scd_job_query q;
+    scd_text *items;
+    size_t n;
+    scd_arena arena;
+    scd_problem problem = SET(&q, {"task", "impute"}, {"format", "csv"}, {"genes", "CD3D, LYZ"});
+    assert_int_equal(problem.kind, SCD_PROBLEM_NONE);
+    scd_arena_init(&arena, 4096);
+    assert_true(scd_job_list_read(q.list, &arena, &items, &n) && n == 2);
+    assert_true(scd_text_is(items[0], "CD3D") && scd_text_is(items[1], "LYZ"));
+    scd_arena_release(&arena);
+    static const char *const bad[] = {"", "A,", ",A", "A,,B", "A, A", " , "};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        problem = SET(&q, {"task", "impute"}, {"format", "csv"}, {"genes", bad[i]});
+        assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
+        assert_string_equal(problem.errors[0].pointer, "/genes");
+    }
+    problem = SET(&q, {"task", "embed"}, {"format", "csv"}, {"genes", "A"});
+    assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
+    problem = SET(&q, {"task", "grn"}, {"format", "csv"});
+    assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
+    assert_string_equal(problem.errors[0].pointer, "/regulators");
+    problem = SET(&q, {"task", "grn"}, {"format", "csv"}, {"regulators", "A"}, {"genes", "A"});
+    assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
+    problem = SET(&q, {"task", "impute"}, {"format", "csv"}, {"pooling", "all"});
+    assert_int_equal(problem.kind, SCD_PROBLEM_INVALID);
+}
+
 static void a_filename_is_a_name_and_no_path(void **state)
 {
     (void)state;
@@ -98,6 +128,7 @@ int main(void)
         cmocka_unit_test(the_text_of_a_query_reads_back),
         cmocka_unit_test(a_text_that_is_none_is_refused),
         cmocka_unit_test(every_wrong_parameter_is_named),
+        cmocka_unit_test(a_list_is_of_one_task_and_names_nothing_twice),
         cmocka_unit_test(a_filename_is_a_name_and_no_path),
         cmocka_unit_test(a_file_comes_as_one_of_these_types),
     };

@@ -1,8 +1,13 @@
 #!/usr/bin/env python3
 """The metrics on cases worked out by hand. Run it with the Python of the evaluation."""
+import os
+import sys
 import unittest
 
 import numpy as np
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "e2e"))
+import reference_lisi  # noqa: E402
 
 import baselines
 import inputs
@@ -124,6 +129,23 @@ class Inputs(unittest.TestCase):
         b = inputs.Values([("y", "B")], ["h"], np.array([[3]], np.float32), None)
         np.testing.assert_array_equal(inputs.stacked([a, b], ["h", "g"]), [[2, 1], [3, 0]])
         self.assertEqual(inputs.together([a, b]).genes, ["h"])
+
+
+class Mixing(unittest.TestCase):
+    def test_lisi_is_that_of_scib_metrics(self):
+        import scib_metrics
+        from sklearn.neighbors import NearestNeighbors
+        rng = np.random.default_rng(1)
+        kinds = rng.integers(0, 3, 300)
+        for shift in (0.0, 1.0, 4.0):
+            x = rng.normal(size=(300, 8)) + shift * kinds[:, None]
+            distances, indices = NearestNeighbors(n_neighbors=90).fit(x).kneighbors(x)
+            near = scib_metrics.nearest_neighbors.NeighborsResults(indices=indices,
+                                                                   distances=distances)
+            self.assertAlmostEqual(reference_lisi.mixed(x, kinds),
+                                   float(scib_metrics.ilisi_knn(near, kinds)), 3)
+            self.assertAlmostEqual(reference_lisi.apart(x, kinds),
+                                   float(scib_metrics.clisi_knn(near, kinds)), 3)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 /* models.c - see models.h. */
-#include "server/models.h"
+#include "api/models.h"
 
 #include <stdio.h>
 
@@ -57,4 +57,17 @@ const scd_head_info *scd_models_choose_head(const scd_served_model *model, const
         scd_problem_add(problem, "/head", "must be one of those that the model has");
     }
     return !name.n && n == 1 ? only : NULL;
+}
+
+static scd_text text_of(const char *text)
+{
+    return (scd_text){text, strlen(text)};
+}
+
+void scd_models_choose_for(const scd_task_kind *kind, const scd_job_query *query, const char *model,
+                           scd_task_model *who, scd_problem *problem)
+{
+    who->model = scd_models_choose(who->engine, text_of(model), &who->index, problem);
+    if (who->model && kind->head)
+        who->head = scd_models_choose_head(who->model, kind->head, text_of(query->head), problem);
 }

@@ -2,7 +2,7 @@
  *
  * The token is hashed and the hash compared with every entry without an early way out, so that the
  * time of an answer tells nothing about which entry was near. */
-#include "server/auth.h"
+#include "api/auth.h"
 
 #include "engine/base/hash.h"
 #include "engine/base/mem.h"
@@ -81,6 +81,11 @@ static bool name_is_good(const char *name, size_t n)
         if (name[i] <= ' ' || name[i] > '~' || name[i] == '"' || name[i] == '\\')
             return false;
     return n > 0 && n <= SCD_AUTH_MAX_NAME;
+}
+
+bool scd_auth_is_name(const char *name)
+{
+    return name_is_good(name, strlen(name));
 }
 
 static scd_code add_key(scd_auth *auth, const key *k, const char *where, scd_error *err)
@@ -196,6 +201,11 @@ size_t scd_auth_count(const scd_auth *auth)
 const char *scd_auth_name(const scd_auth *auth, size_t index)
 {
     return auth->keys[index].name;
+}
+
+const scd_digest *scd_auth_digest(const scd_auth *auth, size_t index)
+{
+    return &auth->keys[index].token;
 }
 
 /* The token of "Bearer TOKEN" and its length; NULL when the header is anything else. */

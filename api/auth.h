@@ -2,15 +2,17 @@
  *
  * A keys file has one key per line, "<sha256 of the token, 64 hex digits> <name>"; blank lines and
  * lines that start with # are skipped. The name is what logs and jobs show; the token itself is
- * neither stored nor logged. Make one with:  printf %s "$TOKEN" | sha256sum
+ * neither stored nor logged. `scdiva keys make NAME` adds one.
  *
  * Threads: open and close one at a time; the others from any thread, nothing changes after open.
  * Owns:    its keys. */
-#ifndef SCD_AUTH_H
-#define SCD_AUTH_H
+#ifndef SCD_API_AUTH_H
+#define SCD_API_AUTH_H
 
 #include "engine/base/error.h"
+#include "engine/base/hash.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum {
@@ -30,6 +32,8 @@ void scd_auth_close(scd_auth *auth); /* NULL is fine */
 const char *scd_auth_warning(const scd_auth *auth);
 size_t scd_auth_count(const scd_auth *auth);
 const char *scd_auth_name(const scd_auth *auth, size_t index);
+bool scd_auth_is_name(const char *name); /* can it stand in a keys file? */
+const scd_digest *scd_auth_digest(const scd_auth *auth, size_t index); /* of its token */
 
 /* The name of the key in an Authorization header ("Bearer TOKEN"), borrowed until close; NULL: not
  * one of ours, malformed, or no header. Takes the same time whichever key matches, or none. */
