@@ -324,6 +324,8 @@ scd_code scd_cell_serialize(const scd_model_config *config, const scd_vocab *voc
         w.logs[i] = NAN;
     if (w.n_positive && (code = build(&w, arena, out, err)))
         return code;
+    if (!out->n_tokens && in->may_be_blank)
+        return SCD_OK;
     if (!out->n_tokens && out->genes_unwanted)
         return scd_fail(err, SCD_E_INVALID,
                         "none of its %zu expressed genes was measured by the head's training data",

@@ -71,7 +71,7 @@ static scd_cell serialize(fixture *f, const scd_vocab *vocab, scd_input_kind kin
 {
     scd_cell cell;
     scd_error err = {0};
-    const scd_cell_values in = {n, tokens, values, total, NULL};
+    const scd_cell_values in = {.n = n, .tokens = tokens, .values = values, .total = total};
     if (scd_cell_serialize(&config, vocab, kind, &in, &f->arena, &cell, NULL, &err))
         fail_msg("%s", err.message);
     return cell;
@@ -83,7 +83,7 @@ static void assert_refused(fixture *f, scd_input_kind kind, size_t n, const int3
     scd_cell cell;
     scd_error err = {0};
     size_t bad_index = 12345;
-    const scd_cell_values in = {n, tokens, values, total, NULL};
+    const scd_cell_values in = {.n = n, .tokens = tokens, .values = values, .total = total};
     assert_int_equal(
         scd_cell_serialize(&config, f->plain, kind, &in, &f->arena, &cell, &bad_index, &err),
         SCD_E_INVALID);
@@ -264,7 +264,7 @@ static void genes_that_are_not_wanted_are_left_out_but_count_in_the_total(void *
     const int32_t tokens[] = {10, 11, -1, 12, 10};
     const double counts[] = {3, 4, 5, 0, 1};
     scd_cell all = serialize(f, f->plain, SCD_INPUT_COUNTS, 5, tokens, counts, 0), some;
-    scd_cell_values in = {5, tokens, counts, 0, wanted};
+    scd_cell_values in = {.n = 5, .tokens = tokens, .values = counts, .wanted = wanted};
     scd_error err = {0};
     wanted[11] = 1;
     assert_int_equal(
@@ -383,7 +383,7 @@ static void a_failed_allocation_is_reported_and_leaks_nothing(void **state)
         tokens[i] = 2 + i / 40; /* groups larger than the ones combined on the stack */
         values[i] = 1;
     }
-    const scd_cell_values in = {N, tokens, values, 0, NULL};
+    const scd_cell_values in = {.n = N, .tokens = tokens, .values = values};
     scd_cell cell;
     scd_code code = SCD_E_NOMEM;
     for (long n = 0; code && n < 1000; n++) {
