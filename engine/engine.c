@@ -14,6 +14,7 @@
 /* On a CPU a batch gains nothing beyond a few hundred rows, and a short one lets a waiting single
  * cell in sooner; a GPU wants to be filled. */
 enum { CPU_BATCH_ROWS = 2048, CUDA_BATCH_ROWS = 65536, LEAST_BATCH_ROWS = 2048 };
+enum { CPU_GOOD_ROWS = 256, CUDA_GOOD_ROWS = 4096 };
 
 typedef struct slot {
     scd_model *model;
@@ -293,6 +294,12 @@ const char *scd_engine_why(const scd_engine *e)
 size_t scd_engine_max_rows(const scd_engine *e)
 {
     return e->max_rows;
+}
+
+size_t scd_engine_good_rows(const scd_engine *e)
+{
+    size_t good = e->be == &scd_backend_cpu ? CPU_GOOD_ROWS : CUDA_GOOD_ROWS;
+    return good < e->max_rows ? good : e->max_rows;
 }
 
 size_t scd_engine_n_models(const scd_engine *e)

@@ -155,14 +155,32 @@ void scd_batcher_cancel(scd_batcher *b, uint64_t serial, scd_code code)
 
 /* ---- batch-0 -------------------------------------------------------------------------------- */
 
+/* An interactive cell that comes waits for the batch that has begun: where such cells come, batches
+ * of patient work take about so long; where none came for a while, as long as is good for them. */
+static const double SHORT_S = 0.003, LONG_S = 0.05;
+static const int64_t QUIET_NS = SCD_NS_PER_S;
+
+/* Rows of patient work that take so long at the measured rate, but no fewer than are worth a batch
+ * on this device. */
+static size_t patient_rows(const scd_batcher *b, int64_t now)
+{
+    double seconds = now - b->interactive_ns < QUIET_NS ? SHORT_S : LONG_S;
+    double rows = scd_admission_rate(&b->admission) * seconds;
+    size_t least = scd_engine_good_rows(b->o.engine);
+    return rows < (double)least ? least : rows < (double)b->max_rows ? (size_t)rows : b->max_rows;
+}
+
 /* Under the lock: the next batch, or 0 when stopping. */
 static size_t next_batch(scd_batcher *b)
 {
     while (!b->stopping) {
-        size_t rows;
-        size_t n = scd_flight_pick(&b->flight, b->max_rows, b->picked, b->max_units, &rows);
+        int64_t now = scd_now_ns();
+        scd_pick_room room = {b->max_units, b->max_rows, patient_rows(b, now)};
+        size_t took[SCD_N_CLASSES];
+        size_t n = scd_flight_pick(&b->flight, &room, b->picked, took);
         if (n) {
-            int64_t now = scd_now_ns();
+            if (took[SCD_INTERACTIVE])
+                b->interactive_ns = now;
             for (size_t i = 0; i < n; i++)
                 for (scd_waiter *w = b->picked[i]->waiters; w; w = w->next)
                     if (!w->ticket->started_ns) {

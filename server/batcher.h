@@ -2,11 +2,12 @@
  *
  * A request's cells that the cache did not have are submitted together, all or nothing (a ticket).
  * Identical cells in flight are one unit of work with several waiters. The thread `batch-0` alone
- * owns the engine: it fills a batch from all tickets in turn, interactive before bulk (bulk keeps a
- * quarter), takes each cell of it one pass further, and stores and hands out what is finished; a
- * ticket's `done` is called when its last cell is there. A cell on a course of many passes goes
- * back to the front of its ticket's queue, unless nobody waits for it any more: whoever is
- * finished, canceled or late leaves between two passes, and its place is filled at once.
+ * owns the engine: it fills a batch from all tickets in turn (flight.h says who goes first; what
+ * patient work fills is short where interactive cells come), takes each cell of it one pass
+ * further, and stores and hands out what is finished; a ticket's `done` is called when its last
+ * cell is there. A cell on a course of many passes goes back to the front of its ticket's queue,
+ * unless nobody waits for it any more: whoever is finished, canceled or late leaves between two
+ * passes, and its place is filled at once.
  *
  * Threads: submit and cancel from any thread; `done` is called exactly once for an accepted ticket,
  *          from batch-0 or from the canceling thread, with no lock held.

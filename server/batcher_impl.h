@@ -20,6 +20,7 @@ struct scd_batcher {
     bool stopping, draining;
     scd_admission admission;
     size_t max_rows, max_units; /* of a batch; constant */
+    int64_t interactive_ns;     /* when interactive work was last in one */
 
     /* of batch-0 alone */
     scd_unit **picked; /* (max_units) */
