@@ -257,21 +257,25 @@ static bool judge_mapping(scd_infer_call *call)
     return true;
 }
 
-/* A head answers for the genes that its training data measured. */
+/* A head answers for the genes that its training data measured, and so does a model that says
+ * which those were. */
 static void judge_use(scd_infer_call *call)
 {
-    const scd_head_info *head = call->head;
+    const scd_head_info *head = call->head && call->head->genes ? call->head : NULL;
+    bool restricted = head || scd_vocab_used(call->model->vocab);
     size_t used = 0, unused = 0;
-    for (size_t c = 0; head && head->genes && c < call->request.n_cells; c++) {
+    for (size_t c = 0; restricted && c < call->request.n_cells; c++) {
         used += call->cells[c].bad ? 0 : call->cells[c].cell.n_tokens;
         unused += call->cells[c].bad ? 0 : call->cells[c].cell.genes_unwanted;
     }
     if ((double)unused > (1 - WARN_MAPPED) * (double)(used + unused))
         scd_infer_warn(
             call, "genes-unused",
-            "%.1f %% of the expressed genes were left out: the training data of head \"%.80s\" "
+            "%.1f %% of the expressed genes were left out: the training data of %s \"%.80s\" "
             "measured %zu genes, and these are not among them",
-            100 * (double)unused / (double)(used + unused), head->name, head->n_genes);
+            100 * (double)unused / (double)(used + unused), head ? "head" : "model",
+            head ? head->name : call->model->name,
+            head ? head->n_genes : scd_vocab_n_used(call->model->vocab));
 }
 
 static bool serialize_all(scd_infer_call *call)

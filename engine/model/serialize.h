@@ -19,7 +19,8 @@ typedef struct scd_cell_values {
     const int32_t *tokens; /* (n) resolved token, -1: unknown */
     const double *values; /* (n) */
     double total;         /* counts: total of the cell; 0: the sum of all values given */
-    const uint8_t *wanted; /* (vocab) tokens to keep, 0: left out; NULL: all. Totals are over all */
+    const uint8_t *wanted; /* (vocab) tokens to keep, 0: left out, as those are that the vocabulary
+                              does not use; NULL: all. Totals are over all */
     bool may_be_blank;     /* a cell without a positive value is one without tokens, and no fault */
 } scd_cell_values;
 
