@@ -56,6 +56,15 @@ def run(command):
     return p.stdout
 
 
+def of_these_files(args):
+    """--exclude without the rows of other files, which the trainer would not find"""
+    names = {os.path.basename(path) for path in args.data}
+    path = os.path.join(args.out, "exclude.tsv")
+    with open(args.exclude, encoding="utf-8") as f, open(path, "w", encoding="utf-8") as out:
+        out.writelines(line for line in f if "\t" not in line or line.split("\t")[0] in names)
+    return path
+
+
 def common(args):
     """Options that train and eval share: the same cells for both."""
     files = [x for path in args.data for x in ("--data", path)]
@@ -150,6 +159,8 @@ def main():
     args, rest = arguments()
     os.makedirs(args.out, exist_ok=True)
     warnings.filterwarnings("ignore")
+    if args.exclude:
+        args.exclude = of_these_files(args)
     values = read_values(args)
     keys, batch = values.keys, values.batch
     base = os.path.join(args.out, "uncorrected")  # the encoder alone, which no head has changed
