@@ -4,7 +4,7 @@ embeddings before.
 
     tests/bench/quality/integration.py --model config/models/pbmc \\
         --data ../shared/data/kang_ifnb.h5ad --data ../shared/data/pbmc68k_reduced.h5ad \\
-        --truth config/models/pbmc/labels.tsv --out DIR -- --epochs 8 --max-tokens 200 --seed 1
+        --truth config/models/pbmc/labels.tsv --out DIR -- --epochs 8 --seed 1
 
 Runs `scdiva-train finetune integration` twice, without labels and with them (what follows -- goes
 to both; --batch-column COLUMN, before it, else each file is a batch), embeds all cells with each
