@@ -81,6 +81,8 @@ void scd_answer_item_begin(scd_answer *answer, const scd_answer_item *item)
     key_uint(out, ",\"genes_known\":", item->genes_known);
     key_uint(out, ",\"genes_unknown\":", item->genes_unknown);
     key_uint(out, ",\"genes_truncated\":", item->genes_truncated);
+    if (item->leaves_out)
+        key_uint(out, ",\"genes_unused\":", item->genes_unused);
     scd_buf_puts(out, ",\"cache\":");
     scd_json_text(out, item->cache);
 }

@@ -43,7 +43,9 @@ typedef struct scd_answer_item {
     size_t index; /* of the cell in the request */
     scd_text id;  /* n == 0: null */
     size_t tokens, genes_known, genes_unknown, genes_truncated;
-    const char *cache; /* "hit", "miss" or "coalesced" */
+    bool leaves_out;     /* the model has genes that it does not use: */
+    size_t genes_unused; /* expressed ones among them */
+    const char *cache;   /* "hit", "miss" or "coalesced" */
 } scd_answer_item;
 
 /* What a head says about a cell. */

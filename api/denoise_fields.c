@@ -236,7 +236,9 @@ static void read_values(const cJSON *value, scd_arena *arena, scd_generate_field
 {
     int n = cJSON_IsArray(value) ? cJSON_GetArraySize(value) : 0;
     if (!n) {
-        scd_problem_add(problem, "/values", "must be an array of numbers, one for each of genes");
+        scd_problem_add(problem, "/values",
+                        "must be an array of numbers, one for each of genes, null where the value "
+                        "is to be found; or leave it out");
         return;
     }
     out->values = scd_arena_alloc(arena, (size_t)n, sizeof *out->values);
@@ -247,13 +249,13 @@ static void read_values(const cJSON *value, scd_arena *arena, scd_generate_field
     const cJSON *item;
     cJSON_ArrayForEach(item, value)
     {
-        if (!cJSON_IsNumber(item)) {
+        if (!cJSON_IsNumber(item) && !cJSON_IsNull(item)) {
             char at[64];
             snprintf(at, sizeof at, "/values/%zu", out->n_values);
-            scd_problem_add(problem, at, "must be a number");
+            scd_problem_add(problem, at, "must be a number, or null: to be found");
             return;
         }
-        out->values[out->n_values++] = item->valuedouble;
+        out->values[out->n_values++] = cJSON_IsNull(item) ? NAN : item->valuedouble;
     }
 }
 

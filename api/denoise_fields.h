@@ -43,7 +43,7 @@ typedef struct scd_generate_fields {
     uint64_t seed;
     size_t *lengths; /* (n_lengths) one, or those to draw from; NULL: none given */
     size_t n_lengths;
-    double *values; /* (n_values) of the visible genes; NULL: none given */
+    double *values; /* (n_values) of the visible genes, null as NaN; NULL: none given */
     size_t n_values;
     scd_sampling_fields sampling;
     const char *unknown;

@@ -35,6 +35,7 @@ typedef struct scd_scan {
     size_t longest_number; /* bytes */
     bool met_infinity;     /* a number past the range of a double */
     bool met_nul;          /* \u0000 in a string */
+    bool nulls;            /* set by the caller: a null among numbers is NaN */
     const char *error;     /* what was expected; NULL: nothing is wrong so far */
     const char *error_at;
     bool no_memory;  /* it was the heap that gave out, ... */
@@ -79,7 +80,7 @@ typedef struct scd_scan_array {
 } scd_scan_array;
 
 /* A whole array of numbers into vec (double), or of strings (scd_text). The array must be next.
- * Elements of another type are skipped and reported in *out. */
+ * Elements of another type are skipped and reported in *out (but see scan->nulls). */
 bool scd_scan_numbers(scd_scan *scan, scd_scan_vec *vec, scd_scan_array *out);
 bool scd_scan_names(scd_scan *scan, scd_arena *arena, size_t max_name_bytes, scd_scan_vec *vec,
                     scd_scan_array *out);

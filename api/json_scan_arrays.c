@@ -157,11 +157,15 @@ bool scd_scan_numbers(scd_scan *scan, scd_scan_vec *vec, scd_scan_array *out)
     for (; scd_scan_element(scan, i); i++) {
         double value = 0;
         scd_scan_type type = scd_scan_peek(scan);
-        bool is_number = type == SCD_SCAN_NUMBER;
-        if (!(is_number ? scd_scan_number(scan, &value) : skip_bad(scan, type, i, out)))
+        bool is_number = type == SCD_SCAN_NUMBER, is_null = type == SCD_SCAN_NULL && scan->nulls;
+        if (!(is_number ? scd_scan_number(scan, &value)
+              : is_null ? scd_scan_skip(scan, NULL)
+                        : skip_bad(scan, type, i, out)))
             return false;
         if (!isfinite(value))
             note_bad(SCD_SCAN_NUMBER, i, out);
+        if (is_null)
+            value = NAN;
         if (i >= vec->max)
             continue;
         if (!scd_scan_vec_reserve(vec, i, sizeof value))

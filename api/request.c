@@ -346,9 +346,11 @@ static bool judge(top *t)
 scd_problem_kind scd_request_decode(const char *body, size_t n, const scd_request_limits *limits,
                                     scd_arena *arena, scd_request *out, scd_problem *problem)
 {
-    *out = (scd_request){.cells_required = out->cells_required};
+    *out = (scd_request){.cells_required = out->cells_required,
+                         .values_optional = out->values_optional};
     top t = {.out = out};
     scd_decoder_init(&t.decoder, body, n, limits, arena, problem);
+    t.decoder.values_optional = out->values_optional;
     out->task = cJSON_CreateObject();
     if (!out->task)
         scd_scan_no_memory(&t.decoder.scan);

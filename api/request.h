@@ -42,7 +42,7 @@ typedef struct scd_cell_input {
     size_t n;                /* inputs */
     const scd_text *genes;   /* (n) own names; NULL in the matrix form */
     const uint32_t *columns; /* (n) matrix form: index into shared_genes; NULL otherwise */
-    const double *values;    /* (n) */
+    const double *values;    /* (n) NaN: none was given, where the route allows it */
     double total;            /* 0: not given */
     /* With skip_errors a cell can be here although its content is wrong; without, such a cell is a
      * problem. NULL: nothing is wrong; otherwise n is 0. */
@@ -63,16 +63,18 @@ typedef struct scd_request {
     int64_t timeout_ms; /* 0: none given */
     bool skip_errors;   /* "on_error": "skip" */
     bool force;
-    bool cells_required;   /* in, the only field read: true where the route needs cells */
+    bool cells_required;   /* in: true where the route needs cells */
+    bool values_optional;  /* in: a value may be null, and a cell's "values" be left out */
     scd_text sample_id;    /* raw JSON, echoed as it is; n == 0: none */
     scd_text external_ids; /* raw JSON array, echoed; checked to be an array of n_cells */
     struct cJSON *task;    /* every other top-level member, as one object: the task's own
                               fields; cJSON_Delete it. Never NULL after SCD_PROBLEM_NONE. */
 } scd_request;
 
-/* Decode n bytes. SCD_PROBLEM_NONE: *out is filled. Otherwise *problem is, with JSON pointers:
- * malformed JSON names line, column and what was expected; wrong types and lengths are INVALID;
- * counts past the limits, and an arena that is too small, TOO_LARGE. */
+/* Decode n bytes; of *out the fields called "in" alone are read. SCD_PROBLEM_NONE: *out is filled.
+ * Otherwise *problem is, with JSON pointers: malformed JSON names line, column and what was
+ * expected; wrong types and lengths are INVALID; counts past the limits, and an arena that is too
+ * small, TOO_LARGE. */
 scd_problem_kind scd_request_decode(const char *body, size_t n, const scd_request_limits *limits,
                                     scd_arena *arena, scd_request *out, scd_problem *problem);
 void scd_request_release(scd_request *request);

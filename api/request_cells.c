@@ -2,6 +2,7 @@
  * its own. */
 #include "api/request_forms.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { HAS_ID = 1, HAS_GENES = 2, HAS_VALUES = 4, HAS_TOTAL = 8 };
@@ -59,7 +60,7 @@ static bool read_member(scd_decoder *decoder, scd_place *place, scd_text key, ce
         break;
     case HAS_VALUES:
         place->member = "values";
-        ok = scd_read_numbers(decoder, place, max, &parts->values, &parts->n_values, &parts->fault);
+        ok = scd_read_values(decoder, place, max, &parts->values, &parts->n_values, &parts->fault);
         break;
     case HAS_ID:
         place->member = "id";
@@ -74,6 +75,23 @@ static bool read_member(scd_decoder *decoder, scd_place *place, scd_text key, ce
         scd_fault_set(&parts->fault, SCD_PROBLEM_INVALID, place, "is given twice in one cell");
     place->member = NULL;
     return ok;
+}
+
+/* Genes without values, where that is allowed: NaN for each. false: no memory. */
+static bool leave_values_open(scd_decoder *decoder, cell_parts *parts)
+{
+    bool has_names = parts->has & HAS_GENES && parts->fault.kind == SCD_PROBLEM_NONE;
+    if (!decoder->values_optional || parts->has & HAS_VALUES || !has_names)
+        return true;
+    double *values = scd_decoder_alloc(decoder, parts->n_genes, sizeof *values);
+    if (!values)
+        return false;
+    for (size_t i = 0; i < parts->n_genes; i++)
+        values[i] = NAN;
+    parts->has |= HAS_VALUES;
+    parts->values = values;
+    parts->n_values = parts->n_genes;
+    return true;
 }
 
 static void judge_parts(scd_place *place, cell_parts *parts)
@@ -117,7 +135,7 @@ static bool read_cell(scd_decoder *decoder, size_t index, scd_cell_input *cell)
     for (size_t i = 0; scd_scan_member(scan, i, decoder->arena, &key); i++)
         if (!read_member(decoder, &place, key, &parts, cell))
             return false;
-    if (scan->error)
+    if (scan->error || !leave_values_open(decoder, &parts))
         return false;
     judge_parts(&place, &parts);
     cell->n = parts.n_genes;

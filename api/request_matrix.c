@@ -53,7 +53,7 @@ static bool read_member(scd_decoder *decoder, scd_text key, unsigned *has, scd_m
     case HAS_INDICES:
         return scd_read_numbers(decoder, &place, max, &parts->indices, &parts->n_indices, fault);
     default:
-        return scd_read_numbers(decoder, &place, max, &parts->data, &parts->n_data, fault);
+        return scd_read_values(decoder, &place, max, &parts->data, &parts->n_data, fault);
     }
 }
 

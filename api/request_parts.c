@@ -289,6 +289,15 @@ bool scd_read_numbers(scd_decoder *decoder, const scd_place *place, size_t max, 
     return ok;
 }
 
+bool scd_read_values(scd_decoder *decoder, const scd_place *place, size_t max, const double **out,
+                     size_t *n, scd_fault *fault)
+{
+    decoder->scan.nulls = decoder->values_optional;
+    bool ok = scd_read_numbers(decoder, place, max, out, n, fault);
+    decoder->scan.nulls = false;
+    return ok;
+}
+
 bool scd_read_names(scd_decoder *decoder, const scd_place *place, size_t max, const scd_text **out,
                     size_t *n, scd_fault *fault)
 {

@@ -18,6 +18,7 @@ typedef struct scd_decoder {
     scd_arena *arena;
     scd_problem *problem;
     scd_scan_vec numbers, names, cells; /* scratch */
+    bool values_optional;               /* scd_request.values_optional */
 } scd_decoder;
 
 /* Where a value stands: base "/index" "/member" "/element", the absent parts left out. Only turned
@@ -77,6 +78,9 @@ bool scd_read_input_kind(scd_decoder *decoder, const scd_place *place, scd_input
  * More than `max` elements: a TOO_LARGE fault. */
 bool scd_read_numbers(scd_decoder *decoder, const scd_place *place, size_t max, const double **out,
                       size_t *n, scd_fault *fault);
+/* The same, where null is NaN if values are optional. */
+bool scd_read_values(scd_decoder *decoder, const scd_place *place, size_t max, const double **out,
+                     size_t *n, scd_fault *fault);
 bool scd_read_names(scd_decoder *decoder, const scd_place *place, size_t max, const scd_text **out,
                     size_t *n, scd_fault *fault);
 

@@ -39,7 +39,7 @@ scd_code scd_run_cell_make(const scd_served_model *model, const scd_file_plan *p
     scd_code code = SCD_E_NOMEM;
     if (tokens && values && genes) {
         n = gather(plan, rows, row, tokens, values, genes);
-        scd_cell_values in = {n, tokens, values, 0, wanted};
+        scd_cell_values in = {.n = n, .tokens = tokens, .values = values, .wanted = wanted};
         code = scd_cell_serialize(model->config, model->vocab, plan->choice.kind, &in, arena, cell,
                                   &bad, &why);
     }

@@ -14,6 +14,7 @@
 /* On a CPU a batch gains nothing beyond a few hundred rows, and a short one lets a waiting single
  * cell in sooner; a GPU wants to be filled. */
 enum { CPU_BATCH_ROWS = 2048, CUDA_BATCH_ROWS = 65536, LEAST_BATCH_ROWS = 2048 };
+enum { CPU_GOOD_ROWS = 256, CUDA_GOOD_ROWS = 4096 };
 
 typedef struct holding {
     scd_model *model;
@@ -361,6 +362,11 @@ const char *scd_engine_device_name(const scd_engine *e, size_t device)
 size_t scd_engine_max_rows_at(const scd_engine *e, size_t device)
 {
     return scd_runner_max_rows(e->runners[device]);
+}
+
+size_t scd_engine_good_rows_at(const scd_engine *e, size_t device)
+{
+    return is_cpu(e->runners[device]) ? CPU_GOOD_ROWS : CUDA_GOOD_ROWS;
 }
 
 size_t scd_engine_n_models(const scd_engine *e)

@@ -70,6 +70,8 @@ const scd_device_info *scd_engine_device(const scd_engine *engine);
 const char *scd_engine_device_kind(const scd_engine *engine); /* "cpu", "cuda" */
 const char *scd_engine_why(const scd_engine *engine); /* one line: how the device was chosen */
 size_t scd_engine_max_rows(const scd_engine *engine); /* rows (tokens + cells) of one batch */
+/* From so many rows on a batch computes a row about as fast as a larger one. */
+size_t scd_engine_good_rows_at(const scd_engine *engine, size_t device);
 
 /* The devices, from 0; each has an owner. scd_engine_add_cpu adds one and never takes one away. */
 size_t scd_engine_n_devices(const scd_engine *engine);

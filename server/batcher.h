@@ -3,11 +3,11 @@
  * A request's cells that the cache did not have are submitted together, all or nothing (a ticket).
  * Identical cells in flight are one unit of work with several waiters. Each device of the engine
  * has a thread, `batch-N`, that alone owns it: whichever is free fills a batch from all tickets in
- * turn, interactive before bulk (bulk keeps a quarter), takes each cell of it one pass further, and
- * stores and hands out what is finished; a ticket's `done` is called when its last cell is there. A
- * cell on a course of many passes goes back to the front of its ticket's queue, unless nobody waits
- * for it any more: whoever is finished, canceled or late leaves between two passes, and its place
- * is filled at once.
+ * turn (flight.h says who goes first; what patient work fills is short where interactive cells
+ * come), takes each cell of it one pass further, and stores and hands out what is finished; a
+ * ticket's `done` is called when its last cell is there. A cell on a course of many passes goes
+ * back to the front of its ticket's queue, unless nobody waits for it any more: whoever is
+ * finished, canceled or late leaves between two passes, and its place is filled at once.
  *
  * What a device that fails had on it is computed again by the others. With the last device, its
  * batch fails and so does what comes; or, where that was asked for, the CPU goes on: with what is

@@ -48,6 +48,7 @@ struct scd_batcher {
     scd_lane *lanes;           /* (n_lanes) one for each device */
     scd_device_stats *devices; /* (n_lanes + 1) */
     bool moved;                /* of the last lane alone: it went to the CPU, or could not */
+    int64_t interactive_ns;    /* when interactive work was last in a batch */
 };
 
 static inline size_t scd_batcher_width(const scd_batcher *b, scd_work work)

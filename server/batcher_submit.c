@@ -51,12 +51,14 @@ static bool submission_init(submission *s, scd_batcher *b, const scd_ask *ask)
     if (s->ticket)
         s->ticket->waiters = scd_calloc(ask->n, sizeof *s->ticket->waiters);
     bool ok = s->ticket && s->created && s->has_value && s->ticket->waiters;
-    size_t rows = 0;
+    size_t rows = 0, most_passes = 1;
     for (size_t i = 0; ok && i < ask->n; i++) {
         scd_order *order = &ask->orders[i];
         s->created[i] = scd_unit_new(&order->key, order->cell, ask->work);
         ok = s->created[i] != NULL;
-        rows += (order->cell->n_tokens + 1) * passes_of(order);
+        size_t passes = passes_of(order);
+        rows += (order->cell->n_tokens + 1) * passes;
+        most_passes = passes > most_passes ? passes : most_passes;
         s->ticket->waiters[i] = (scd_waiter){.ticket = s->ticket, .order = order};
     }
     for (size_t i = 0; i < ask->n; i++) {
@@ -72,7 +74,9 @@ static bool submission_init(submission *s, scd_batcher *b, const scd_ask *ask)
         return false;
     }
     s->ticket->work = ask->work;
-    s->ticket->rank = ask->bulk || rows > b->max_rows ? SCD_BULK : SCD_INTERACTIVE;
+    s->ticket->rank = ask->bulk || rows > b->max_rows ? SCD_BULK
+                      : most_passes > 1               ? SCD_STEPS
+                                                      : SCD_INTERACTIVE;
     s->ticket->n_waiters = s->ticket->n_left = ask->n;
     return true;
 }

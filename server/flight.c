@@ -196,21 +196,23 @@ void scd_flight_unqueue(scd_flight *f, scd_unit *u)
 
 typedef struct pick {
     scd_unit **out;
-    size_t n, max_units, rows, max_rows;
-    bool one_work; /* chosen by the first unit, or before it */
+    size_t n, max_units, rows, max_rows, patient_rows;
+    size_t took[SCD_N_CLASSES]; /* rows */
+    bool one_work;              /* chosen by the first unit */
     scd_work work;
 } pick;
 
-static bool fits(const pick *p, const scd_unit *u)
+/* Within `limit` rows, which a first unit may exceed: no cell is too long for ever. */
+static bool fits(const pick *p, const scd_unit *u, size_t limit)
 {
-    return p->n < p->max_units && u->rows <= p->max_rows - p->rows &&
+    return p->n < p->max_units && (!p->n || (p->rows < limit && u->rows <= limit - p->rows)) &&
            (!p->one_work || scd_work_equal(u->work, p->work));
 }
 
-/* One unit from each ticket of the class in turn, while they fit and while *credit (rows; NULL: no
- * limit) lasts. Ends after a whole round without a fit. The first ticket whose unit did not fit
- * has the first turn in the next batch, where it does: nobody starves. */
-static void pick_class(scd_flight *f, scd_class rank, pick *p, size_t *credit)
+/* One unit from each ticket of the class in turn, while they fit. Ends after a whole round without
+ * a fit. The first ticket whose unit did not fit has the first turn in the next batch, where it
+ * does: nobody starves. */
+static void pick_class(scd_flight *f, scd_class rank, pick *p, size_t limit)
 {
     scd_ticket *first_stuck = NULL;
     const scd_ticket *round_start = NULL; /* of the present round without a fit */
@@ -218,7 +220,7 @@ static void pick_class(scd_flight *f, scd_class rank, pick *p, size_t *credit)
         scd_ticket *t = f->ring[rank];
         scd_unit *u = t->first;
         f->ring[rank] = t->ready_next;
-        if (!fits(p, u) || (credit && u->rows > *credit)) {
+        if (!fits(p, u, limit)) {
             if (!first_stuck)
                 first_stuck = t;
             if (!round_start)
@@ -231,51 +233,79 @@ static void pick_class(scd_flight *f, scd_class rank, pick *p, size_t *credit)
         p->work = u->work;
         p->out[p->n++] = u;
         p->rows += u->rows;
-        if (credit)
-            *credit -= u->rows;
+        p->took[rank] += u->rows;
         round_start = NULL;
     }
     if (first_stuck && first_stuck->ready)
         f->ring[rank] = first_stuck;
 }
 
-/* While interactive work is there too, bulk work earns a quarter of every batch and takes it when a
- * whole cell is paid for. A batch has one model and head: where the two differ in that, bulk would
- * shut interactive work out by going first, so it pays for a whole batch instead. */
-static void pick_bulk_share(scd_flight *f, pick *p)
+/* A share is kept by credit in rows. A quarter of all that two sides compute is left to the second:
+ * it earns a third of what the first computes while it waits, and pays for its own whenever that is
+ * computed, so that who had its share while nobody else was there has nothing to come. */
+static size_t settled(size_t credit, size_t first, size_t own, bool waited, size_t most)
 {
-    f->bulk_credit += p->max_rows / 4;
-    if (f->bulk_credit > 2 * p->max_rows)
-        f->bulk_credit = 2 * p->max_rows;
-    scd_work work = f->ring[SCD_INTERACTIVE]->first->work;
-    if (scd_work_equal(f->ring[SCD_BULK]->first->work, work)) {
-        p->one_work = true;
-        p->work = work;
-        pick_class(f, SCD_BULK, p, &f->bulk_credit);
-    } else if (f->bulk_credit >= p->max_rows) {
-        f->bulk_credit -= p->max_rows;
-        pick_class(f, SCD_BULK, p, NULL);
+    credit += first / 3;
+    credit = credit < most ? credit : most;
+    return waited && credit > own ? credit - own : 0;
+}
+
+static void settle(scd_flight *f, const pick *p, const bool waited[SCD_N_CLASSES])
+{
+    size_t most = 2 * p->max_rows, patient = p->took[SCD_STEPS] + p->took[SCD_BULK];
+    bool any = waited[SCD_STEPS] || waited[SCD_BULK];
+    f->patient_credit = settled(f->patient_credit, p->took[SCD_INTERACTIVE], patient, any, most);
+    f->bulk_credit =
+        settled(f->bulk_credit, p->took[SCD_STEPS], p->took[SCD_BULK], waited[SCD_BULK], most);
+}
+
+/* Which of the patient classes goes first. */
+static scd_class first_patient(const scd_flight *f)
+{
+    if (!f->ring[SCD_STEPS])
+        return SCD_BULK;
+    return f->ring[SCD_BULK] && f->bulk_credit >= f->ring[SCD_BULK]->first->rows ? SCD_BULK
+                                                                                 : SCD_STEPS;
+}
+
+/* Has patient work, ticket t at its head, waited long enough behind interactive work? A batch has
+ * one model and head: where the two differ in that, going first shuts the others out, and is worth
+ * it for a whole batch. */
+static bool is_due(const scd_flight *f, const scd_ticket *t, const pick *p)
+{
+    const scd_ticket *above = f->ring[SCD_INTERACTIVE];
+    if (!t || !above)
+        return false;
+    size_t need = t->first->rows;
+    if (!scd_work_equal(t->first->work, above->first->work) && need < p->patient_rows)
+        need = p->patient_rows;
+    return f->patient_credit >= need;
+}
+
+static void pick_patient(scd_flight *f, scd_class first, pick *p, size_t limit)
+{
+    pick_class(f, first, p, limit);
+    pick_class(f, first == SCD_STEPS ? SCD_BULK : SCD_STEPS, p, limit);
+}
+
+size_t scd_flight_pick(scd_flight *f, const scd_pick_room *room, scd_unit **out,
+                       size_t took[SCD_N_CLASSES])
+{
+    pick p = {.out = out,
+              .max_units = room->max_units,
+              .max_rows = room->max_rows,
+              .patient_rows = room->patient_rows};
+    bool waited[SCD_N_CLASSES];
+    for (scd_class k = 0; k < SCD_N_CLASSES; k++)
+        waited[k] = f->ring[k] != NULL;
+    scd_class first = first_patient(f);
+    if (is_due(f, f->ring[first], &p)) {
+        size_t earned = f->patient_credit < p.max_rows ? f->patient_credit : p.max_rows;
+        pick_patient(f, first, &p, earned > p.patient_rows ? earned : p.patient_rows);
     }
-}
-
-/* Up to a quarter of a batch, but always whose turn it is: no cell is too long for ever. */
-static void pick_bulk_rest(scd_flight *f, pick *p)
-{
-    if (!f->ring[SCD_BULK])
-        return;
-    size_t quarter = p->max_rows / 4, least = p->n ? p->rows : f->ring[SCD_BULK]->first->rows;
-    p->max_rows = quarter > least ? quarter : least;
-    pick_class(f, SCD_BULK, p, NULL);
-}
-
-size_t scd_flight_pick(scd_flight *f, size_t max_rows, scd_unit **out, size_t max_units,
-                       size_t *rows)
-{
-    pick p = {.out = out, .max_units = max_units, .max_rows = max_rows};
-    if (f->ring[SCD_BULK] && f->ring[SCD_INTERACTIVE])
-        pick_bulk_share(f, &p);
-    pick_class(f, SCD_INTERACTIVE, &p, NULL);
-    pick_bulk_rest(f, &p);
-    *rows = p.rows;
+    pick_class(f, SCD_INTERACTIVE, &p, p.max_rows);
+    pick_patient(f, first, &p, p.patient_rows);
+    settle(f, &p, waited);
+    memcpy(took, p.took, sizeof p.took);
     return p.n;
 }

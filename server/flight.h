@@ -44,7 +44,13 @@ struct scd_unit {
     scd_cell cell;        /* arrays behind the struct, in the same allocation */
 };
 
-typedef enum scd_class { SCD_INTERACTIVE, SCD_BULK, SCD_N_CLASSES } scd_class;
+/* Who goes first. All but the first are patient. */
+typedef enum scd_class {
+    SCD_INTERACTIVE, /* few cells, one pass */
+    SCD_STEPS,       /* few cells on courses of several passes */
+    SCD_BULK,
+    SCD_N_CLASSES
+} scd_class;
 
 struct scd_ticket {
     scd_ticket *hash_next;
@@ -70,7 +76,8 @@ typedef struct scd_flight {
     scd_ticket **tickets; /* (SCD_FLIGHT_BUCKETS) by serial */
     size_t n_tickets;
     scd_ticket *ring[SCD_N_CLASSES]; /* whose turn it is */
-    size_t bulk_credit;              /* rows that bulk may take before interactive work */
+    size_t patient_credit;           /* rows that patient work may take before interactive work */
+    size_t bulk_credit;              /* ... and bulk before steps */
 } scd_flight;
 
 scd_code scd_flight_init(scd_flight *flight, scd_error *err);
@@ -90,7 +97,7 @@ scd_ticket *scd_flight_find_ticket(const scd_flight *flight, uint64_t serial);
 
 void scd_unit_wait(scd_unit *unit, scd_waiter *waiter);
 void scd_unit_leave(scd_waiter *waiter);
-/* Whose queue a unit belongs in: the interactive waiter, or else the bulk one, that has waited
+/* Whose queue a unit belongs in: of the waiters whose class goes first, the one that has waited
  * longest. NULL: nobody waits. */
 scd_ticket *scd_unit_heir(const scd_unit *unit);
 
@@ -101,11 +108,18 @@ void scd_flight_queue(scd_flight *flight, scd_ticket *ticket, scd_unit *unit);
 void scd_flight_queue_again(scd_flight *flight, scd_ticket *ticket, scd_unit *unit);
 void scd_flight_unqueue(scd_flight *flight, scd_unit *unit);
 
-/* Choose the next batch: up to max_units units of one kind of work with at most max_rows rows
- * together. They leave their queues and are RUNNING. Returns how many. Bulk work alone, and what
- * fills up a batch behind interactive work, gets a quarter of a batch, for an interactive cell that
- * comes next waits as long as this batch takes. */
-size_t scd_flight_pick(scd_flight *flight, size_t max_rows, scd_unit **out, size_t max_units,
-                       size_t *rows);
+/* What a batch may hold. */
+typedef struct scd_pick_room {
+    size_t max_units, max_rows;
+    size_t patient_rows; /* to which patient work may fill it, for an interactive cell that comes
+                            next waits as long as this batch takes; at most max_rows */
+} scd_pick_room;
+
+/* Choose the next batch, of one kind of work: interactive work, then patient work in the order of
+ * its classes. Of what interactive and patient work compute together a quarter is left to the
+ * latter, and of that a quarter to bulk. A single cell always fits. Chosen units leave their queues
+ * and are RUNNING. Returns how many; took: rows of each class. */
+size_t scd_flight_pick(scd_flight *flight, const scd_pick_room *room, scd_unit **out,
+                       size_t took[SCD_N_CLASSES]);
 
 #endif

@@ -1,14 +1,17 @@
 /* handle_generate.c - POST /v1/generate: whole cells, from nothing or from visible genes; the way
  * is infer.c's.
  *
- * A prompt - a cell of the request, "genes" with "values", or nothing - becomes n cells. Visible
- * genes stand first, in the model's order; the tokens behind them are found. Each cell has a seed
- * of its own, so that the first n of more cells are the same. */
+ * A prompt - a cell of the request, "genes" with or without "values", or nothing - becomes n cells.
+ * Visible genes with a value stand first, in the model's order, those without one behind them, by
+ * id, since nothing tells their rank; the tokens behind these are found. Each cell has a seed of
+ * its own, so that the first n of more cells are the same. */
 #include "engine/base/rng.h"
 #include "server/router.h"
 #include "server/sampling.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct scd_generate_call {
@@ -16,6 +19,7 @@ struct scd_generate_call {
     uint64_t seed;
     const size_t *lengths; /* (n_lengths) */
     size_t n_lengths;
+    size_t n_shown; /* visible genes without a value, in all cells */
 };
 
 static const float DEFAULT_TEMPERATURE = 1;
@@ -46,24 +50,28 @@ static bool check_lengths(scd_infer_call *call, const scd_generate_fields *f)
 static bool read_prompt(scd_infer_call *call, const scd_generate_fields *f)
 {
     scd_request *r = &call->request;
-    if ((r->is_matrix || !r->n_shared_genes) && !f->values)
+    bool has_genes = !r->is_matrix && r->n_shared_genes;
+    if (!has_genes && !f->values)
         return true;
     if (r->n_cells)
         scd_problem_add(&call->problem, "/values",
                         "stands beside \"%s\": give the visible genes in one place",
                         r->is_matrix ? "matrix" : "cells");
-    else if (r->n_shared_genes != f->n_values)
+    else if (f->values && r->n_shared_genes != f->n_values)
         scd_problem_add(&call->problem, "/values",
-                        "%zu values for %zu visible genes: give exactly one for each", f->n_values,
-                        r->n_shared_genes);
+                        "%zu values for %zu visible genes: give exactly one for each, null where "
+                        "it is to be found, or none at all",
+                        f->n_values, r->n_shared_genes);
     if (call->problem.kind)
         return false;
     r->cells = scd_arena_zalloc(&call->input, 1, sizeof *r->cells);
-    double *values = scd_arena_alloc(&call->input, f->n_values, sizeof *values);
+    double *values = scd_arena_alloc(&call->input, r->n_shared_genes, sizeof *values);
     if (!r->cells || !values)
         return scd_infer_out_of_memory(call);
-    memcpy(values, f->values, f->n_values * sizeof *values);
-    r->cells[0] = (scd_cell_input){.n = f->n_values, .genes = r->shared_genes, .values = values};
+    for (size_t i = 0; i < r->n_shared_genes; i++)
+        values[i] = f->values ? f->values[i] : NAN;
+    r->cells[0] =
+        (scd_cell_input){.n = r->n_shared_genes, .genes = r->shared_genes, .values = values};
     r->n_cells = 1;
     call->is_lone = true;
     return true;
@@ -111,8 +119,86 @@ static bool read_fields(scd_infer_call *call, const char **unknown)
 
 /* ---- plans ---------------------------------------------------------------------------------- */
 
-/* The prompt's tokens, then as many to find as the length asks for. False: memory is out. */
-static bool lengthen(scd_infer_call *call, scd_cell *cell, size_t length, uint8_t **hidden)
+static int by_token(const void *a, const void *b)
+{
+    const scd_shown *x = a, *y = b;
+    return (x->token > y->token) - (x->token < y->token);
+}
+
+/* A gene without a value: at the place of its name, but for a matrix that of its null. */
+static void blame_shown(scd_infer_call *call, size_t c, const scd_shown *shown, const char *what)
+{
+    char pointer[128], at[160];
+    bool in_matrix = call->request.is_matrix;
+    scd_infer_point_at(call, c, in_matrix ? shown->input : SIZE_MAX, pointer);
+    snprintf(at, sizeof at,
+             in_matrix       ? "%s"
+             : call->is_lone ? "%s/%zu"
+                             : "%s/genes/%zu",
+             pointer, shown->input);
+    scd_infer_blame(call, c, SCD_PROBLEM_INVALID, at, what);
+}
+
+/* Each must be a gene of the model that comes once: *ok. `seen` has room for every gene, zeroed. */
+static void check_shown(scd_infer_call *call, size_t c, const scd_measured *m, uint8_t *seen,
+                        bool *ok)
+{
+    enum { WITH_VALUE = 1, WITHOUT = 2 };
+    *ok = true;
+    for (size_t i = 0; i < m->values->n; i++)
+        if (m->values->tokens[i] >= 0)
+            seen[m->values->tokens[i]] = WITH_VALUE;
+    for (size_t i = 0; i < m->n_shown && *ok; i++) {
+        int32_t token = m->shown[i].token;
+        const char *what = NULL;
+        if (token < 0)
+            what = "is no gene of the model (POST /v1/genes shows what names become): it has no "
+                   "value that could be found";
+        else if (seen[token])
+            what = seen[token] == WITH_VALUE ? "is a gene that comes with a value too"
+                                             : "is a gene that comes twice without a value";
+        else
+            seen[token] = WITHOUT;
+        if (what)
+            blame_shown(call, c, &m->shown[i], what);
+        *ok = !what;
+    }
+}
+
+/* Genes without a value become tokens whose value is hidden, by id behind the others; *ok says
+ * whether they can. False: memory is out. */
+static bool show(scd_infer_call *call, size_t c, const scd_measured *m, bool *ok)
+{
+    scd_cell *cell = &call->cells[c].cell;
+    size_t n = cell->n_tokens, all = n + m->n_shown;
+    *ok = true;
+    if (!m->n_shown)
+        return true;
+    scd_shown *shown = scd_arena_alloc(m->scratch, m->n_shown, sizeof *shown);
+    uint8_t *seen = scd_arena_zalloc(m->scratch, call->model->config->vocab, 1);
+    int32_t *ids = scd_arena_alloc(&call->arena, all, sizeof *ids);
+    float *values = scd_arena_zalloc(&call->arena, all, sizeof *values);
+    if (!shown || !seen || !ids || !values)
+        return false;
+    check_shown(call, c, m, seen, ok);
+    memcpy(shown, m->shown, m->n_shown * sizeof *shown);
+    qsort(shown, m->n_shown, sizeof *shown, by_token);
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = cell->ids[i];
+        values[i] = cell->values[i];
+    }
+    for (size_t i = 0; i < m->n_shown; i++)
+        ids[n + i] = shown[i].token;
+    cell->ids = ids;
+    cell->values = values;
+    cell->n_tokens = all;
+    return true;
+}
+
+/* Behind the visible tokens, the last n_shown of which lack a value, as many to find as the length
+ * asks for. False: memory is out. */
+static bool lengthen(scd_infer_call *call, scd_cell *cell, size_t n_shown, size_t length,
+                     uint8_t **hidden)
 {
     size_t n = cell->n_tokens;
     int32_t *ids = scd_arena_zalloc(&call->arena, length, sizeof *ids);
@@ -120,54 +206,56 @@ static bool lengthen(scd_infer_call *call, scd_cell *cell, size_t length, uint8_
     *hidden = scd_arena_zalloc(&call->arena, length, 1);
     if (!ids || !values || !*hidden)
         return false;
-    if (n) {
-        memcpy(ids, cell->ids, n * sizeof *ids);
-        memcpy(values, cell->values, n * sizeof *values);
+    for (size_t i = 0; i < length; i++) {
+        ids[i] = i < n ? cell->ids[i] : 0;
+        values[i] = i < n ? cell->values[i] : 0;
+        (*hidden)[i] = i >= n ? SCD_HIDE_GENE : i >= n - n_shown ? SCD_HIDE_VALUE : 0;
     }
-    memset(*hidden + n, 1, length - n);
     cell->ids = ids;
     cell->values = values;
     cell->n_tokens = length;
     return true;
 }
 
-/* One of the lengths that leave something to find; 0: there is none. */
-static size_t draw_length(const struct scd_generate_call *g, size_t n_seen, uint32_t word)
+/* One of the lengths from `least` on; 0: there is none. */
+static size_t draw_length(const struct scd_generate_call *g, size_t least, uint32_t word)
 {
     size_t n = 0;
     for (size_t i = 0; i < g->n_lengths; i++)
-        n += g->lengths[i] > n_seen;
+        n += g->lengths[i] >= least;
     size_t drawn = (size_t)((uint64_t)word * n >> 32);
     for (size_t i = 0; i < g->n_lengths; i++)
-        if (g->lengths[i] > n_seen && drawn-- == 0)
+        if (g->lengths[i] >= least && drawn-- == 0)
             return g->lengths[i];
     return 0;
 }
 
 static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measured)
 {
-    (void)measured;
-    const struct scd_generate_call *g = call->fields.generate;
+    struct scd_generate_call *g = call->fields.generate;
     scd_infer_cell *cell = &call->cells[c];
-    size_t n_seen = cell->cell.n_tokens;
+    size_t n_seen = cell->cell.n_tokens, n_shown = measured->n_shown;
     scd_plan *plan = scd_arena_alloc(&call->arena, 1, sizeof *plan);
     uint8_t *hidden;
     uint64_t seed;
     uint32_t words[4];
-    if (!plan || !scd_sampling_seed(call, g->seed, c % call->copies, &cell->cell, &seed))
+    bool ok;
+    if (!plan || !show(call, c, measured, &ok) ||
+        !scd_sampling_seed(call, g->seed, c % call->copies, &cell->cell, &seed))
         return false;
+    if (!ok)
+        return true;
     scd_rng_block(seed, UINT64_MAX, UINT64_MAX, words);
-    size_t length = draw_length(g, n_seen, words[0]);
+    size_t length = draw_length(g, n_seen + (n_shown ? n_shown : 1), words[0]);
     if (!length) {
         char pointer[128], text[160];
         scd_infer_point_at(call, c, SIZE_MAX, pointer);
-        snprintf(text, sizeof text,
-                 "%zu genes are visible, and no cell is to have more: there is nothing to find",
-                 n_seen);
+        snprintf(text, sizeof text, "%zu genes are visible, and no cell is to have %s",
+                 n_seen + n_shown, n_shown ? "as many" : "more: there is nothing to find");
         scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, text);
         return true;
     }
-    if (!lengthen(call, &cell->cell, length, &hidden))
+    if (!lengthen(call, &cell->cell, n_shown, length, &hidden))
         return false;
     *plan = g->plan;
     /* The number of the sample is in the seed, and must be: cells of one prompt differ by it alone.
@@ -176,6 +264,21 @@ static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measur
     plan->hidden = hidden;
     cell->plan = plan;
     cell->n_hidden = length - n_seen;
+    g->n_shown += n_shown;
+    return true;
+}
+
+/* What it means that values are to be found of genes that are shown. */
+static bool plan_end(scd_infer_call *call)
+{
+    const struct scd_generate_call *g = call->fields.generate;
+    if (g->n_shown && !call->model->config->value_masking)
+        scd_infer_warn(
+            call, "posterior",
+            "model \"%.80s\" was not trained to find the value of a gene that it is "
+            "shown: of visible genes without a value it is not told, and their values "
+            "are means over hidden positions, weighted by how probable the gene is there",
+            call->model->name);
     return true;
 }
 
@@ -211,9 +314,11 @@ static void size_result(const scd_infer_call *call, size_t *about, size_t *most)
 static const scd_infer_task task = {.name = "generate",
                                     .cells_optional = true,
                                     .blank_cells = true,
+                                    .open_values = true,
                                     .heavy = true,
                                     .read_fields = read_fields,
                                     .plan_cell = plan_cell,
+                                    .plan_end = plan_end,
                                     .write_result = write_result,
                                     .write_end = write_end,
                                     .size_result = size_result};

@@ -56,6 +56,12 @@ static void write_more(scd_buf *out, void *arg)
 static const char *const source_names[] = {
     [SCD_SOURCE_MISS] = "miss", [SCD_SOURCE_HIT] = "hit", [SCD_SOURCE_COALESCED] = "coalesced"};
 
+/* An annotation says itself what its head leaves out. */
+static bool leaves_out(const scd_infer_call *call)
+{
+    return scd_vocab_used(call->model->vocab) && (!call->head || call->head->perturb);
+}
+
 static void write_cell(scd_infer_call *call, size_t c, scd_answer *answer)
 {
     const scd_infer_cell *cell = &call->cells[c];
@@ -70,6 +76,8 @@ static void write_cell(scd_infer_call *call, size_t c, scd_answer *answer)
                             .genes_known = cell->cell.genes_known,
                             .genes_unknown = cell->cell.genes_unknown,
                             .genes_truncated = cell->cell.genes_truncated,
+                            .leaves_out = leaves_out(call),
+                            .genes_unused = cell->cell.genes_unwanted,
                             .cache = source_names[cell->source]};
     scd_answer_item_begin(answer, &item);
     call->task->write_result(call, cell, answer);
@@ -78,7 +86,7 @@ static void write_cell(scd_infer_call *call, size_t c, scd_answer *answer)
 
 scd_answer_item scd_infer_sum(const scd_infer_call *call)
 {
-    scd_answer_item sum = {0};
+    scd_answer_item sum = {.leaves_out = leaves_out(call)};
     scd_source source = SCD_SOURCE_HIT;
     for (size_t c = 0; c < call->request.n_cells; c++) {
         const scd_infer_cell *cell = &call->cells[c];
@@ -88,6 +96,7 @@ scd_answer_item scd_infer_sum(const scd_infer_call *call)
         sum.genes_known += cell->cell.genes_known;
         sum.genes_unknown += cell->cell.genes_unknown;
         sum.genes_truncated += cell->cell.genes_truncated;
+        sum.genes_unused += cell->cell.genes_unwanted;
         if (!cell->idle && source != SCD_SOURCE_MISS && cell->source != SCD_SOURCE_HIT)
             source = cell->source;
     }

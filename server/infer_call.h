@@ -22,12 +22,20 @@ enum { SCD_MAX_WARNINGS = 8 };
 typedef struct scd_infer_call scd_infer_call;
 typedef struct scd_infer_cell scd_infer_cell;
 
+/* A gene that came without a value: which token (-1: unknown), and the how-manieth input. */
+typedef struct scd_shown {
+    int32_t token;
+    size_t input;
+} scd_shown;
+
 /* What is known of a cell besides its tokens, while it is planned. */
 typedef struct scd_measured {
     const int32_t *tokens; /* (n) of the genes whose values were given, 0 or not; -1: unknown */
     size_t n;
     const scd_cell_values *values; /* that the cell was serialized from; NULL: a blank cell */
-    scd_arena *scratch;            /* until the cell is planned */
+    const scd_shown *shown;        /* (n_shown) of a task that allows it; not among its tokens */
+    size_t n_shown;
+    scd_arena *scratch; /* until the cell is planned */
 } scd_measured;
 
 /* What distinguishes the tasks: one constant of this for each route. A hook that may be NULL says
@@ -37,6 +45,7 @@ typedef struct scd_infer_task {
     bool has_npy;        /* the matrix of results may be asked for as a .npy file */
     bool cells_optional; /* a request may have no cells */
     bool blank_cells;    /* a cell may have no inputs: it is planned without tokens */
+    bool open_values;    /* a gene may come without a value, as `shown` */
     bool heavy;          /* much is made of a cell when the answer is written */
 
     /* The task's own fields; call->model is chosen. Fills call->fields, call->head, call->work.head

@@ -5,6 +5,7 @@
 #include "server/infer_call.h"
 #include "server/reply.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -132,12 +133,62 @@ bool scd_infer_whole_cell(const scd_infer_call *call, size_t c, const scd_measur
                                measured->scratch, out, NULL, NULL);
 }
 
+/* Genes without a value part from the others, which keep their places. False: memory is out. */
+static bool part_shown(scd_cell_values *values, scd_measured *measured)
+{
+    size_t n = values->n, n_shown = 0;
+    for (size_t i = 0; i < n; i++)
+        n_shown += isnan(values->values[i]) ? 1 : 0;
+    if (!n_shown)
+        return true;
+    int32_t *tokens = scd_arena_alloc(measured->scratch, n, sizeof *tokens);
+    double *given = scd_arena_alloc(measured->scratch, n, sizeof *given);
+    scd_shown *shown = scd_arena_alloc(measured->scratch, n_shown, sizeof *shown);
+    if (!tokens || !given || !shown)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        bool open = isnan(values->values[i]);
+        tokens[i] = open ? -1 : values->tokens[i];
+        given[i] = open ? 0 : values->values[i];
+        if (open)
+            shown[measured->n_shown++] = (scd_shown){values->tokens[i], i};
+    }
+    measured->shown = shown;
+    values->tokens = tokens;
+    values->values = given;
+    values->may_be_blank = true;
+    return true;
+}
+
+/* Serialize the cell and plan it. False only when memory is out. */
+static bool take_values(scd_infer_call *call, size_t c, scd_cell_values *values,
+                        scd_measured *measured)
+{
+    scd_infer_cell *cell = &call->cells[c];
+    size_t bad_index = SIZE_MAX;
+    scd_error err = {0};
+    if (call->task->open_values && !part_shown(values, measured))
+        return false;
+    scd_code code = scd_cell_serialize(call->model->config, call->model->vocab, call->request.input,
+                                       values, &call->arena, &cell->cell, &bad_index, &err);
+    if (code == SCD_E_INVALID) {
+        char pointer[128];
+        scd_infer_point_at(call, c, bad_index, pointer);
+        scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
+        return true;
+    }
+    if (code)
+        return false;
+    cell->cell.genes_unknown -= measured->n_shown;
+    cell->cell.genes_known += measured->n_shown;
+    return !call->task->plan_cell || call->task->plan_cell(call, c, measured);
+}
+
 /* False only when memory is out. */
 static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared,
                            name_counts *counts)
 {
     const scd_cell_input *in = &call->request.cells[c];
-    scd_infer_cell *cell = &call->cells[c];
     if (in->fault) {
         scd_infer_blame(call, c, in->fault_kind, in->fault_pointer, in->fault);
         return true;
@@ -151,26 +202,20 @@ static bool serialize_cell(scd_infer_call *call, size_t c, const int32_t *shared
     bool ok = tokens != NULL;
     for (size_t i = 0; ok && shared && i < in->n; i++)
         tokens[i] = shared[in->columns[i]];
-    scd_code code = SCD_OK;
     if (ok) {
-        const uint8_t *wanted = call->head ? call->head->genes : NULL;
-        scd_cell_values values = {in->n, tokens, in->values, in->total, wanted};
-        size_t bad_index = SIZE_MAX;
-        scd_error err = {0};
-        code = scd_cell_serialize(call->model->config, call->model->vocab, call->request.input,
-                                  &values, &call->arena, &cell->cell, &bad_index, &err);
-        if (code == SCD_E_INVALID) {
-            char pointer[128];
-            scd_infer_point_at(call, c, bad_index, pointer);
-            scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
-        }
-        const scd_measured own = {tokens, in->n, &values, &scratch};
-        const scd_measured all = {shared, call->request.n_shared_genes, &values, &scratch};
-        if (!code && call->task->plan_cell)
-            ok = call->task->plan_cell(call, c, shared ? &all : &own);
+        scd_cell_values values = {.n = in->n,
+                                  .tokens = tokens,
+                                  .values = in->values,
+                                  .total = in->total,
+                                  .wanted = call->head ? call->head->genes : NULL};
+        scd_measured measured = {.tokens = shared ? shared : tokens,
+                                 .n = shared ? call->request.n_shared_genes : in->n,
+                                 .values = &values,
+                                 .scratch = &scratch};
+        ok = take_values(call, c, &values, &measured);
     }
     scd_arena_release(&scratch);
-    return ok && (code == SCD_OK || code == SCD_E_INVALID);
+    return ok;
 }
 
 /* SPEC section 2: over the whole request warn under 80 % and refuse under 50 % unless forced; a
@@ -212,21 +257,25 @@ static bool judge_mapping(scd_infer_call *call)
     return true;
 }
 
-/* A head answers for the genes that its training data measured. */
+/* A head answers for the genes that its training data measured, and so does a model that says
+ * which those were. */
 static void judge_use(scd_infer_call *call)
 {
-    const scd_head_info *head = call->head;
+    const scd_head_info *head = call->head && call->head->genes ? call->head : NULL;
+    bool restricted = head || scd_vocab_used(call->model->vocab);
     size_t used = 0, unused = 0;
-    for (size_t c = 0; head && head->genes && c < call->request.n_cells; c++) {
+    for (size_t c = 0; restricted && c < call->request.n_cells; c++) {
         used += call->cells[c].bad ? 0 : call->cells[c].cell.n_tokens;
         unused += call->cells[c].bad ? 0 : call->cells[c].cell.genes_unwanted;
     }
     if ((double)unused > (1 - WARN_MAPPED) * (double)(used + unused))
         scd_infer_warn(
             call, "genes-unused",
-            "%.1f %% of the expressed genes were left out: the training data of head \"%.80s\" "
+            "%.1f %% of the expressed genes were left out: the training data of %s \"%.80s\" "
             "measured %zu genes, and these are not among them",
-            100 * (double)unused / (double)(used + unused), head->name, head->n_genes);
+            100 * (double)unused / (double)(used + unused), head ? "head" : "model",
+            head ? head->name : call->model->name,
+            head ? head->n_genes : scd_vocab_n_used(call->model->vocab));
 }
 
 static bool serialize_all(scd_infer_call *call)
@@ -383,6 +432,7 @@ bool scd_infer_decode(scd_infer_call *call)
     size_t n;
     const char *body = scd_exchange_body(call->x, &n);
     call->request.cells_required = !call->task->cells_optional;
+    call->request.values_optional = call->task->open_values;
     if (scd_request_decode(body, n, &call->d->limits, &call->input, &call->request, &call->problem))
         return false;
     call->decoded = true;

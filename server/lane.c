@@ -24,6 +24,29 @@ enum {
 
 /* ---- a batch -------------------------------------------------------------------------------- */
 
+/* An interactive cell that comes waits for the batch that has begun: where such cells come, batches
+ * of patient work take about so long; where none came for a while, as long as is good for them. */
+static const double SHORT_S = 0.003, LONG_S = 0.05;
+static const int64_t QUIET_NS = SCD_NS_PER_S;
+
+/* Under the lock. */
+static bool is_quiet(const scd_batcher *b, int64_t now)
+{
+    return now - b->interactive_ns >= QUIET_NS;
+}
+
+/* Under the lock: rows of patient work that take so long at the measured rate, but no fewer than
+ * are worth a batch on this device. */
+static size_t patient_rows(const scd_lane *l, int64_t now)
+{
+    const scd_batcher *b = l->batcher;
+    double rate = scd_admission_rate(&b->admission) / (double)b->n_lanes_left;
+    double rows = rate * (is_quiet(b, now) ? LONG_S : SHORT_S);
+    size_t least = scd_engine_good_rows_at(b->o.engine, l->device);
+    least = least < l->max_rows ? least : l->max_rows;
+    return rows < (double)least ? least : rows < (double)l->max_rows ? (size_t)rows : l->max_rows;
+}
+
 /* Under the lock. */
 static void free_load(scd_lane *l, scd_load *load)
 {
@@ -35,9 +58,14 @@ static void free_load(scd_lane *l, scd_load *load)
 static bool pick(scd_lane *l, scd_load *load)
 {
     scd_batcher *b = l->batcher;
-    size_t rows;
+    size_t took[SCD_N_CLASSES], rows = 0;
     int64_t now = scd_now_ns();
-    load->n = scd_flight_pick(&b->flight, l->max_rows, load->picked, l->max_units, &rows);
+    const scd_pick_room room = {l->max_units, l->max_rows, patient_rows(l, now)};
+    load->n = scd_flight_pick(&b->flight, &room, load->picked, took);
+    for (scd_class k = 0; k < SCD_N_CLASSES; k++)
+        rows += took[k];
+    if (took[SCD_INTERACTIVE])
+        b->interactive_ns = now;
     load->tokens = rows - load->n;
     b->running_tokens += load->tokens;
     for (size_t i = 0; i < load->n; i++)
@@ -50,18 +78,25 @@ static bool pick(scd_lane *l, scd_load *load)
     return load->n > 0;
 }
 
-/* The next batch, waited for unless the lane has one; false: none now, or never again. Behind a
- * batch comes another only where enough waits for it and no lane is idle: what is picked later has
- * more company, and is not behind two. */
+/* Under the lock: behind a batch comes another only where enough waits for it and no lane is idle:
+ * what is picked later has more company, and is not behind two. Patient work is not put there while
+ * interactive cells come, which would wait for both. */
+static bool may_be_behind(const scd_lane *l)
+{
+    const scd_batcher *b = l->batcher;
+    return !b->stopping && !b->n_idle && scd_engine_device_overlaps(b->o.engine, l->device) &&
+           b->admission.queued_tokens >= b->running_tokens + l->max_rows / AHEAD &&
+           (b->flight.ring[SCD_INTERACTIVE] || is_quiet(b, scd_now_ns()));
+}
+
+/* The next batch, waited for unless the lane has one; false: none now, or never again. */
 static bool next_batch(scd_lane *l, scd_load *load, bool has_one)
 {
     scd_batcher *b = l->batcher;
     bool found = false;
     scd_gate_lock(&b->gate);
     if (has_one)
-        found = !b->stopping && !b->n_idle && scd_engine_device_overlaps(b->o.engine, l->device) &&
-                b->admission.queued_tokens >= b->running_tokens + l->max_rows / AHEAD &&
-                pick(l, load);
+        found = may_be_behind(l) && pick(l, load);
     else
         while (!b->stopping && !(found = pick(l, load))) {
             b->n_idle++;

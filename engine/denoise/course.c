@@ -48,6 +48,7 @@ static size_t carve(scd_course *c, char *base, const scd_model_config *config)
     }
     c->hidden = piece(base, &used, n);
     c->wanted = piece(base, &used, n);
+    c->given = piece(base, &used, n);
     return used;
 }
 
@@ -60,6 +61,7 @@ static scd_course *allocate(const scd_plan *plan, const scd_model_config *config
                         .n_tokens = n,
                         .n_hidden = n_hidden,
                         .n_left = n_hidden,
+                        .shows = config->value_masking,
                         .n_layers = config->n_layers,
                         .n_heads = config->n_heads};
     shape.bytes = sizeof shape + carve(&shape, NULL, config);
@@ -106,25 +108,35 @@ static scd_code choose_candidates(scd_course *c, const scd_plan *plan,
             return scd_fail(err, SCD_E_INVALID, "candidate %d is no gene of the model", (int)g);
         allow(c, g, true);
     }
-    for (size_t i = 0; i < c->n_tokens; i++)
-        if (!c->hidden[i])
+    size_t n_given = 0;
+    for (size_t i = 0; i < c->n_tokens; i++) {
+        n_given += c->given[i];
+        if (!c->hidden[i] || c->given[i])
             allow(c, c->ids[i], false);
-    size_t n = count_allowed(c);
-    if (c->plan.kind == SCD_PLAN_SAMPLE && n < c->n_hidden)
+    }
+    size_t n = count_allowed(c), n_unknown = c->n_hidden - n_given;
+    if (c->plan.kind == SCD_PLAN_SAMPLE && n < n_unknown)
         return scd_fail(err, SCD_E_INVALID,
                         "%zu tokens are hidden and only %zu candidates are not in the cell already",
-                        c->n_hidden, n);
+                        n_unknown, n);
     return SCD_OK;
 }
 
+/* A model that never saw a token of which the value alone is hidden is shown none: its gene is
+ * hidden too, though it is known what becomes of it. */
 static void lay_out(scd_course *c, const scd_plan *plan, const scd_cell *cell)
 {
-    uint8_t bits = plan->kind == SCD_PLAN_VALUES ? SCD_HIDE_VALUE : SCD_HIDE_GENE | SCD_HIDE_VALUE;
+    const uint8_t both = SCD_HIDE_GENE | SCD_HIDE_VALUE;
     uint32_t at = 0;
     memcpy(c->ids, cell->ids, c->n_tokens * sizeof *c->ids);
     memcpy(c->values, cell->values, c->n_tokens * sizeof *c->values);
     for (size_t i = 0; i < c->n_tokens; i++) {
-        c->hidden[i] = plan->hidden[i] ? bits : 0;
+        bool shown = plan->kind == SCD_PLAN_VALUES;
+        if (plan->kind == SCD_PLAN_SAMPLE && plan->hidden[i] == SCD_HIDE_VALUE) {
+            c->given[i] = 1;
+            shown = c->shows;
+        }
+        c->hidden[i] = !plan->hidden[i] ? 0 : shown ? SCD_HIDE_VALUE : both;
         c->wanted[i] = plan->hidden[i] != 0;
         c->place_of[i] = UINT32_MAX;
         if (plan->hidden[i]) {

@@ -34,7 +34,9 @@ typedef enum scd_plan_kind {
 typedef struct scd_plan {
     scd_plan_kind kind;
     scd_pooling pooling;   /* CLEAN lets what is hidden leak through [LAT] */
-    const uint8_t *hidden; /* (n_tokens of the cell) not 0: hidden; ASSOCIATE: a regulator */
+    const uint8_t *hidden; /* (n_tokens of the cell) not 0: hidden; ASSOCIATE: a regulator. Of
+                              SAMPLE, SCD_HIDE_VALUE: its gene is shown, and the value alone is to
+                              be found */
     /* SAMPLE alone: */
     uint64_t seed;
     size_t steps;      /* passes at most, 1 to SCD_MAX_STEPS */
@@ -51,9 +53,9 @@ typedef struct scd_plan {
 typedef struct scd_course scd_course;
 
 /* The cell's tokens; ids of those whose gene is hidden matter where they leak alone, and may be any
- * real id. No gene becomes of two tokens: what is seen is nobody's candidate. SCD_E_INVALID:
- * nothing is hidden, parameters out of their range, fewer candidates than hidden tokens.
- * SCD_E_NOMEM. */
+ * real id. No gene becomes of two tokens: what is seen or shown is nobody's candidate.
+ * SCD_E_INVALID: nothing is hidden, parameters out of their range, fewer candidates than hidden
+ * genes. SCD_E_NOMEM. */
 scd_code scd_course_new(const scd_plan *plan, const scd_model_config *config, const scd_cell *cell,
                         scd_course **out, scd_error *err);
 void scd_course_free(scd_course *course); /* NULL is fine */

@@ -13,10 +13,12 @@ struct scd_course {
     size_t n_tokens, n_hidden, n_left; /* hidden at the start, and still */
     size_t pass;                       /* how many were made */
     bool refreshing, done;
+    bool shows;         /* the model knows tokens of which the value alone is hidden */
     int32_t *ids;       /* (n_tokens) */
     float *values;      /* (n_tokens) */
     uint8_t *hidden;    /* (n_tokens) SCD_HIDE_* bits as they are now */
     uint8_t *wanted;    /* (n_tokens) whose states the next pass must give */
+    uint8_t *given;     /* (n_tokens) SAMPLE: hidden, and yet its gene was told */
     uint32_t *place_of; /* (n_tokens) which of the hidden ones it was, UINT32_MAX: none */
     uint32_t *left;     /* (n_hidden) the tokens still hidden, in order: (n_left) */
     uint32_t *allowed;  /* (scd_pick_words) what may still be named */
@@ -37,6 +39,12 @@ typedef struct scd_pass_view {
     const float *logits;  /* (n_left, SCD_PICK_TOP) */
     const float *values;  /* (n_left) */
 } scd_pass_view;
+
+/* Of those left, the i-th is to become the gene that it has, whatever its list says. */
+static inline bool scd_course_is_given(const scd_course *c, size_t i)
+{
+    return c->given[c->left[i]] != 0;
+}
 
 /* ---- sampler.c ---- */
 

@@ -49,7 +49,8 @@ struct scd_denoiser {
     lists first, again;      /* (max_rows) */
     float *values, *turn;
     uint8_t *option;
-    float *states, *target; /* (max_rows, H), (H): of a posterior */
+    float *states, *target; /* (max_rows, H), (H): of a posterior, ... */
+    float *found, *sure;    /* (max_rows) ... which are value and probability */
     char *before;           /* a course as it was, should its pass fail on the way */
 };
 
@@ -160,10 +161,12 @@ static scd_code allocate_host(scd_denoiser *d, scd_error *err)
     d->option = scd_malloc(rows, sizeof *d->option);
     d->states = scd_malloc(rows, d->hidden_dim * sizeof *d->states);
     d->target = scd_malloc(d->hidden_dim, sizeof *d->target);
+    d->found = scd_malloc(rows, sizeof *d->found);
+    d->sure = scd_malloc(rows, sizeof *d->sure);
     d->before = scd_malloc(scd_course_sample_bytes(scd_model_get_config(d->model), rows), 1);
     bool ok = d->before && d->cells && d->together && d->index && d->of && d->sets && d->values &&
-              d->turn && d->option && d->states && d->target && allocate_lists(&d->first, rows) &&
-              allocate_lists(&d->again, rows);
+              d->turn && d->option && d->states && d->target && d->found && d->sure &&
+              allocate_lists(&d->first, rows) && allocate_lists(&d->again, rows);
     return ok ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory for batches of %zu rows", rows);
 }
 
@@ -207,8 +210,9 @@ void scd_denoiser_close(scd_denoiser *d)
     void *const on_device[] = {d->d_genes, d->d_logits, d->d_lse,    d->d_of,
                                d->d_sets,  d->d_index,  d->d_values, d->value_hidden,
                                d->x_again, d->x,        d->value_b2, d->value_b0};
-    void *const on_host[] = {d->before, d->target, d->states, d->option, d->turn,    d->values,
-                             d->sets,   d->of,     d->index,  d->cells,  d->together};
+    void *const on_host[] = {d->before, d->sure,  d->found,   d->target, d->states,
+                             d->option, d->turn,  d->values,  d->sets,   d->of,
+                             d->index,  d->cells, d->together};
     free_lists(&d->again);
     free_lists(&d->first);
     for (size_t i = 0; i < sizeof on_host / sizeof on_host[0]; i++)
@@ -409,13 +413,66 @@ static scd_code pick_again(scd_denoiser *d, const scd_course *c, size_t first,
     return code;
 }
 
+/* d->target's gene in a cell: sum over hidden tokens i of w_i value_i, w_i in proportion to the
+ * gene's probability there. A gene that was given is nobody's candidate, so that it is not among
+ * those that lse is over: its probability is that of it or one of them. */
+static void posterior_of(const scd_denoiser *d, const scd_course *c, size_t first, float *out_value,
+                         float *out_probability)
+{
+    double weight = 0, value = 0, probability = 0;
+    for (size_t i = 0; i < c->n_left; i++) {
+        double logit = 0;
+        for (size_t k = 0; k < d->hidden_dim; k++)
+            logit += (double)d->target[k] * (double)d->states[i * d->hidden_dim + k];
+        double ratio = exp((double)d->first.lse[first + i] - logit);
+        double p = c->plan.kind == SCD_PLAN_SAMPLE ? 1 / (1 + ratio) : fmin(1, 1 / ratio);
+        weight += p;
+        value += p * fmax(0, (double)d->values[first + i]);
+        probability += p * p;
+    }
+    *out_value = weight > 0 ? (float)(value / weight) : 0;
+    *out_probability = weight > 0 ? (float)(probability / weight) : 0;
+}
+
+/* Whether the gene of the i-th token left is known and its value is found by way of others. */
+static bool by_posterior(const scd_course *c, size_t i)
+{
+    return c->plan.kind == SCD_PLAN_POSTERIOR || (scd_course_is_given(c, i) && !c->shows);
+}
+
+/* Fills d->found and d->sure for the tokens left that want it. */
+static scd_code find_posteriors(scd_denoiser *d, const scd_course *c, size_t first, scd_error *err)
+{
+    scd_tensor head;
+    size_t h = d->hidden_dim, n = 0;
+    for (size_t i = 0; i < c->n_left; i++)
+        n += by_posterior(c, i);
+    if (!n)
+        return SCD_OK;
+    scd_code code = scd_safetensors_get(scd_model_tensors(d->model), "gene_head.weight", d->vocab,
+                                        h, &head, err);
+    if (!code)
+        code = d->be->download(d->device, d->states, d->x + first * h,
+                               c->n_left * h * sizeof *d->states, err);
+    for (size_t i = 0; i < c->n_left && !code; i++) {
+        if (!by_posterior(c, i))
+            continue;
+        scd_tensor_to_f32(&head, (size_t)c->ids[c->left[i]] * h, h, d->target);
+        posterior_of(d, c, first, &d->found[i], &d->sure[i]);
+    }
+    return code;
+}
+
 static scd_code take_sample(scd_denoiser *d, scd_course *c, size_t first, scd_error *err)
 {
     lists l = lists_from(&d->first, first);
     scd_pass_view view = {l.lse, l.genes, l.logits, d->values + first};
     scd_unmasking u = {.option = d->option, .turn = d->turn};
-    scd_code code = SCD_OK;
     memcpy(d->before, c, c->bytes);
+    scd_code code = find_posteriors(d, c, first, err);
+    for (size_t i = 0; i < c->n_left && !code; i++)
+        if (by_posterior(c, i))
+            d->values[first + i] = d->found[i];
     scd_course_begin_pass(c, &u);
     while (!code && !scd_course_unmask(c, &view, &u))
         code = pick_again(d, c, first, &l, &u, err);
@@ -426,38 +483,11 @@ static scd_code take_sample(scd_denoiser *d, scd_course *c, size_t first, scd_er
     return code;
 }
 
-/* Gene g of a cell: sum over hidden tokens i of w_i value_i, w_i in proportion to p_i(g). */
-static void take_gene(scd_denoiser *d, scd_course *c, size_t first, size_t token,
-                      const float *states)
-{
-    double weight = 0, value = 0, probability = 0;
-    for (size_t i = 0; i < c->n_left; i++) {
-        double logit = 0;
-        for (size_t k = 0; k < d->hidden_dim; k++)
-            logit += (double)d->target[k] * (double)states[i * d->hidden_dim + k];
-        double p = fmin(1, exp(logit - (double)d->first.lse[first + i]));
-        weight += p;
-        value += p * fmax(0, (double)d->values[first + i]);
-        probability += p * p;
-    }
-    int32_t gene = c->ids[token];
-    scd_course_set(c, token, gene, weight > 0 ? (float)(value / weight) : 0,
-                   weight > 0 ? (float)(probability / weight) : 0);
-}
-
 static scd_code take_posterior(scd_denoiser *d, scd_course *c, size_t first, scd_error *err)
 {
-    scd_tensor head;
-    size_t h = d->hidden_dim;
-    scd_code code = scd_safetensors_get(scd_model_tensors(d->model), "gene_head.weight", d->vocab,
-                                        h, &head, err);
-    if (!code)
-        code = d->be->download(d->device, d->states, d->x + first * h,
-                               c->n_left * h * sizeof *d->states, err);
-    for (size_t i = 0; i < c->n_left && !code; i++) {
-        scd_tensor_to_f32(&head, (size_t)c->ids[c->left[i]] * h, h, d->target);
-        take_gene(d, c, first, c->left[i], d->states);
-    }
+    scd_code code = find_posteriors(d, c, first, err);
+    for (size_t i = 0; i < c->n_left && !code; i++)
+        scd_course_set(c, c->left[i], c->ids[c->left[i]], d->found[i], d->sure[i]);
     if (!code)
         scd_course_finish(c);
     return code;

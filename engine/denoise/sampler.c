@@ -4,7 +4,8 @@
  * taken once in a cell, so who wanted it too goes on to the next of its own list. Confidence is the
  * probability of the gene; with temperature its logarithm gets Gumbel noise too, so that tokens are
  * found in an order that is random in proportion to it (Chang et al. 2022, "MaskGIT") - but not
- * where a threshold decides, which is for all that reach it. */
+ * where a threshold decides, which is for all that reach it. A token whose gene was given has that
+ * gene for its only option and is sure of it. */
 #include "engine/denoise/course_impl.h"
 
 #include "engine/base/rng.h"
@@ -61,6 +62,8 @@ void scd_course_begin_pass(const scd_course *c, scd_unmasking *u)
 static bool find_option(const scd_course *c, const scd_pass_view *v, scd_unmasking *u, size_t i)
 {
     const int32_t *genes = v->genes + i * SCD_PICK_TOP;
+    if (scd_course_is_given(c, i))
+        return true;
     while (u->option[i] < SCD_PICK_TOP && genes[u->option[i]] >= 0 &&
            !is_allowed(c, genes[u->option[i]]))
         u->option[i]++;
@@ -70,9 +73,10 @@ static bool find_option(const scd_course *c, const scd_pass_view *v, scd_unmaski
     return false;
 }
 
-static float log_probability(const scd_pass_view *v, const scd_unmasking *u, size_t i)
+static float log_probability(const scd_course *c, const scd_pass_view *v, const scd_unmasking *u,
+                             size_t i)
 {
-    return v->logits[i * SCD_PICK_TOP + u->option[i]] - v->lse[i];
+    return scd_course_is_given(c, i) ? 0 : v->logits[i * SCD_PICK_TOP + u->option[i]] - v->lse[i];
 }
 
 /* The most confident of the tokens that have an option, of equals the first; SIZE_MAX: none. */
@@ -83,7 +87,7 @@ static size_t most_confident(const scd_course *c, const scd_pass_view *v, scd_un
     for (size_t i = 0; i < c->n_left; i++) {
         if (u->option[i] >= SCD_PICK_TOP || !find_option(c, v, u, i))
             continue;
-        float confidence = log_probability(v, u, i) + u->turn[i];
+        float confidence = log_probability(c, v, u, i) + u->turn[i];
         if (best == SIZE_MAX || confidence > most) {
             most = confidence;
             best = i;
@@ -107,13 +111,14 @@ bool scd_course_unmask(scd_course *c, const scd_pass_view *v, scd_unmasking *u)
 {
     while (u->n_committed < c->n_left) {
         size_t i = most_confident(c, v, u);
-        float p = i == SIZE_MAX ? 0 : expf(log_probability(v, u, i));
+        float p = i == SIZE_MAX ? 0 : expf(log_probability(c, v, u, i));
         p = p < 1 ? p : 1; /* rounding */
         if (i == SIZE_MAX)
             return !wants(c, u, p);
         if (!wants(c, u, p))
             return true;
-        int32_t gene = v->genes[i * SCD_PICK_TOP + u->option[i]];
+        int32_t gene = scd_course_is_given(c, i) ? c->ids[c->left[i]]
+                                                 : v->genes[i * SCD_PICK_TOP + u->option[i]];
         scd_course_set(c, c->left[i], gene, v->values[i], p);
         u->option[i] = SCD_COMMITTED;
         u->n_committed++;

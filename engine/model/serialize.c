@@ -34,6 +34,7 @@ typedef struct work {
     const scd_vocab *vocab;
     scd_input_kind kind;
     const scd_cell_values *in;
+    const uint8_t *used; /* of the vocabulary; NULL: all are */
     double total;        /* counts: what they are divided by */
     size_t n_positive;   /* known inputs with a value above 0 */
     item *items, *swap;  /* (n_positive) */
@@ -74,10 +75,15 @@ typedef struct tally {
     size_t known, positive, unwanted;
 } tally;
 
-static inline void count_input(tally *t, const uint8_t *wanted, int32_t id, double count)
+static inline bool is_kept(const work *w, int32_t id)
+{
+    return (!w->in->wanted || w->in->wanted[id]) && (!w->used || w->used[id]);
+}
+
+static inline void count_input(tally *t, const work *w, int32_t id, double count)
 {
     bool known = id >= 0, positive = known && count > 0;
-    bool kept = positive && (!wanted || wanted[id]);
+    bool kept = positive && is_kept(w, id);
     t->given += count;
     t->mapped += known ? count : 0;
     t->known += known;
@@ -104,7 +110,7 @@ static scd_code scan_counts(work *w, scd_cell *out, size_t *bad_index, scd_error
         double v = in->values[i];
         if (!(v >= 0 && v <= MAX_COUNT) || (double)(int64_t)v != v)
             return refuse_value(w, i, bad_index, err);
-        count_input(&t, in->wanted, in->tokens[i], v);
+        count_input(&t, w, in->tokens[i], v);
     }
     finish_scan(w, &t, out);
     w->total = in->total != 0 ? in->total : t.given;
@@ -128,7 +134,7 @@ static scd_code scan_log1p(work *w, scd_cell *out, size_t *bad_index, scd_error 
         double v = in->values[i];
         if (!(v >= 0 && v <= 16) || (float)v > most)
             return refuse_value(w, i, bad_index, err);
-        count_input(&t, in->wanted, in->tokens[i], v > 0 ? expm1(v) : 0);
+        count_input(&t, w, in->tokens[i], v > 0 ? expm1(v) : 0);
     }
     finish_scan(w, &t, out);
     return SCD_OK;
@@ -170,7 +176,7 @@ static void collect(work *w)
         if (in->tokens[i] < 0 || !(in->values[i] > 0))
             continue;
         assert((size_t)in->tokens[i] < w->config->vocab);
-        if (in->wanted && !in->wanted[in->tokens[i]])
+        if (!is_kept(w, in->tokens[i]))
             continue;
         w->items[n] = (item){(uint32_t)in->tokens[i], (uint32_t)i};
         ordered = ordered && (!n || w->items[n - 1].key <= w->items[n].key);
@@ -313,7 +319,8 @@ scd_code scd_cell_serialize(const scd_model_config *config, const scd_vocab *voc
     bad_index = bad_index ? bad_index : &unused;
     *bad_index = SIZE_MAX;
     *out = (scd_cell){0};
-    work w = {.config = config, .vocab = vocab, .kind = kind, .in = in};
+    work w = {
+        .config = config, .vocab = vocab, .kind = kind, .in = in, .used = scd_vocab_used(vocab)};
     if (in->n > UINT32_MAX)
         return scd_fail(err, SCD_E_TOO_LARGE, "%zu values in one cell, at most 2^32 - 1", in->n);
     scd_code code = kind == SCD_INPUT_COUNTS ? scan_counts(&w, out, bad_index, err)
@@ -324,9 +331,11 @@ scd_code scd_cell_serialize(const scd_model_config *config, const scd_vocab *voc
         w.logs[i] = NAN;
     if (w.n_positive && (code = build(&w, arena, out, err)))
         return code;
+    if (!out->n_tokens && in->may_be_blank)
+        return SCD_OK;
     if (!out->n_tokens && out->genes_unwanted)
         return scd_fail(err, SCD_E_INVALID,
-                        "none of its %zu expressed genes was measured by the head's training data",
+                        "none of its %zu expressed genes was measured by the training data",
                         out->genes_unwanted);
     if (!out->n_tokens)
         return scd_fail(err, SCD_E_INVALID,

@@ -19,7 +19,9 @@ typedef struct scd_cell_values {
     const int32_t *tokens; /* (n) resolved token, -1: unknown */
     const double *values; /* (n) */
     double total;         /* counts: total of the cell; 0: the sum of all values given */
-    const uint8_t *wanted; /* (vocab) tokens to keep, 0: left out; NULL: all. Totals are over all */
+    const uint8_t *wanted; /* (vocab) tokens to keep, 0: left out, as those are that the vocabulary
+                              does not use; NULL: all. Totals are over all */
+    bool may_be_blank;     /* a cell without a positive value is one without tokens, and no fault */
 } scd_cell_values;
 
 typedef struct scd_cell {
@@ -33,8 +35,9 @@ typedef struct scd_cell {
 } scd_cell;
 
 /* SCD_E_INVALID: NaN, infinity, negative, fractional counts, log1p above ln(1 + 1e4), a total below
- * the sum of its counts, no known (and wanted) gene with a positive value. *bad_index (may be NULL)
- * is the offending input, or SIZE_MAX where none is to blame. SCD_E_NOMEM. */
+ * the sum of its counts, no known (and wanted) gene with a positive value (but see may_be_blank).
+ * *bad_index (may be NULL) is the offending input, or SIZE_MAX where none is to blame.
+ * SCD_E_NOMEM. */
 scd_code scd_cell_serialize(const scd_model_config *config, const scd_vocab *vocab,
                             scd_input_kind kind, const scd_cell_values *in, scd_arena *arena,
                             scd_cell *out, size_t *bad_index, scd_error *err);

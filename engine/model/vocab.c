@@ -20,7 +20,7 @@ typedef struct parser {
     const scd_model_config *config;
     scd_tsv tsv;
     size_t n_columns;
-    int ensembl, aliases, entropy; /* columns, or NO_COLUMN */
+    int ensembl, aliases, entropy, used; /* columns, or NO_COLUMN */
     size_t n_ensembl, n_human_ids, n_capital;
     scd_error *err;
 } parser;
@@ -44,6 +44,7 @@ static scd_code set_column(parser *p, scd_tsv_field name, int column)
     int *known = scd_tsv_is(name, "ensembl_id") ? &p->ensembl
                  : scd_tsv_is(name, "aliases")  ? &p->aliases
                  : scd_tsv_is(name, "entropy")  ? &p->entropy
+                 : scd_tsv_is(name, "used")     ? &p->used
                                                 : NULL;
     if (!known)
         return SCD_OK;
@@ -165,6 +166,16 @@ static scd_code read_entropy(parser *p, scd_tsv_field field, int32_t id)
     return SCD_OK;
 }
 
+static scd_code read_used(parser *p, scd_tsv_field field, int32_t id)
+{
+    bool yes = scd_tsv_is(field, "1");
+    if (!yes && !scd_tsv_is(field, "0"))
+        return REFUSE(p, "used is '%.*s', must be 0 or 1", shown(field.n), field.text);
+    p->vocab->used[id] = yes;
+    p->vocab->n_used += yes;
+    return SCD_OK;
+}
+
 static scd_code read_genes(parser *p)
 {
     scd_tsv_field row[MAX_COLUMNS];
@@ -175,12 +186,15 @@ static scd_code read_genes(parser *p)
             return REFUSE(p, "%zu columns, the header has %zu", n_fields, p->n_columns);
         if (read_id(p, row[0], &id) || add_symbol(p, row[1], id) ||
             (p->ensembl != NO_COLUMN && add_ensembl(p, row[p->ensembl], id)) ||
-            (p->entropy != NO_COLUMN && read_entropy(p, row[p->entropy], id)))
+            (p->entropy != NO_COLUMN && read_entropy(p, row[p->entropy], id)) ||
+            (p->used != NO_COLUMN && read_used(p, row[p->used], id)))
             return SCD_E_INVALID;
         p->vocab->n_genes++;
     }
     if (!p->vocab->n_genes)
         return scd_fail(p->err, SCD_E_INVALID, "genes.tsv: has a header but no gene");
+    if (p->used != NO_COLUMN && !p->vocab->n_used)
+        return scd_fail(p->err, SCD_E_INVALID, "genes.tsv: used is 0 for every gene");
     return SCD_OK;
 }
 
@@ -256,9 +270,11 @@ scd_code scd_vocab_parse(const char *tsv, size_t n, const scd_model_config *conf
         return no_memory(err);
     }
     parser p = {.vocab = v, .config = config, .err = err};
-    p.ensembl = p.aliases = p.entropy = NO_COLUMN;
+    p.ensembl = p.aliases = p.entropy = p.used = NO_COLUMN;
     scd_tsv_init(&p.tsv, tsv, n);
     scd_code code = read_header(&p);
+    if (!code && p.used != NO_COLUMN && !(v->used = scd_calloc(v->n_ids, sizeof *v->used)))
+        code = no_memory(err);
     if (!code)
         code = read_genes(&p);
     if (!code && p.aliases != NO_COLUMN)
@@ -278,6 +294,7 @@ void scd_vocab_free(scd_vocab *vocab)
         return;
     free(vocab->slots);
     free(vocab->pool);
+    free(vocab->used);
     free(vocab->entropy);
     free(vocab->ensembl_at);
     free(vocab->symbol_at);
@@ -309,6 +326,16 @@ const char *scd_vocab_ensembl(const scd_vocab *vocab, int32_t id)
 float scd_vocab_entropy(const scd_vocab *vocab, int32_t id)
 {
     return id < 0 || (size_t)id >= vocab->n_ids ? 1.0f : vocab->entropy[id];
+}
+
+const uint8_t *scd_vocab_used(const scd_vocab *vocab)
+{
+    return vocab->used;
+}
+
+size_t scd_vocab_n_used(const scd_vocab *vocab)
+{
+    return vocab->used ? vocab->n_used : vocab->n_genes;
 }
 
 bool scd_vocab_has_entropies(const scd_vocab *vocab)

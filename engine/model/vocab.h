@@ -36,6 +36,9 @@ const char *scd_vocab_ensembl(const scd_vocab *vocab, int32_t id);
 /* H of the gene; 1 for a gene without one; has_entropies false: the model has none at all. */
 float scd_vocab_entropy(const scd_vocab *vocab, int32_t id);
 bool scd_vocab_has_entropies(const scd_vocab *vocab);
+/* (ids) 0: a gene that has a token and is left out of every cell; NULL: none is. Borrowed. */
+const uint8_t *scd_vocab_used(const scd_vocab *vocab);
+size_t scd_vocab_n_used(const scd_vocab *vocab);
 bool scd_vocab_is_human(const scd_vocab *vocab); /* most Ensembl ids ENSG, or symbols in capitals */
 
 /* The token of a name, -1 when unknown or ambiguous; *rung says how (or why not). */

@@ -31,6 +31,8 @@ struct scd_vocab {
     bool versioned_symbols;           /* some symbol is an Ensembl id with its version */
     uint32_t *symbol_at, *ensembl_at; /* (n_ids) record of the id's name, 0: none */
     float *entropy;                   /* (n_ids) */
+    uint8_t *used;                    /* (n_ids); NULL: all are */
+    size_t n_used;
     char *pool;
     size_t pool_bytes, pool_cap;
     scd_name_slot *slots;

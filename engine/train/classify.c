@@ -144,12 +144,12 @@ static scd_code run_empty(running *r, const scd_corpus_cell *cell, size_t index,
     return code ? code : r->sink(r->arg, &none, err);
 }
 
-/* *out = the cell without genes that the head was not taught; its total stays. */
-static scd_code keep_taught(const scd_classifier *c, const scd_corpus_cell *cell, scd_arena *arena,
-                            scd_corpus_cell *out, scd_error *err)
+scd_code scd_classifier_take(const scd_classifier *c, const scd_corpus_cell *cell, scd_arena *arena,
+                             scd_corpus_cell *out, scd_error *err)
 {
+    const uint8_t *used = scd_vocab_used(c->vocab);
     *out = *cell;
-    if (!c->genes || !cell->n)
+    if ((!c->genes && !used) || !cell->n)
         return SCD_OK;
     int32_t *tokens = scd_arena_alloc(arena, cell->n, sizeof *tokens);
     float *values = scd_arena_alloc(arena, cell->n, sizeof *values);
@@ -159,9 +159,10 @@ static scd_code keep_taught(const scd_classifier *c, const scd_corpus_cell *cell
     out->tokens = tokens;
     out->values = values;
     for (size_t i = 0; i < cell->n; i++) {
-        if (!c->genes[cell->tokens[i]])
+        int32_t token = cell->tokens[i];
+        if ((c->genes && !c->genes[token]) || (used && !used[token]))
             continue;
-        tokens[out->n] = cell->tokens[i];
+        tokens[out->n] = token;
         values[out->n++] = cell->values[i];
     }
     return SCD_OK;
@@ -176,7 +177,7 @@ static scd_code run_cell(running *r, const scd_corpus_cell *whole, size_t index,
     scd_corpus_cell taught, *cell = &taught;
     scd_cell out;
     scd_arena_init(&arena, SIZE_MAX / 2);
-    scd_code code = keep_taught(c, whole, &arena, cell, err);
+    scd_code code = scd_classifier_take(c, whole, &arena, cell, err);
     if (!code && !cell->n)
         code = run_empty(r, cell, index, err);
     if (code || !cell->n) {

@@ -22,7 +22,8 @@ typedef struct scd_classifier {
     scd_gene_head *genes_head; /* its linear half; NULL: it has none */
     scd_pack *pack;
     size_t classes;
-    const uint8_t *genes; /* (vocab) 0: left out of every cell; NULL: all are taken. Borrowed */
+    const uint8_t *genes; /* (vocab) 0: left out of every cell, as those are that the model does not
+                             use; NULL: all are taken. Borrowed */
 } scd_classifier;
 
 typedef struct scd_classifier_options {
@@ -41,6 +42,10 @@ void scd_classifier_close(scd_classifier *classifier);
 /* Head and backbone tensors of a trained head over those of the model. */
 scd_code scd_classifier_overlay(scd_classifier *classifier, const scd_safetensors *tensors,
                                 scd_error *err);
+
+/* *out = the cell without genes that are left out, in the arena; its total stays. SCD_E_NOMEM. */
+scd_code scd_classifier_take(const scd_classifier *classifier, const scd_corpus_cell *cell,
+                             scd_arena *arena, scd_corpus_cell *out, scd_error *err);
 
 typedef struct scd_classified {
     size_t index; /* the cell's number in the corpus */

@@ -21,6 +21,7 @@
 /* ---- options --------------------------------------------------------------------------------- */
 
 static const scd_integrate_options defaults = {
+    .genes = "shared",
     .min_mapped = 0.5,
     .mlp_dim = 128,
     .adversary_steps = 5,
@@ -60,6 +61,8 @@ static size_t option_table(scd_integrate_options *o, scd_option table[MAX_OPTION
         TEXT("exclude", exclude, "FILE", "cells to leave out: barcode, or file<TAB>barcode"),
         TEXT("matrix", matrix, "NAME", "X, raw/X or layers/NAME; absent: by evidence"),
         TEXT("gene-column", gene_column, "COLUMN", "of var; absent: by evidence"),
+        TEXT("genes", genes, "WHICH",
+             "the new model uses: those that all files measure, shared; or all"),
         NUMBER("min-mapped", min_mapped, "share of a file's counts on known genes, at least", 0, 1),
         HEADING("losses:"),
         NUMBER("reconstruction", reconstruction, "weight of the pre-training loss", 0, 1000),
@@ -108,6 +111,8 @@ static scd_code check(const scd_integrate_options *o, scd_error *err)
         return scd_fail(err, SCD_E_INVALID, "--labels and --label-column: give one of them");
     if (strcmp(o->dtype, "f32") && strcmp(o->dtype, "bf16"))
         return scd_fail(err, SCD_E_INVALID, "--dtype %s: must be f32 or bf16", o->dtype);
+    if (strcmp(o->genes, "shared") && strcmp(o->genes, "all"))
+        return scd_fail(err, SCD_E_INVALID, "--genes %s: must be shared or all", o->genes);
     return scd_augment_check(&o->augment, err);
 }
 
@@ -133,6 +138,12 @@ static void say_data(const scd_integrate *run)
 {
     for (size_t f = 0; f < scd_corpus_n_files(run->corpus); f++)
         printf("%s: %s\n", scd_corpus_file_name(run->corpus, f), scd_corpus_why(run->corpus, f));
+    if (run->used) {
+        printf("%zu genes are measured by all files and used; they hold", run->n_used);
+        for (size_t f = 0; f < scd_corpus_n_files(run->corpus); f++)
+            printf("%s %.0f %%", f ? "," : "", 100 * run->on_used[f]);
+        printf(" of the known counts\n");
+    }
     printf("%zu cells to train on, %zu batches, ", run->n_train, run->batches.n_values);
     if (run->labels.n_classes)
         printf("with %zu labels\n", run->labels.n_classes);
@@ -141,7 +152,7 @@ static void say_data(const scd_integrate *run)
     if (run->n_no_batch)
         printf("%zu cells have no batch: left out\n", run->n_no_batch);
     if (run->n_unknown)
-        printf("%zu cells have no gene that the model knows: left out\n", run->n_unknown);
+        printf("%zu cells have no gene that the model uses: left out\n", run->n_unknown);
     if (run->n_one_batch)
         printf("%zu cells have a label that one batch alone has: not shown to the discriminator\n",
                run->n_one_batch);
@@ -185,6 +196,7 @@ static scd_code open_net(scd_integrate *run, scd_error *err)
                                                .threads = o->threads,
                                                .config = &run->config};
     scd_code code = scd_classifier_open(run->model, &classifier, &run->c, err);
+    run->c.genes = run->used;
     return code ? code : scd_feed_new(run->corpus, &feed, &run->feed, err);
 }
 
@@ -231,6 +243,8 @@ static void run_release(scd_integrate *run)
     scd_model_dir_release(&run->dir);
     free(run->checkpoint_path);
     free(run->weights);
+    free(run->on_used);
+    free(run->used);
     free(run->keep);
 }
 

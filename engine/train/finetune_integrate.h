@@ -19,6 +19,7 @@ typedef struct scd_integrate_options {
     const char *model, *out, *exclude, *matrix, *gene_column;
     scd_option_list data;
     const char *batch_column, *labels, *label_column;
+    const char *genes; /* "shared" or "all" */
     size_t mlp_dim, adversary_steps, epochs, batch, report_cells;
     double min_mapped, lr, adversary_lr, warmup, decay, clip;
     double reconstruction, value_weight, adversary, contrast, temperature, mask_max;
@@ -47,10 +48,13 @@ typedef struct scd_integrate {
     size_t n_cells, n_train;
     scd_corpus_column batches; /* codes (n_cells) */
     scd_labels labels;         /* n_classes 0: without labels */
+    uint8_t *used;             /* (vocab) genes that the new model uses; NULL: all */
+    size_t n_used;
     uint8_t *keep;             /* (n_cells) trained on */
     float *weights;     /* (n_cells) in the adversary's loss, mean 1 over the training cells */
     size_t n_no_batch;  /* cells left out: without a batch */
-    size_t n_unknown;   /* or without any gene the model knows */
+    size_t n_unknown;   /* or without any gene that the new model uses */
+    double *on_used;    /* (n_files) share of the known counts on genes that are used */
     size_t n_one_batch; /* cells whose label one batch alone has: they weigh 0 */
 
     scd_classifier c; /* the encoder, and the batch discriminator as its head */

@@ -7,6 +7,7 @@
 #include "engine/base/mem.h"
 #include "engine/train/finetune_integrate.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,11 +38,71 @@ static scd_code name_files(scd_integrate *run, scd_error *err)
     return SCD_OK;
 }
 
+/* ---- genes ----------------------------------------------------------------------------------- */
+
+/* Those that every file measures: what one panel has and another lacks says which batch a cell is
+ * of, and nothing that is done to the embeddings unsays it. */
+static scd_code choose_genes(scd_integrate *run, scd_error *err)
+{
+    size_t n_files = scd_corpus_n_files(run->corpus), n;
+    size_t vocab = scd_model_get_config(run->model)->vocab;
+    const uint8_t *before = scd_vocab_used(scd_model_vocab(run->model));
+    if (!strcmp(run->o->genes, "all"))
+        return SCD_OK;
+    size_t *files = scd_calloc(vocab, sizeof *files);
+    run->used = scd_calloc(vocab, sizeof *run->used);
+    run->on_used = scd_calloc(n_files, sizeof *run->on_used);
+    if (!files || !run->used || !run->on_used) {
+        free(files);
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for %zu genes", vocab);
+    }
+    for (size_t f = 0; f < n_files; f++) {
+        const int32_t *panel = scd_corpus_panel(run->corpus, f, &n);
+        for (size_t i = 0; i < n; i++)
+            files[panel[i]] += !i || panel[i] != panel[i - 1];
+    }
+    for (size_t g = 0; g < vocab; g++) {
+        run->used[g] = files[g] == n_files && (!before || before[g]);
+        run->n_used += run->used[g];
+    }
+    free(files);
+    if (run->n_used == scd_vocab_n_genes(scd_model_vocab(run->model))) { /* nothing to say */
+        free(run->used);
+        run->used = NULL;
+        return SCD_OK;
+    }
+    return run->n_used ? SCD_OK
+                       : scd_fail(err, SCD_E_INVALID,
+                                  "no gene that the model uses is measured by all files: leave "
+                                  "files out, or use all genes (--genes all)");
+}
+
+/* How many genes of the cell are used; adds its counts to on[0], and those on such genes to on[1].
+ */
+static size_t count_used(const scd_integrate *run, const scd_corpus_cell *cell, double on[2])
+{
+    size_t n = 0;
+    for (size_t i = 0; i < cell->n; i++) {
+        double x = (double)cell->values[i];
+        double count = cell->kind == SCD_INPUT_COUNTS ? x : expm1(x);
+        bool used = !run->used || run->used[cell->tokens[i]];
+        on[0] += count;
+        on[1] += used ? count : 0;
+        n += used;
+    }
+    return n;
+}
+
+/* ---- cells ----------------------------------------------------------------------------------- */
+
 /* One pass over the cells: who is kept, and of which file (file_n: cells with a batch of each). */
 static scd_code walk(scd_integrate *run, size_t *file_n, scd_error *err)
 {
+    size_t n_files = scd_corpus_n_files(run->corpus);
     scd_corpus_cell *cells = scd_malloc(BLOCK_CELLS, sizeof *cells);
-    scd_code code = cells ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
+    double(*sums)[2] =
+        scd_calloc(n_files, sizeof *sums); /* of a file's counts: all, on used genes */
+    scd_code code = cells && sums ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
     for (size_t first = 0; first < run->n_cells && !code; first += BLOCK_CELLS) {
         size_t left = run->n_cells - first, count = left < BLOCK_CELLS ? left : BLOCK_CELLS;
         scd_arena arena;
@@ -51,7 +112,7 @@ static scd_code walk(scd_integrate *run, size_t *file_n, scd_error *err)
             int32_t *batch = &run->batches.codes[first + i];
             if (!run->o->batch_column)
                 *batch = (int32_t)cells[i].file;
-            bool known = cells[i].n > 0;
+            bool known = count_used(run, &cells[i], sums[cells[i].file]) > 0;
             file_n[cells[i].file] += *batch >= 0;
             run->n_no_batch += *batch < 0;
             run->n_unknown += *batch >= 0 && !known;
@@ -60,6 +121,9 @@ static scd_code walk(scd_integrate *run, size_t *file_n, scd_error *err)
         }
         scd_arena_release(&arena);
     }
+    for (size_t f = 0; f < n_files && !code && run->on_used; f++)
+        run->on_used[f] = sums[f][0] > 0 ? sums[f][1] / sums[f][0] : 0;
+    free(sums);
     free(cells);
     return code;
 }
@@ -164,7 +228,9 @@ scd_code scd_integrate_read(scd_integrate *run, scd_error *err)
 {
     const scd_integrate_options *o = run->o;
     run->n_cells = scd_corpus_n_cells(run->corpus);
-    scd_code code = read_batches(run, err);
+    scd_code code = choose_genes(run, err);
+    if (!code)
+        code = read_batches(run, err);
     if (!code && o->labels)
         code = scd_labels_from_table(run->corpus, o->labels, NULL, &run->labels, err);
     if (!code && o->label_column)

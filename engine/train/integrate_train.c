@@ -78,10 +78,13 @@ static scd_code draw_cell(step_state *s, scd_error *err)
 {
     scd_integrate *run = s->run;
     const scd_corpus_cell *cell;
+    scd_corpus_cell taken;
     size_t index;
     scd_code code = scd_feed_next(run->feed, &cell, &index, err);
+    if (!code)
+        code = scd_classifier_take(&run->c, cell, &s->arena, &taken, err);
     for (uint64_t i = 0; i < VIEWS && !code; i++) {
-        const scd_augment_input in = {.cell = cell, .draw = VIEWS * run->drawn + i};
+        const scd_augment_input in = {.cell = &taken, .draw = VIEWS * run->drawn + i};
         view *v = &s->views[s->n++];
         scd_cell out;
         code = scd_augment(&run->o->augment, &in, &run->config, run->c.vocab, &s->arena, &out, err);

@@ -1,7 +1,7 @@
 /* integrate_write.c - what the neighbours of cells say before and after, and the model's files.
  *
- * The new model has the genes and sizes of the one it began with, so its genes.tsv is the same
- * bytes. Heads are not taken along: they read another encoder's embeddings. */
+ * The new model has the genes and sizes of the one it began with; its genes.tsv says besides which
+ * of them it uses. Heads are not taken along: they read another encoder's embeddings. */
 #include "engine/base/mem.h"
 #include "engine/model/file.h"
 #include "engine/model/lengths.h"
@@ -86,6 +86,26 @@ scd_code scd_integrate_look(scd_integrate *run, scd_mixing *out, scd_error *err)
 
 /* ---- card.md --------------------------------------------------------------------------------- */
 
+static void put_genes(const scd_integrate *run, scd_buf *out)
+{
+    if (!run->used) {
+        scd_buf_puts(out, "**All genes are used**, also those that one file measures and another "
+                          "lacks: where panels\ndiffer these tell batches apart, whatever was "
+                          "learned.\n\n");
+        return;
+    }
+    scd_buf_printf(
+        out,
+        "**%zu genes are used**: those that all files measure (genes.tsv, column `used`). "
+        "Others are left out of every\ncell, here and where the model is served. Of the "
+        "counts on known genes these hold",
+        run->n_used);
+    for (size_t i = 0; i < scd_corpus_n_files(run->corpus); i++)
+        scd_buf_printf(out, "%s %.1f %% (%s)", i ? "," : "", 100 * run->on_used[i],
+                       scd_corpus_file_name(run->corpus, i));
+    scd_buf_puts(out, ".\n\n");
+}
+
 static void put_data(const scd_integrate *run, scd_buf *out)
 {
     scd_buf_puts(out, "## Data\n\n| file | chosen |\n|---|---|\n");
@@ -100,8 +120,10 @@ static void put_data(const scd_integrate *run, scd_buf *out)
             n += run->keep[i] && run->batches.codes[i] == (int32_t)b;
         scd_buf_printf(out, "| %s | %zu |\n", run->batches.values[b], n);
     }
-    scd_buf_printf(out, "\nLeft out: %zu cells without a batch, %zu without a known gene.\n\n",
+    scd_buf_printf(out,
+                   "\nLeft out: %zu cells without a batch, %zu without a gene that is used.\n\n",
                    run->n_no_batch, run->n_unknown);
+    put_genes(run, out);
 }
 
 static void put_losses(const scd_integrate *run, scd_buf *out)
@@ -215,20 +237,25 @@ static void put_config(const scd_integrate *run, scd_buf *out)
     scd_model_text_config(&run->config, out);
 }
 
-static scd_code copy_genes(const scd_integrate *run, scd_error *err)
+static scd_code write_genes(const scd_integrate *run, scd_error *err)
 {
     char *from = scd_path_join(run->o->model, "genes.tsv", "");
     char *to = scd_path_join(run->dir.hidden, "genes.tsv", ""), *text = NULL;
     size_t n;
     int fd = -1;
+    scd_buf out;
+    scd_buf_init(&out, 2u * MAX_GENES_BYTES);
     scd_code code = from && to ? scd_file_open(from, &fd, &n, err)
                                : scd_fail(err, SCD_E_NOMEM, "genes.tsv: out of memory");
     if (!code)
         code = scd_file_read(fd, from, MAX_GENES_BYTES, &text, &n, err);
+    if (!code && run->used)
+        code = scd_model_text_used(text, n, run->used, run->config.vocab, &out, err);
     if (!code)
-        code = scd_file_write(to, text, n, err);
+        code = scd_file_write(to, run->used ? out.data : text, run->used ? out.n_bytes : n, err);
     if (fd >= 0)
         close(fd);
+    scd_buf_release(&out);
     free(text);
     free(to);
     free(from);
@@ -269,7 +296,7 @@ scd_code scd_integrate_write(scd_integrate *run, scd_error *err)
     scd_code code = weights ? write_text(run, "config.json", put_config, err)
                             : scd_fail(err, SCD_E_NOMEM, "out of memory");
     if (!code)
-        code = copy_genes(run, err);
+        code = write_genes(run, err);
     if (!code)
         code = copy_lengths(run, err);
     if (!code)

@@ -56,8 +56,15 @@ static void put_fields(const scd_tsv_field *fields, size_t n, size_t left_out, s
     }
 }
 
-scd_code scd_model_text_genes(const char *text, size_t n, const float *entropies, size_t vocab,
-                              scd_buf *out, scd_error *err)
+/* The last column, in place of one of its name. */
+typedef struct column {
+    const char *name;
+    const void *values; /* (vocab) what put writes; NULL: the column only goes */
+    void (*put)(const void *values, int32_t id, scd_buf *out);
+} column;
+
+static scd_code replace_column(const char *text, size_t n, const column *last, size_t vocab,
+                               scd_buf *out, scd_error *err)
 {
     scd_tsv tsv;
     scd_tsv_field fields[MAX_COLUMNS];
@@ -67,13 +74,13 @@ scd_code scd_model_text_genes(const char *text, size_t n, const float *entropies
         return scd_fail(err, SCD_E_INVALID, "genes: no header of at most %d columns", MAX_COLUMNS);
     for (size_t i = 0; i < n_fields; i++) {
         ids = scd_tsv_is(fields[i], "token_id") ? i : ids;
-        old = scd_tsv_is(fields[i], "entropy") ? i : old;
+        old = scd_tsv_is(fields[i], last->name) ? i : old;
     }
     if (ids == SIZE_MAX)
         return scd_fail(err, SCD_E_INVALID, "genes: no column token_id");
     n_columns = n_fields;
     put_fields(fields, n_columns, old, out);
-    scd_buf_puts(out, entropies ? "\tentropy\n" : "\n");
+    scd_buf_printf(out, last->values ? "\t%s\n" : "\n", last->name);
     while (scd_tsv_next(&tsv, fields, MAX_COLUMNS, &n_fields)) {
         int32_t id;
         size_t given = n_fields < n_columns ? n_fields : n_columns;
@@ -83,11 +90,38 @@ scd_code scd_model_text_genes(const char *text, size_t n, const float *entropies
         for (size_t i = given; i < n_columns; i++)
             fields[i] = (scd_tsv_field){"", 0}; /* every row gets as many fields as the header */
         put_fields(fields, n_columns, old, out);
-        if (entropies)
+        if (last->values) {
             scd_buf_putc(out, '\t');
-        if (entropies && !isnan(entropies[id]))
-            scd_buf_printf(out, "%.9g", (double)entropies[id]);
+            last->put(last->values, id, out);
+        }
         scd_buf_putc(out, '\n');
     }
     return out->failed ? scd_fail(err, SCD_E_NOMEM, "genes: out of memory") : SCD_OK;
+}
+
+static void put_entropy(const void *values, int32_t id, scd_buf *out)
+{
+    const float *entropies = values;
+    if (!isnan(entropies[id]))
+        scd_buf_printf(out, "%.9g", (double)entropies[id]);
+}
+
+scd_code scd_model_text_genes(const char *text, size_t n, const float *entropies, size_t vocab,
+                              scd_buf *out, scd_error *err)
+{
+    const column last = {"entropy", entropies, put_entropy};
+    return replace_column(text, n, &last, vocab, out, err);
+}
+
+static void put_used(const void *values, int32_t id, scd_buf *out)
+{
+    const uint8_t *used = values;
+    scd_buf_putc(out, used[id] ? '1' : '0');
+}
+
+scd_code scd_model_text_used(const char *text, size_t n, const uint8_t *used, size_t vocab,
+                             scd_buf *out, scd_error *err)
+{
+    const column last = {"used", used, put_used};
+    return replace_column(text, n, &last, vocab, out, err);
 }

@@ -19,5 +19,8 @@ void scd_model_text_lay_out(scd_model_config *config);
  * SCD_E_NOMEM. */
 scd_code scd_model_text_genes(const char *tsv, size_t n, const float *entropies, size_t vocab,
                               scd_buf *out, scd_error *err);
+/* The same with the column `used` (vocab; vocab.h). */
+scd_code scd_model_text_used(const char *tsv, size_t n, const uint8_t *used, size_t vocab,
+                             scd_buf *out, scd_error *err);
 
 #endif

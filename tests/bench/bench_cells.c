@@ -89,7 +89,7 @@ static void measure_serialize(const char *name, scd_input_kind kind)
     for (size_t t = 0; t < N_TIMES; t++) {
         size_t c = t % N_CELLS;
         const double *values = kind == SCD_INPUT_COUNTS ? counts[c] : logs[c];
-        const scd_cell_values in = {N_GENES, tokens[c], values, 0, NULL};
+        const scd_cell_values in = {.n = N_GENES, .tokens = tokens[c], .values = values};
         scd_arena arena;
         scd_cell cell;
         scd_arena_init(&arena, 1 << 24);

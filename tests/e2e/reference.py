@@ -61,7 +61,7 @@ class Genes:
         with open(path, encoding="utf-8") as f:
             lines = f.read().split("\n")
         columns = lines[0].split("\t")
-        self.symbol, self.ensembl, self.entropy = {}, {}, {}
+        self.symbol, self.ensembl, self.entropy, self.unused = {}, {}, {}, set()
         aliases = {}  # name -> set of tokens
         for line in lines[1:]:
             if not line:
@@ -73,6 +73,8 @@ class Genes:
                 self.ensembl[row["ensembl_id"]] = token
             for alias in filter(None, row.get("aliases", "").split("|")):
                 aliases.setdefault(alias, set()).add(token)
+            if row.get("used") == "0":
+                self.unused.add(token)
             if row.get("entropy"):
                 self.entropy[token] = float(row["entropy"])
         self.aliases = aliases
@@ -122,7 +124,7 @@ class Model:
             total = total or math.fsum(values)
             sums = {t: 1e4 * s / total for t, s in sums.items()}
         pairs = [(t, np.float32(np.log1p(s))) for t, s in sums.items()]
-        pairs = [(t, x) for t, x in pairs if x > 0]
+        pairs = [(t, x) for t, x in pairs if x > 0 and t not in self.genes.unused]
 
         def score(token, x):
             if not self.genes.entropy:

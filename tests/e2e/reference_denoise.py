@@ -67,18 +67,24 @@ def special(config):
 
 
 def sample(model, ids, x, hidden, steps, temperature=0.0, seed=0, confidence=0.0, refresh=False,
-           candidates=None, pooling="visible"):
-    """[(gene, value, probability)] of the hidden positions, and the number of passes"""
-    ids, x = np.array(ids, int), np.array(x, np.float64)
+           candidates=None, pooling="visible", shown=()):
+    """[(gene, value, probability)] of the hidden positions, and the number of passes. Of those in
+    `shown` the gene is known and the value alone is hidden; a model without value masking sees
+    nothing of them, and their value is that of their gene over all hidden positions."""
+    ids, x, shown = np.array(ids, int), np.array(x, np.float64), set(shown)
+    masking = model.config["value_masking"]
     vocab = model.config["VOCAB_SIZE"]
     allowed = np.zeros(vocab, bool)
     allowed[np.arange(vocab) if candidates is None else candidates] = True
     allowed[special(model.config)] = False
-    allowed[[g for i, g in enumerate(ids) if i not in hidden]] = False
+    allowed[[g for i, g in enumerate(ids) if i not in hidden or i in shown]] = False
     left, found, step = list(hidden), {}, 0
     while left:
-        states = model.forward(ids, x, hidden=left, pooling=pooling)[1:][left]
+        half = [t for t in left if t in shown and masking]
+        states = model.forward(ids, x, hidden=[t for t in left if t not in half],
+                               value_hidden=half, pooling=pooling)[1:][left]
         logits, values = model.gene_logits(states), model.values(states)
+        posterior = values_at_any(logits, values, allowed, [ids[t] for t in left])
         logits[:, ~allowed] = -np.inf
         log_p = logits - np.log(np.exp(logits - logits.max()).sum(1))[:, None] - logits.max()
         keys, turn = logits.copy(), np.zeros(len(left))
@@ -93,16 +99,19 @@ def sample(model, ids, x, hidden, steps, temperature=0.0, seed=0, confidence=0.0
             for i in range(len(left)):
                 if i in done:
                     continue
-                g = int(np.argmax(np.where(allowed, keys[i], -np.inf)))
-                sure = log_p[i, g] + turn[i]
+                given = left[i] in shown
+                g = ids[left[i]] if given else int(np.argmax(np.where(allowed, keys[i], -np.inf)))
+                sure = (0 if given else log_p[i, g]) + turn[i]
                 if best is None or sure > best[0]:
                     best = sure, i, g
             _, i, g = best
-            p = math.exp(log_p[i, g])
+            given = left[i] in shown
+            p = 1 if given else math.exp(log_p[i, g])
             enough = p < confidence if confidence else len(done) >= quota
             if done and not last and enough:
                 break
-            done[i] = g, max(values[i], 0), p
+            value = posterior[i] if given and not masking else values[i]
+            done[i] = g, max(value, 0), p
             allowed[g] = False
         for i, (g, value, p) in done.items():
             found[left[i]] = [g, value, p]
@@ -115,6 +124,19 @@ def sample(model, ids, x, hidden, steps, temperature=0.0, seed=0, confidence=0.0
             found[t][1] = max(values[t], 0)
         step += 1
     return [tuple(found[t]) for t in hidden], step
+
+
+def values_at_any(logits, values, allowed, genes):
+    """For each gene the mean of the positions' values, weighed by how probable it is there among
+    itself and the genes that are allowed"""
+    others = np.where(allowed, logits, -np.inf)
+    out = []
+    for g in genes:
+        both = np.concatenate([logits[:, [g]], np.where(np.arange(len(allowed)) == g, -np.inf,
+                                                        others)], 1)
+        p = reference.softmax(both)[:, 0]
+        out.append((p * np.maximum(values, 0)).sum() / p.sum())
+    return out
 
 
 def impute(model, ids, x, hidden, pooling="visible"):

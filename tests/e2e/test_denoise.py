@@ -168,6 +168,68 @@ def test_cells_are_generated_from_nothing_and_from_visible_genes():
         compare(item, seen + want, passes, model)
 
 
+def check_generated(make, prompt, length, fields, seed=0, **kind):
+    """A prompt whose values are partly or not known, against the reference"""
+    model = reference.Model(make())
+    values = prompt.get("values", [None] * len(prompt["genes"]))
+    known = [(g, v) for g, v in zip(prompt["genes"], values) if v is not None]
+    ids, x = np.zeros(0, int), np.zeros(0, np.float32)
+    if any(v for _, v in known):
+        ids, x, _ = model.serialize([g for g, _ in known], [v for _, v in known])
+    open_ones = sorted(model.genes.symbol[g] for g, v in zip(prompt["genes"], values) if v is None)
+    n, n_seen = len(ids) + len(open_ones), len(ids)
+    ids = np.concatenate([ids, open_ones]).astype(int)
+    x = np.concatenate([x, np.zeros(len(open_ones), np.float32)])
+    own = ref.cell_seed(seed, 0, ids, x)
+    want, passes = ref.sample(model, list(ids) + [0] * (length - n), list(x) + [0] * (length - n),
+                              list(range(n_seen, length)), fields["steps"], seed=own,
+                              shown=range(n_seen, n), **kind)
+    answer = post(daemon(make), "/v1/generate",
+                  {**prompt, "length": length, "seed": seed, **fields})
+    item = answer["data"][0]
+    compare(item, [(g, v, 1) for g, v in zip(ids[:n_seen], x)] + want, passes, model)
+    assert item["tokens"] == length and item["genes_known"] == len(prompt["genes"])
+    assert item["probabilities"][:n] == [1] * n
+    return answer
+
+
+def test_visible_genes_may_come_without_values():
+    none = {"genes": [GENES[i] for i in (40, 3, 77, 5)]}
+    some = {"genes": [GENES[i] for i in (40, 3, 77, 5, 9)], "values": [None, 4, 9, None, 0]}
+    for make in masking_model, plain_model:
+        for prompt in none, some:
+            check_generated(make, prompt, 20, {"steps": 4, "temperature": 0})
+            check_generated(make, prompt, 20, {"steps": 4, "temperature": 1.5}, seed=3,
+                            temperature=1.5)
+        answer = check_generated(make, none, 20, {"steps": 5, "temperature": 0, "confidence": 0.2},
+                                 confidence=0.2)
+        said = [w["code"] for w in answer["warnings"]]
+        assert ("posterior" in said) == (make is plain_model), answer
+        check_generated(make, none, 4, {"steps": 2, "temperature": 0})  # values alone
+        check_generated(make, some, 12, {"steps": 3, "temperature": 0, "refresh": True},
+                        refresh=True)
+
+
+def test_prompts_without_values_may_come_in_every_form_and_any_order():
+    body = {"n": 2, "length": 12, "steps": 3, "seed": 5}
+    genes = GENES[3:7]
+    lone = post(daemon(), "/v1/generate", {**body, "genes": genes})["data"]
+    turned = post(daemon(), "/v1/generate", {**body, "genes": genes[::-1], "values": [None] * 4})
+    cell = post(daemon(), "/v1/generate", {**body, "cells": [{"genes": genes}]})["data"]
+    rows = {"genes": genes, "matrix": {"format": "csr", "indptr": [0, 4], "indices": [2, 0, 1, 3],
+                                       "data": [None] * 4}}
+    matrix = post(daemon(), "/v1/generate", {**body, **rows})["data"]
+    for other in turned["data"], cell, matrix:
+        assert [{**i, "cache": 0} for i in other] == [{**i, "cache": 0} for i in lone]
+    assert lone[0]["genes"][:4] == genes and lone[0]["genes"] != lone[1]["genes"]
+    check_problem(daemon().post("/v1/denoise", {"cells": [{"genes": genes}], "steps": 2,
+                                                "mask": {"fraction": 0.5}}),
+                  422, "invalid", "/cells/0", "values.*missing")
+    check_problem(daemon().post("/v1/embeddings", {"cells": [{"genes": genes[:1],
+                                                              "values": [None]}]}),
+                  422, "invalid", "/cells/0/values/0", "must be a number, not null")
+
+
 def test_answers_name_the_parameters_that_make_them_again():
     body = {"length": 8, "steps": 3, "temperature": 0.7, "seed": 2**53 - 1, "refresh": True}
     said = post(daemon(), "/v1/generate", body)["parameters"]
@@ -442,8 +504,25 @@ def test_what_cannot_be_generated_is_refused_with_its_place():
             ({"length": 5, "seed": "x"}, "/seed", "whole"),
             ({"length": 5, "pooling": "clean"}, "/pooling", "nothing behind"),
             ({"length": 5, "steps": 2000}, "/steps", "1000"),
-            ({"length": 5, "genes": ["GENE1", "GENE2"]}, "/values", "exactly one"),
+            ({"length": 5, "genes": ["GENE1", "GENE2"], "values": [1]}, "/values", "exactly one"),
+            ({"length": 5, "genes": ["GENE1"], "values": ["x"]}, "/values/0", "number, or null"),
+            ({"length": 5, "genes": ["GENE1"], "values": []}, "/values", "array of numbers"),
             ({"length": 5, "values": [1]}, "/values", "exactly one"),
+            ({"length": 1, "genes": ["GENE1", "GENE2"]}, "/genes", "as many"),
+            ({"length": 5, "genes": ["GENE1", "NOSUCH"]}, "/genes/1", "no gene of the model"),
+            ({"length": 5, "genes": ["GENE1", "GENE1"]}, "/genes/1", "twice without"),
+            ({"length": 5, "genes": ["GENE1", "GENE1"], "values": [None, 3]}, "/genes/0",
+             "with a value too"),
+            ({"length": 5, "genes": ["GENE1", "GENE1"], "values": [0, None]}, "/genes/1",
+             "with a value too"),
+            ({"length": 5, "genes": ["GENE1", "GENE2"], "values": [None, -2]}, "/values/1",
+             "value 1 is -2.*scaled"),
+            ({"length": 5, "cells": [{"genes": ["GENE1", "X"], "values": [3, None]}]},
+             "/cells/0/genes/1", "no gene"),
+            ({"length": 5, "genes": ["GENE1", "X"], "matrix": {
+                "format": "csr", "indptr": [0, 2], "indices": [0, 1], "data": [3, None]}},
+             "/matrix/data/1", "no gene"),
+            ({"length": 5, "genes": GENES[:4], "candidates": GENES[:4]}, "/genes", "candidates"),
             ({"length": 2, "genes": ["GENE1", "GENE2"], "values": [1, 2]}, "/genes", "nothing"),
             ({"length": 5, "genes": ["GENE1", "GENE2"], "values": [1, -2]}, "/values/1", "scaled"),
             ({"length": 5, "n": 2, "genes": ["X"], "values": [1]}, "/genes", "no known gene"),
@@ -465,3 +544,7 @@ def test_the_real_model_answers_real_cells():
         for item, cell in zip(answer["data"], demo_cells(6)):
             assert 0 <= item["scores"]["gene_recall"] <= 1 and item["passes"] == 4
             assert abs(len(item["genes"]) - 0.3 * len(cell["genes"])) <= 1
+        answer = post(d, "/v1/generate", {"n": 2, "length": 60, "genes": ["MS4A1", "CD79A"],
+                                          "values": [None, 3], "steps": 4})
+        for item in answer["data"]:
+            assert item["genes"][:2] == ["CD79A", "MS4A1"] and item["values"][1] > 0.5, item

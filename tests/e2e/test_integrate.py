@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from harness import SLOW, clean_environment, scdiva_train, scratch
+from harness import SLOW, Daemon, check_problem, clean_environment, scdiva_train, scratch
 from test_train import write_h5ad
 
 TYPES = ["B", "CD4 T", "NK"]
@@ -176,6 +176,58 @@ def test_files_are_batches_where_no_column_is_named():
     out = scratch("integrate.files")
     run(command(out, "--data", paths[1], "--epochs", "1", on=paths[0], batches=()))
     refused(card(out), "| lab0.h5ad | 90 |", "| lab1.h5ad | 90 |")
+
+
+@functools.cache
+def panels():
+    """Two files of which each lacks genes that the other has: GENE37 and on, GENE35 and GENE36"""
+    x, _, lab = cells()
+    kept = [range(37), [*range(35), *range(37, N_GENES)]]
+    return [write_h5ad(f"panel{b}.h5ad", x[lab == b][:, kept[b]],
+                       genes=[f"GENE{g}" for g in kept[b]]) for b in range(2)]
+
+
+def test_genes_that_a_file_lacks_are_left_out_where_the_model_is_trained_and_where_it_is_served():
+    a, b = panels()
+    out = scratch("integrate.shared")
+    said = run(command(out, "--data", b, "--epochs", "1", on=a, batches=()))
+    refused(said, "35 genes are measured by all files and used")
+    refused(card(out), "**35 genes are used**", "(panel0.h5ad)")
+    rows = [line.split("\t") for line in files(out)["genes.tsv"].decode().splitlines()]
+    assert rows[0][-1] == "used"
+    assert [r[1] for r in rows[1:] if r[-1] == "0"] == [f"GENE{g}" for g in range(35, 40)]
+    with Daemon(out) as d:
+        some = {"genes": ["GENE1", "GENE2", "GENE7"], "values": [4, 1, 2], "total": 30}
+        more = {"genes": [*some["genes"], "GENE36", "GENE39"], "values": [4, 1, 2, 9, 3],
+                "total": 30}
+        answer = d.post("/v1/embeddings", {"cells": [some, more]}).json()
+        first, second = answer["data"]
+        assert first["embedding"] == second["embedding"]
+        assert (first["genes_unused"], second["genes_unused"]) == (0, 2), answer
+        assert (second["tokens"], second["genes_known"]) == (3, 5), answer
+        refused([w["detail"] for w in answer["warnings"] if w["code"] == "genes-unused"][0],
+                "25.0 %", "model", "35 genes")
+        check_problem(d.post("/v1/embeddings", {"cells": [{"genes": ["GENE36"], "values": [2]}]}),
+                      422, "invalid", "/cells/0", "none of its 1 expressed genes")
+    for path in a, b:
+        assert np.isfinite(embeddings(out, path)).all()
+
+
+def test_all_genes_may_be_used_and_none_in_common_is_refused():
+    a, b = panels()
+    out = scratch("integrate.all")
+    run(command(out, "--data", b, "--epochs", "1", "--genes", "all", on=a, batches=()))
+    with open(os.path.join(base(), "genes.tsv"), "rb") as f:
+        assert files(out)["genes.tsv"] == f.read()
+    refused(card(out), "**All genes are used**")
+    x, _, lab = cells()
+    apart = [write_h5ad(f"apart{i}.h5ad", x[lab == i][:, 20 * i:20 * i + 20],
+                        genes=[f"GENE{g}" for g in range(20 * i, 20 * i + 20)]) for i in range(2)]
+    said = run(command(scratch("integrate.none"), "--data", apart[1], on=apart[0], batches=()),
+               exit=1)
+    refused(said, "no gene that the model uses is measured by all files", "--genes all")
+    refused(run(command(scratch("integrate.which"), "--genes", "some"), exit=2),
+            "--genes some: must be shared or all")
 
 
 def test_the_contrast_is_over_the_step_however_it_is_cut():

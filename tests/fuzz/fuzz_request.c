@@ -1,8 +1,9 @@
 /* fuzz_request.c - any bytes at all as the body of a request (libFuzzer).
  *
- * The first byte picks which of the two decoders and whether cells are required. Beside crashes it
- * looks for answers that contradict themselves: a refusal without words, a problem document that is
- * not JSON, cells whose parts do not fit together, numbers that are not finite. */
+ * The first byte picks which of the two decoders, whether cells are required and whether values may
+ * be left open. Beside crashes it looks for answers that contradict themselves: a refusal without
+ * words, a problem document that is not JSON, cells whose parts do not fit together, numbers that
+ * are not finite. */
 #include "api/denoise_fields.h"
 #include "api/genes_request.h"
 #include "api/grn_fields.h"
@@ -42,7 +43,7 @@ static void check_cell(const scd_request *request, const scd_cell_input *cell)
     must(cell->fault ? request->skip_errors && cell->fault_pointer && cell->n == 0 : true);
     must(cell->total >= 0 && isfinite(cell->total));
     for (size_t i = 0; i < cell->n; i++) {
-        must(isfinite(cell->values[i]));
+        must(isfinite(cell->values[i]) || (request->values_optional && isnan(cell->values[i])));
         if (request->is_matrix)
             must(cell->columns[i] < request->n_shared_genes);
         else
@@ -87,11 +88,11 @@ static void check_tasks(const scd_request *request, scd_arena *arena)
         must(r.regulators.n >= 1 && r.regulators.n <= SCD_MAX_REGULATORS && r.top_k >= 1);
 }
 
-static void check_request(const char *body, size_t n, bool cells_required)
+static void check_request(const char *body, size_t n, bool cells_required, bool values_optional)
 {
     scd_arena arena;
     scd_problem problem;
-    scd_request request = {.cells_required = cells_required};
+    scd_request request = {.cells_required = cells_required, .values_optional = values_optional};
     scd_arena_init(&arena, 1 << 18);
     scd_problem_kind kind = scd_request_decode(body, n, &limits, &arena, &request, &problem);
     if (kind != SCD_PROBLEM_NONE) {
@@ -129,6 +130,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (data[0] % 3 == 2)
         check_genes(body, n - 1);
     else
-        check_request(body, n - 1, data[0] % 3 == 0);
+        check_request(body, n - 1, data[0] % 3 == 0, data[0] / 3 % 2);
     return 0;
 }

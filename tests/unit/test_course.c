@@ -146,6 +146,51 @@ static void the_most_confident_token_takes_the_gene_that_two_want(void **state)
     scd_course_free(c);
 }
 
+static void a_token_whose_gene_was_given_keeps_it_and_comes_first(void **state)
+{
+    (void)state;
+    static const uint8_t hide[N] = {0, SCD_HIDE_VALUE, 1, 0, 1, SCD_HIDE_VALUE};
+    const int apart[] = {0, 1, 2, 3};
+    const float top[] = {0.1f, 0.9f, 0.8f, 0.1f};
+    for (int masking = 0; masking < 2; masking++) {
+        scd_model_config own = config;
+        own.value_masking = masking != 0;
+        scd_plan plan = sample(2);
+        plan.hidden = hide;
+        scd_course *c = NULL;
+        assert_int_equal(scd_course_new(&plan, &own, &cell, &c, NULL), SCD_OK);
+        const uint8_t both = SCD_HIDE_GENE | SCD_HIDE_VALUE;
+        assert_int_equal(c->hidden[1], masking ? SCD_HIDE_VALUE : both);
+        assert_int_equal(c->hidden[2], both);
+        assert_false(c->allowed[11 / 32] >> 11 % 32 & 1);
+        pass p;
+        make_pass(&p, c, apart, top);
+        run_pass(&p, c);
+        assert_int_equal(c->n_left, 2); /* the two that were sure of their genes are found */
+        assert_true(!c->hidden[1] && c->hidden[2] && c->hidden[4] && !c->hidden[5]);
+        assert_true(c->ids[1] == 11 && c->ids[5] == 15 && c->values[5] == 2);
+        size_t width;
+        const float *r = scd_course_result(c, &width);
+        assert_true(r[1] == 11 && r[3] == 1 && r[1 + 9] == 15 && r[3 + 9] == 1);
+        scd_course_free(c);
+    }
+}
+
+static void genes_that_were_given_need_no_candidates(void **state)
+{
+    (void)state;
+    static const uint8_t hide[N] = {0, SCD_HIDE_VALUE, 1, 0, 0, SCD_HIDE_VALUE};
+    const int32_t only_given[] = {11, 15}, one_more[] = {11, 15, 30};
+    scd_plan plan = sample(1);
+    plan.hidden = hide;
+    plan.candidates = only_given;
+    plan.n_candidates = 2;
+    refused(&plan, "1 tokens are hidden and only 0");
+    plan.candidates = one_more;
+    plan.n_candidates = 3;
+    scd_course_free(make(&plan));
+}
+
 static void a_value_comes_with_its_gene_and_is_never_negative(void **state)
 {
     (void)state;
@@ -394,6 +439,8 @@ int main(void)
         cmocka_unit_test(a_fixed_schedule_finds_as_many_in_each_pass_and_ends_with_the_last),
         cmocka_unit_test(what_a_plan_may_not_be_is_refused_and_named),
         cmocka_unit_test(the_most_confident_token_takes_the_gene_that_two_want),
+        cmocka_unit_test(a_token_whose_gene_was_given_keeps_it_and_comes_first),
+        cmocka_unit_test(genes_that_were_given_need_no_candidates),
         cmocka_unit_test(a_value_comes_with_its_gene_and_is_never_negative),
         cmocka_unit_test(fixed_passes_take_the_most_confident_first),
         cmocka_unit_test(confidence_takes_all_above_the_threshold_and_one_at_least),

@@ -22,6 +22,7 @@ static scd_engine *engine;
 static int32_t ids[CELLS][TINY_MAX_GENES];
 static float values[CELLS][TINY_MAX_GENES];
 static uint8_t hidden[CELLS][TINY_MAX_GENES];
+static uint8_t half_given[CELLS][TINY_MAX_GENES]; /* the same, with genes that are shown */
 static scd_cell cells[CELLS];
 
 static int open_engine(void **state)
@@ -39,6 +40,7 @@ static int open_engine(void **state)
             ids[i][k] = (int32_t)(2 + (i * 11 + k) % GENES);
             values[i][k] = 0.5f + (float)((i + k * 3) % 7);
             hidden[i][k] = k % 3 != 0;
+            half_given[i][k] = hidden[i][k] && k % 2 ? SCD_HIDE_VALUE : hidden[i][k];
         }
         cells[i] = (scd_cell){.n_tokens = n, .ids = ids[i], .values = values[i]};
     }
@@ -133,6 +135,8 @@ static void a_course_has_the_same_bits_alone_and_in_company(void **state)
         scd_plan p = plan_of(i % CELLS, i < CELLS ? SCD_PLAN_SAMPLE : kinds[i % 3], 1 + i % 4,
                              i % 2 ? 1.0f : 0);
         p.refresh = i % 3 == 0 && p.kind == SCD_PLAN_SAMPLE;
+        if (i % 2 && p.kind == SCD_PLAN_SAMPLE)
+            p.hidden = half_given[i];
         width[i] = alone(&p, i % CELLS, want[i]);
         c[i] = course_of(&p, i % CELLS);
     }

@@ -1,128 +1,14 @@
 /* test_flight.c - who waits for what, and whose turn it is: flight.c without threads or a device.
  *
- * A unit of r rows is a cell of r - 1 tokens; its key is a number.
- *
  * Threads: main. */
 #include "engine/base/mem.h"
-#include "server/flight.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-enum { MAX_ROWS = 100, MAX_UNITS = 50, MAX_TICKETS = 16, MAX_WAITERS = 64 };
-
-typedef struct fixture {
-    scd_flight flight;
-    scd_ticket tickets[MAX_TICKETS];
-    scd_waiter waiters[MAX_WAITERS];
-    scd_order order;
-    size_t n_waiters;
-    uint32_t next_key;
-    scd_unit *picked[MAX_UNITS];
-    size_t n_picked, rows;
-} fixture;
-
-static int set_up(void **state)
-{
-    fixture *f = calloc(1, sizeof *f);
-    *state = f;
-    for (size_t i = 0; i < MAX_TICKETS; i++)
-        f->tickets[i].serial = i;
-    return scd_flight_init(&f->flight, NULL) ? -1 : 0;
-}
-
-static int tear_down(void **state)
-{
-    fixture *f = *state;
-    for (size_t i = 0; i < MAX_TICKETS; i++)
-        while (f->tickets[i].first) {
-            scd_unit *u = f->tickets[i].first;
-            scd_flight_remove(&f->flight, u);
-            free(u);
-        }
-    scd_flight_release(&f->flight);
-    free(f);
-    return 0;
-}
-
-static scd_unit *new_unit(fixture *f, size_t rows, scd_work work)
-{
-    int32_t ids[MAX_ROWS];
-    float values[MAX_ROWS];
-    for (size_t i = 0; i < rows; i++) {
-        ids[i] = (int32_t)(100 + i);
-        values[i] = (float)i;
-    }
-    scd_cell cell = {.n_tokens = rows - 1, .ids = ids, .values = values};
-    scd_digest key = {{0}};
-    f->next_key++;
-    memcpy(key.bytes, &f->next_key, sizeof f->next_key);
-    scd_unit *u = scd_unit_new(&key, &cell, work);
-    assert_non_null(u);
-    scd_flight_insert(&f->flight, u);
-    return u;
-}
-
-/* Ticket t asks for n more cells of `rows` rows. */
-static void ask_work(fixture *f, size_t t, scd_class rank, size_t n, size_t rows, scd_work work)
-{
-    f->tickets[t].rank = rank;
-    for (size_t i = 0; i < n; i++)
-        scd_flight_queue(&f->flight, &f->tickets[t], new_unit(f, rows, work));
-}
-
-static void ask_model(fixture *f, size_t t, scd_class rank, size_t n, size_t rows, size_t model)
-{
-    ask_work(f, t, rank, n, rows, (scd_work){.model = model});
-}
-
-static void ask(fixture *f, size_t t, scd_class rank, size_t n, size_t rows)
-{
-    ask_model(f, t, rank, n, rows, 0);
-}
+#include "tests/unit/flight_fixture.h"
 
 static void wait_for(fixture *f, size_t t, scd_unit *u)
 {
     scd_waiter *w = &f->waiters[f->n_waiters++];
     *w = (scd_waiter){.ticket = &f->tickets[t], .order = &f->order};
     scd_unit_wait(u, w);
-}
-
-/* The keys picked, 1-based in the order of asking, as text: "1 4 2". They are freed. */
-static const char *pick_up_to(fixture *f, size_t max_rows)
-{
-    static char text[MAX_UNITS * 8];
-    char *at = text;
-    f->n_picked = scd_flight_pick(&f->flight, max_rows, f->picked, MAX_UNITS, &f->rows);
-    *at = '\0';
-    size_t rows = 0, model = f->n_picked ? f->picked[0]->work.model : 0;
-    for (size_t i = 0; i < f->n_picked; i++) {
-        scd_unit *u = f->picked[i];
-        uint32_t key;
-        memcpy(&key, u->key.bytes, sizeof key);
-        assert_int_equal(u->state, SCD_UNIT_RUNNING);
-        assert_null(u->owner);
-        assert_int_equal(u->work.model, model);
-        at += sprintf(at, i ? " %u" : "%u", key);
-        rows += u->rows;
-        scd_flight_remove(&f->flight, u);
-        free(u);
-    }
-    assert_int_equal(rows, f->rows);
-    assert_true(rows <= max_rows);
-    return text;
-}
-
-static const char *pick(fixture *f)
-{
-    return pick_up_to(f, MAX_ROWS);
 }
 
 /* ---- the tables ------------------------------------------------------------------------------ */
@@ -312,82 +198,23 @@ static void the_first_that_was_stuck_has_the_first_turn_next_time(void **state)
     assert_string_equal(pick(f), "2");
 }
 
-static void interactive_work_goes_before_bulk(void **state)
-{
-    fixture *f = *state;
-    ask(f, 1, SCD_BULK, 20, 40);           /* 1 to 20 */
-    ask(f, 2, SCD_INTERACTIVE, 1, 40);     /* 21 */
-    ask(f, 3, SCD_INTERACTIVE, 1, 40);     /* 22 */
-    assert_string_equal(pick(f), "21 22"); /* bulk has saved 25 rows: not yet a whole cell */
-    assert_string_equal(pick(f), "1");     /* nobody else is there */
-}
-
-static void bulk_work_alone_gets_a_quarter_of_a_batch_but_always_its_next_cell(void **state)
-{
-    fixture *f = *state;
-    ask(f, 1, SCD_BULK, 1, 10); /* 1 */
-    ask(f, 2, SCD_BULK, 1, 90); /* 2 */
-    ask(f, 3, SCD_BULK, 3, 10); /* 3 4 5 */
-    assert_string_equal(pick(f), "1 3");
-    assert_string_equal(pick(f), "2");
-    assert_string_equal(pick(f), "4 5");
-}
-
-static void bulk_work_does_not_lengthen_a_batch_of_interactive_work_beyond_a_quarter(void **state)
-{
-    fixture *f = *state;
-    ask(f, 1, SCD_BULK, 2, 30);        /* 1 2: more than bulk has saved */
-    ask(f, 2, SCD_INTERACTIVE, 1, 10); /* 3 */
-    assert_string_equal(pick(f), "3");
-    assert_string_equal(pick(f), "1");
-}
-
 static void a_unit_that_comes_again_stands_in_front(void **state)
 {
     fixture *f = *state;
     ask(f, 1, SCD_INTERACTIVE, 3, 50); /* 1 2 3 */
     scd_unit *u[2];
-    size_t rows;
-    assert_int_equal(scd_flight_pick(&f->flight, MAX_ROWS, u, 2, &rows), 2);
+    assert_int_equal(pick_units(f, MAX_ROWS, u, 2), 2);
     for (size_t i = 2; i-- > 0;)
         scd_flight_queue_again(&f->flight, &f->tickets[1], u[i]);
     assert_ptr_equal(f->tickets[1].first, u[0]);
     assert_string_equal(pick(f), "1 2");
     assert_string_equal(pick(f), "3");
     ask(f, 2, SCD_INTERACTIVE, 1, 10); /* 4: the only one of its ticket */
-    assert_int_equal(scd_flight_pick(&f->flight, MAX_ROWS, u, 2, &rows), 1);
+    assert_int_equal(pick_units(f, MAX_ROWS, u, 2), 1);
     assert_false(f->tickets[2].ready);
     scd_flight_queue_again(&f->flight, &f->tickets[2], u[0]);
     assert_true(f->tickets[2].ready && f->tickets[2].last == u[0]);
     assert_string_equal(pick(f), "4");
-}
-
-static void bulk_keeps_a_quarter_and_pays_for_whole_cells(void **state)
-{
-    fixture *f = *state;
-    size_t bulk_rows = 0;
-    ask(f, 1, SCD_BULK, 40, 40);         /* 1 to 40 */
-    ask(f, 2, SCD_INTERACTIVE, 100, 20); /* 41 to 140 */
-    for (int batch = 0; batch < 16; batch++) {
-        char *keys = strdup(pick(f));
-        for (char *key = strtok(keys, " "); key; key = strtok(NULL, " "))
-            if (atoi(key) <= 40)
-                bulk_rows += 40;
-        assert_int_equal(f->rows, 100);
-        free(keys);
-    }
-    /* 16 batches of 100 rows: a quarter is 400, less than one cell of it still saved. */
-    assert_in_range(bulk_rows, 361, 400);
-}
-
-static void unspent_credit_of_bulk_is_bounded(void **state)
-{
-    fixture *f = *state;
-    ask(f, 1, SCD_BULK, 1, 100);
-    ask(f, 2, SCD_INTERACTIVE, 1, 10);
-    f->flight.bulk_credit = 1000000;
-    pick(f);
-    assert_true(f->flight.bulk_credit <= 2 * MAX_ROWS);
 }
 
 static void a_batch_is_of_one_model(void **state)
@@ -422,36 +249,6 @@ static void models_alternate_while_both_have_work(void **state)
     assert_string_equal(pick(f), "41 42");
     assert_string_equal(pick(f), "3 4");
     assert_string_equal(pick(f), "43 44");
-}
-
-static void bulk_work_of_another_model_does_not_keep_interactive_work_out(void **state)
-{
-    fixture *f = *state;
-    size_t interactive = 0, bulk = 0;
-    ask_model(f, 1, SCD_BULK, 400, 5, 1);
-    ask_model(f, 2, SCD_INTERACTIVE, 400, 5, 0);
-    for (int batch = 0; batch < 12; batch++) {
-        scd_flight_pick(&f->flight, MAX_ROWS, f->picked, MAX_UNITS, &f->rows);
-        f->n_picked = f->rows / 5;
-        *(f->picked[0]->work.model ? &bulk : &interactive) += f->rows;
-        if (batch == 0)
-            assert_int_equal(f->picked[0]->work.model, 0);
-        for (size_t i = 0; i < f->n_picked; i++) {
-            scd_flight_remove(&f->flight, f->picked[i]);
-            free(f->picked[i]);
-        }
-    }
-    assert_int_equal(interactive, 900); /* three quarters of 12 batches */
-    assert_int_equal(bulk, 300);
-}
-
-static void nor_does_bulk_work_of_two_models(void **state)
-{
-    fixture *f = *state;
-    ask_model(f, 1, SCD_BULK, 10, 90, 0);       /* 1 to 10: too dear for a while */
-    ask_model(f, 2, SCD_BULK, 100, 5, 1);       /* cheap, of another model */
-    ask_model(f, 3, SCD_INTERACTIVE, 1, 20, 0); /* 111 */
-    assert_string_equal(pick(f), "111");
 }
 
 static void a_unit_taken_out_gives_its_ticket_no_turn_any_more(void **state)
@@ -499,8 +296,6 @@ static void a_table_without_memory_is_refused_and_leaks_nothing(void **state)
     scd_mem_fail_after(-1);
 }
 
-#define WITH_FIXTURE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -517,17 +312,10 @@ int main(void)
         WITH_FIXTURE(small_units_fill_the_room_that_a_large_one_leaves),
         WITH_FIXTURE(a_large_unit_waits_for_one_batch_at_most_while_small_ones_keep_coming),
         WITH_FIXTURE(the_first_that_was_stuck_has_the_first_turn_next_time),
-        WITH_FIXTURE(interactive_work_goes_before_bulk),
-        WITH_FIXTURE(bulk_work_alone_gets_a_quarter_of_a_batch_but_always_its_next_cell),
-        WITH_FIXTURE(bulk_work_does_not_lengthen_a_batch_of_interactive_work_beyond_a_quarter),
         WITH_FIXTURE(a_unit_that_comes_again_stands_in_front),
-        WITH_FIXTURE(bulk_keeps_a_quarter_and_pays_for_whole_cells),
-        WITH_FIXTURE(unspent_credit_of_bulk_is_bounded),
         WITH_FIXTURE(a_batch_is_of_one_model),
         WITH_FIXTURE(a_batch_is_of_one_head),
         WITH_FIXTURE(models_alternate_while_both_have_work),
-        WITH_FIXTURE(bulk_work_of_another_model_does_not_keep_interactive_work_out),
-        WITH_FIXTURE(nor_does_bulk_work_of_two_models),
         WITH_FIXTURE(a_unit_taken_out_gives_its_ticket_no_turn_any_more),
         WITH_FIXTURE(a_unit_that_moves_goes_to_the_end_of_its_new_owner),
         cmocka_unit_test(a_table_without_memory_is_refused_and_leaks_nothing),

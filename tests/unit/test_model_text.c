@@ -79,6 +79,19 @@ static void old_entropies_are_replaced_or_removed(void **state)
     assert_genes(old, NULL, "token_id\tsymbol\n4\tC\n2\tA\n");
 }
 
+static void which_genes_are_used_becomes_the_last_column(void **state)
+{
+    (void)state;
+    static const uint8_t used[10] = {[2] = 1, [4] = 1};
+    const char *genes = "token_id\tused\tsymbol\tentropy\n4\t0\tC\t0.5\n3\t1\tB\n2\t1\tA\t\n";
+    scd_buf text;
+    scd_buf_init(&text, 1 << 16);
+    assert_int_equal(scd_model_text_used(genes, strlen(genes), used, 10, &text, NULL), SCD_OK);
+    assert_string_equal(text.data,
+                        "token_id\tsymbol\tentropy\tused\n4\tC\t0.5\t1\n3\tB\t\t0\n2\tA\t\t1\n");
+    scd_buf_release(&text);
+}
+
 static void an_entropy_is_read_back_to_the_bit(void **state)
 {
     (void)state;
@@ -118,6 +131,7 @@ int main(void)
         cmocka_unit_test(a_config_is_read_back_as_it_was),
         cmocka_unit_test(entropies_become_the_last_column),
         cmocka_unit_test(old_entropies_are_replaced_or_removed),
+        cmocka_unit_test(which_genes_are_used_becomes_the_last_column),
         cmocka_unit_test(an_entropy_is_read_back_to_the_bit),
         cmocka_unit_test(tables_of_no_use_are_refused),
     };

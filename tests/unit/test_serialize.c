@@ -71,7 +71,7 @@ static scd_cell serialize(fixture *f, const scd_vocab *vocab, scd_input_kind kin
 {
     scd_cell cell;
     scd_error err = {0};
-    const scd_cell_values in = {n, tokens, values, total, NULL};
+    const scd_cell_values in = {.n = n, .tokens = tokens, .values = values, .total = total};
     if (scd_cell_serialize(&config, vocab, kind, &in, &f->arena, &cell, NULL, &err))
         fail_msg("%s", err.message);
     return cell;
@@ -83,7 +83,7 @@ static void assert_refused(fixture *f, scd_input_kind kind, size_t n, const int3
     scd_cell cell;
     scd_error err = {0};
     size_t bad_index = 12345;
-    const scd_cell_values in = {n, tokens, values, total, NULL};
+    const scd_cell_values in = {.n = n, .tokens = tokens, .values = values, .total = total};
     assert_int_equal(
         scd_cell_serialize(&config, f->plain, kind, &in, &f->arena, &cell, &bad_index, &err),
         SCD_E_INVALID);
@@ -264,7 +264,7 @@ static void genes_that_are_not_wanted_are_left_out_but_count_in_the_total(void *
     const int32_t tokens[] = {10, 11, -1, 12, 10};
     const double counts[] = {3, 4, 5, 0, 1};
     scd_cell all = serialize(f, f->plain, SCD_INPUT_COUNTS, 5, tokens, counts, 0), some;
-    scd_cell_values in = {5, tokens, counts, 0, wanted};
+    scd_cell_values in = {.n = 5, .tokens = tokens, .values = counts, .wanted = wanted};
     scd_error err = {0};
     wanted[11] = 1;
     assert_int_equal(
@@ -283,6 +283,38 @@ static void genes_that_are_not_wanted_are_left_out_but_count_in_the_total(void *
         scd_cell_serialize(&config, f->plain, SCD_INPUT_COUNTS, &in, &f->arena, &some, NULL, &err),
         SCD_E_INVALID);
     assert_non_null(strstr(err.message, "none of its 3 expressed genes"));
+}
+
+static void so_are_those_that_the_vocabulary_does_not_use(void **state)
+{
+    fixture *f = *state;
+    scd_vocab *v = NULL;
+    static uint8_t wanted[VOCAB];
+    const char *genes = "token_id\tsymbol\tused\n10\tA\t1\n11\tB\t0\n12\tC\t1\n";
+    const int32_t tokens[] = {10, 11, 12};
+    const double counts[] = {3, 4, 5};
+    assert_int_equal(scd_vocab_parse(genes, strlen(genes), &config, &v, NULL), SCD_OK);
+    scd_cell all = serialize(f, f->plain, SCD_INPUT_COUNTS, 3, tokens, counts, 0);
+    scd_cell some = serialize(f, v, SCD_INPUT_COUNTS, 3, tokens, counts, 0);
+    assert_true(some.n_tokens == 2 && some.ids[0] == 12 && some.ids[1] == 10);
+    assert_true(some.values[0] == all.values[0] && some.genes_unwanted == 1);
+    assert_true(some.genes_known == 3 && some.mapped_counts == all.mapped_counts);
+    scd_cell_values in = {.n = 3, .tokens = tokens, .values = counts, .wanted = wanted};
+    wanted[10] = wanted[11] = 1; /* both must want a gene */
+    assert_int_equal(
+        scd_cell_serialize(&config, v, SCD_INPUT_COUNTS, &in, &f->arena, &some, NULL, NULL),
+        SCD_OK);
+    assert_true(some.n_tokens == 1 && some.ids[0] == 10 && some.genes_unwanted == 2);
+    wanted[10] = 0;
+    assert_int_equal(
+        scd_cell_serialize(&config, v, SCD_INPUT_COUNTS, &in, &f->arena, &some, NULL, NULL),
+        SCD_E_INVALID);
+    in.may_be_blank = true;
+    assert_int_equal(
+        scd_cell_serialize(&config, v, SCD_INPUT_COUNTS, &in, &f->arena, &some, NULL, NULL),
+        SCD_OK);
+    assert_int_equal(some.n_tokens, 0);
+    scd_vocab_free(v);
 }
 
 static void a_cell_is_cut_at_the_maximum_and_says_so(void **state)
@@ -383,7 +415,7 @@ static void a_failed_allocation_is_reported_and_leaks_nothing(void **state)
         tokens[i] = 2 + i / 40; /* groups larger than the ones combined on the stack */
         values[i] = 1;
     }
-    const scd_cell_values in = {N, tokens, values, 0, NULL};
+    const scd_cell_values in = {.n = N, .tokens = tokens, .values = values};
     scd_cell cell;
     scd_code code = SCD_E_NOMEM;
     for (long n = 0; code && n < 1000; n++) {
@@ -414,6 +446,7 @@ int main(void)
         cmocka_unit_test(ties_go_by_token_id_and_entropy_divides_the_score),
         cmocka_unit_test(zeros_are_no_tokens_but_their_genes_are_known),
         cmocka_unit_test(genes_that_are_not_wanted_are_left_out_but_count_in_the_total),
+        cmocka_unit_test(so_are_those_that_the_vocabulary_does_not_use),
         cmocka_unit_test(a_cell_is_cut_at_the_maximum_and_says_so),
         cmocka_unit_test(values_that_are_no_counts_are_refused_by_index),
         cmocka_unit_test(values_that_are_no_log1p_are_refused_by_index),

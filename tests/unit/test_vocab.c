@@ -87,6 +87,24 @@ static void columns_may_stand_in_any_order_and_be_unknown(void **state)
     scd_vocab_free(v);
 }
 
+static void genes_that_are_not_used_have_a_token_all_the_same(void **state)
+{
+    (void)state;
+    scd_vocab *v = parse("token_id\tsymbol\tused\n5\tA\t0\n6\tB\t1\n");
+    assert_resolves(v, "A", 5, SCD_RUNG_SYMBOL);
+    assert_true(!scd_vocab_used(v)[5] && scd_vocab_used(v)[6]);
+    assert_int_equal(scd_vocab_n_used(v), 1);
+    scd_vocab_free(v);
+    v = parse("token_id\tsymbol\n5\tA\n");
+    assert_null(scd_vocab_used(v));
+    assert_int_equal(scd_vocab_n_used(v), 1);
+    scd_vocab_free(v);
+    assert_refused("token_id\tsymbol\tused\n5\tA\t1\n6\tB\t\n", "line 3", "0 or 1");
+    assert_refused("token_id\tsymbol\tused\n5\tA\tyes\n", "line 2", "0 or 1");
+    assert_refused("token_id\tsymbol\tused\n5\tA\t0\n", "used is 0", "every gene");
+    assert_refused("token_id\tsymbol\tused\tused\n5\tA\t0\t0\n", "line 1", "twice");
+}
+
 static void windows_line_ends_byte_order_mark_and_empty_lines_are_tolerated(void **state)
 {
     (void)state;
@@ -314,6 +332,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_table_is_read_by_its_columns),
         cmocka_unit_test(columns_may_stand_in_any_order_and_be_unknown),
+        cmocka_unit_test(genes_that_are_not_used_have_a_token_all_the_same),
         cmocka_unit_test(windows_line_ends_byte_order_mark_and_empty_lines_are_tolerated),
         cmocka_unit_test(a_wrong_header_is_refused),
         cmocka_unit_test(bad_ids_are_refused_with_their_line),

@@ -1,5 +1,5 @@
-"""What the evaluations of imputation, reconstruction and generation share: cells, a daemon,
-baselines and figures.
+"""What the evaluations of imputation, reconstruction, generation and associations share: cells, a
+daemon, baselines and figures.
 
 Test cells are those of --h5ad that the table --test names (the model's exclude.tsv: never trained
 on); where it names none of this file, every cell is one, and the table printed says so. Baselines

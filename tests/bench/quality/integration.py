@@ -4,7 +4,7 @@ embeddings before.
 
     tests/bench/quality/integration.py --model config/models/pbmc \\
         --data ../shared/data/kang_ifnb.h5ad --data ../shared/data/pbmc68k_reduced.h5ad \\
-        --truth config/models/pbmc/labels.tsv --out DIR -- --epochs 8 --max-tokens 200 --seed 1
+        --truth config/models/pbmc/labels.tsv --out DIR -- --epochs 8 --seed 1
 
 Runs `scdiva-train finetune integration` twice, without labels and with them (what follows -- goes
 to both; --batch-column COLUMN, before it, else each file is a batch), embeds all cells with each
@@ -54,6 +54,15 @@ def run(command):
     if p.returncode:
         raise SystemExit("%s\n%s" % (" ".join(command), p.stdout))
     return p.stdout
+
+
+def of_these_files(args):
+    """--exclude without the rows of other files, which the trainer would not find"""
+    names = {os.path.basename(path) for path in args.data}
+    path = os.path.join(args.out, "exclude.tsv")
+    with open(args.exclude, encoding="utf-8") as f, open(path, "w", encoding="utf-8") as out:
+        out.writelines(line for line in f if "\t" not in line or line.split("\t")[0] in names)
+    return path
 
 
 def common(args):
@@ -150,6 +159,8 @@ def main():
     args, rest = arguments()
     os.makedirs(args.out, exist_ok=True)
     warnings.filterwarnings("ignore")
+    if args.exclude:
+        args.exclude = of_these_files(args)
     values = read_values(args)
     keys, batch = values.keys, values.batch
     base = os.path.join(args.out, "uncorrected")  # the encoder alone, which no head has changed
