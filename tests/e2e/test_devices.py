@@ -15,7 +15,7 @@ from test_cuda import GUARD, emulated
 
 GENES = [f"GENE{i}" for i in range(12)]
 MOVES = ("--max-batch-tokens", "512", "--on-device-loss", "cpu")
-ENOUGH = 1500  # calls of one GPU: more than loading and warming up take
+ENOUGH = 2000  # calls of one GPU: more than loading and warming up take
 
 
 def model():
@@ -277,7 +277,7 @@ def test_a_job_that_moves_to_the_cpu_has_one_devices_results():
         job = jobs.wait(d, jobs.start(d, table))
         want = d.get(f"/v1/jobs/{job['id']}/result").body
     with daemon("cuda:0", flags=MOVES,
-                env={"CUDA_EMULATOR_DIES_AFTER": "1600"}) as d:
+                env={"CUDA_EMULATOR_DIES_AFTER": str(ENOUGH + 100)}) as d:
         job = jobs.wait(d, jobs.start(d, table), timeout=100 * SLOW)
         assert "device_moves" in d.log() and "job_pauses" in d.log(), d.log()
         assert d.get(f"/v1/jobs/{job['id']}/result").body == want
@@ -285,7 +285,7 @@ def test_a_job_that_moves_to_the_cpu_has_one_devices_results():
 
 def test_a_job_waits_where_no_device_is_left():
     data = scratch()
-    with daemon("cuda:0", env={"CUDA_EMULATOR_DIES_AFTER": "1600"}, data=data) as d:
+    with daemon("cuda:0", env={"CUDA_EMULATOR_DIES_AFTER": str(ENOUGH + 100)}, data=data) as d:
         job = jobs.start(d, jobs.table(600, genes=[f"GENE{i}" for i in range(40)], length=12))
         for _ in range(600):
             if "device_lost" in d.log():
