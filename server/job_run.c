@@ -88,13 +88,20 @@ static scd_code make_plan(scd_job_way *w, scd_error *err)
     return code ? code : scd_job_check_result(w, err);
 }
 
+static bool is_unwanted(void *arg)
+{
+    const scd_job_way *w = arg;
+    return scd_job_is_unwanted(w->jobs, w->job.id);
+}
+
 static scd_code open_all(scd_job_way *w, scd_error *err)
 {
     w->chunks = scd_jobs_path(w->jobs, w->job.id, "chunks");
     w->input = scd_jobs_path(w->jobs, w->job.id, "input");
     w->output = scd_jobs_path(w->jobs, w->job.id, w->job.query.format);
     /* What is not stored by cells is turned through a file: so much of it a real file may need. */
-    const scd_confinement limits = {.file_bytes = 16 * w->job.upload_bytes + 4096 * MIB};
+    const scd_confinement limits = {
+        .file_bytes = 16 * w->job.upload_bytes + 4096 * MIB, .is_unwanted = is_unwanted, .arg = w};
     scd_code code = SCD_OK;
     if (!w->chunks || !w->input || !w->output)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory");

@@ -3,6 +3,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
+#include "server/job_writer.h"
 #include "server/jobs_impl.h"
 #include "server/webhook.h"
 
@@ -314,6 +315,17 @@ static scd_code add_entry(void *arg, scd_job_record *job)
     return SCD_OK;
 }
 
+static void forget_folder(const scd_jobs *jobs, const char *name)
+{
+    size_t n = strlen(jobs->dir) + strlen(name) + 2;
+    char *path = scd_malloc(n, 1);
+    if (!path)
+        return;
+    snprintf(path, n, "%s/%s", jobs->dir, name);
+    scd_job_writer_forget(path);
+    free(path);
+}
+
 /* Files of jobs that were never accepted, or are no more; and what came after the last accepted
  * byte of a file. */
 static void tidy_files(scd_jobs *jobs)
@@ -329,7 +341,9 @@ static void tidy_files(scd_jobs *jobs)
         const scd_job_entry *e = scd_jobs_find(jobs, id);
         bool is_input = !strcmp(d->d_name + n, ".input");
         bool is_work = is_input || strstr(d->d_name, ".chunks");
-        if (!e || strstr(d->d_name, ".tmp") || (scd_job_is_over(&e->job) && is_work))
+        if (strstr(d->d_name, SCD_JOB_WRITER_FOLDER))
+            forget_folder(jobs, d->d_name);
+        else if (!e || strstr(d->d_name, ".tmp") || (scd_job_is_over(&e->job) && is_work))
             unlinkat(dirfd(dir), d->d_name, 0);
         else if (is_input && !e->job.uploaded) {
             char *path = scd_jobs_path(jobs, id, "input");

@@ -285,49 +285,6 @@ def test_bodies_that_are_no_file_are_refused():
     harness.check_good(daemon())
 
 
-def test_files_of_no_use_fail_their_job_and_nothing_else():
-    genes = harness.demo_body()["genes"]
-    for body, detail in (
-            (b"a,b", "upload.csv"), (b"\x89HDF\r\n\x1a\n" + b"x" * 100, "upload.csv"),
-            (b"PK\x03\x04" + b"x" * 50, "upload.csv"),
-            (jobs.table(5, genes=[f"nothing{i}" for i in range(60)]), "knows none"),
-            (("," + ",".join(genes) + "\n" + "c," + ",".join(["-1"] * len(genes)) + "\n").encode(),
-             "scaled")):
-        query = "task=embed&format=csv&filename=upload.csv"
-        job = jobs.wait(daemon(), jobs.start(daemon(), body, query), "FAILED")
-        assert detail in job["error"]["detail"], job
-        assert daemon().data not in job["error"]["detail"], job
-        assert job["error"]["type"] == "urn:scdiva:problem:invalid", job
-        check_problem(daemon().get(f"/v1/jobs/{job['id']}/result"), 409, "conflict")
-    harness.check_good(daemon())
-
-
-def test_damaged_and_hostile_files_fail_their_jobs_alone():
-    """The result is the file itself with more in it, so that all of it is read and written."""
-    folder = files.small_inputs()
-    with Daemon(files.small_model()) as d:
-        started, whole = {}, []
-        for name in sorted(n for n in os.listdir(folder) if n.startswith("bad_")):
-            if os.path.isdir(os.path.join(folder, name)):
-                continue
-            with open(os.path.join(folder, name), "rb") as f:
-                body = f.read()
-            if body:
-                query = f"task=annotate&format=h5ad&filename={name}"
-                started[name] = jobs.start(d, body, query)
-        for name, job in started.items():
-            job = jobs.get(d, job, {"Prefer": "wait=60"})
-            assert job["state"] in ("FAILED", "COMPLETE"), (name, job)
-            if job["state"] == "COMPLETE":  # what is damaged is no part of what is used
-                whole.append(name)
-            else:
-                assert d.data not in job["error"]["detail"], job
-        assert len(whole) < len(started) / 2, whole
-        left = [n for n in os.listdir(os.path.join(d.data, "jobs")) if ".tmp" in n]
-        assert left == [], left
-        d.check_alive()
-
-
 def test_results_that_a_file_holds_already_are_not_replaced_unasked():
     with open(files.small("good_csr.h5ad"), "rb") as f:
         body = f.read()

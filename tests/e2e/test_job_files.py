@@ -1,0 +1,142 @@
+"""test_job_files.py - strangers' files in jobs: each fails its own job, in bounded time, with what
+is wrong and where; reader and writer of it are confined, and the daemon goes on.
+"""
+import glob
+import os
+import shutil
+import signal
+import time
+
+import h5py
+import numpy as np
+
+import files
+import harness
+import jobs
+from harness import Daemon, SLOW, check_problem, shared as daemon
+
+
+# ---- files of no use -----------------------------------------------------------------------------
+
+def test_files_of_no_use_fail_their_job_and_nothing_else():
+    genes = harness.demo_body()["genes"]
+    for body, detail in (
+            (b"a,b", "upload.csv"), (b"\x89HDF\r\n\x1a\n" + b"x" * 100, "upload.csv"),
+            (b"PK\x03\x04" + b"x" * 50, "upload.csv"),
+            (jobs.table(5, genes=[f"nothing{i}" for i in range(60)]), "knows none"),
+            (("," + ",".join(genes) + "\n" + "c," + ",".join(["-1"] * len(genes)) + "\n").encode(),
+             "scaled")):
+        query = "task=embed&format=csv&filename=upload.csv"
+        job = jobs.wait(daemon(), jobs.start(daemon(), body, query), "FAILED")
+        assert detail in job["error"]["detail"], job
+        assert daemon().data not in job["error"]["detail"], job
+        assert job["error"]["type"] == "urn:scdiva:problem:invalid", job
+        check_problem(daemon().get(f"/v1/jobs/{job['id']}/result"), 409, "conflict")
+    harness.check_good(daemon())
+
+
+def test_damaged_and_hostile_files_fail_their_jobs_alone():
+    """The result is the file itself with more in it, so that all of it is read and written."""
+    folder = files.small_inputs()
+    with Daemon(files.small_model()) as d:
+        started, whole = {}, []
+        for name in sorted(n for n in os.listdir(folder) if n.startswith("bad_")):
+            if os.path.isdir(os.path.join(folder, name)):
+                continue
+            with open(os.path.join(folder, name), "rb") as f:
+                body = f.read()
+            if body:
+                query = f"task=annotate&format=h5ad&filename={name}"
+                started[name] = jobs.start(d, body, query)
+        for name, job in started.items():
+            job = jobs.get(d, job, {"Prefer": "wait=60"})
+            assert job["state"] in ("FAILED", "COMPLETE"), (name, job)
+            if job["state"] == "COMPLETE":  # what is damaged is no part of what is used
+                whole.append(name)
+            else:
+                assert d.data not in job["error"]["detail"], job
+        assert len(whole) < len(started) / 2, whole
+        left = [n for n in os.listdir(os.path.join(d.data, "jobs")) if ".tmp" in n]
+        assert left == [], left
+        d.check_alive()
+
+
+READER, WRITER = b"--confined-reader", b"--job-writer"
+
+
+def child_of(d, what):
+    """The pid of the daemon's child that was started for this, or None"""
+    for path in glob.glob(f"/proc/{d.process.pid}/task/*/children"):
+        with open(path, encoding="utf-8") as f:
+            for pid in f.read().split():
+                try:
+                    with open(f"/proc/{pid}/cmdline", "rb") as command:
+                        if command.read().split(b"\0")[1:2] == [what]:
+                            return int(pid)
+                except OSError:
+                    pass  # gone already
+    return None
+
+
+def catch(d, what):
+    """The same, stopped in the middle of its work: of the writer, while it copies"""
+    end = time.monotonic() + 30 * SLOW
+    while True:
+        pid = child_of(d, what)
+        if pid and (what == READER or glob.glob(os.path.join(d.data, "jobs", "*.work", "*.tmp"))):
+            os.kill(pid, signal.SIGSTOP)
+            return pid
+        assert time.monotonic() < end
+
+
+def heavy():
+    """An .h5ad that takes a while to copy"""
+    path = harness.scratch("heavy.h5ad")
+    if not os.path.exists(path):
+        shutil.copy(files.small("good_csr.h5ad"), path)
+        with h5py.File(path, "r+") as f:
+            f["uns/ballast"] = np.random.default_rng(0).random(8 << 20)
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def status_of(pid, field):
+    with open(f"/proc/{pid}/status", encoding="utf-8") as f:
+        return next(line.split()[1] for line in f if line.startswith(field + ":"))
+
+
+def test_reader_and_writer_of_a_file_are_confined_and_their_death_is_its_own():
+    query = "task=embed&format=h5ad&filename=heavy.h5ad"
+    data = harness.scratch()
+    left = os.path.join(data, "jobs", "job_gone.h5ad.work")
+    os.makedirs(left)
+    with open(os.path.join(left, "result.h5ad"), "wb"):
+        pass
+    with Daemon(files.small_model(), data=data) as d:
+        assert not os.path.exists(left)
+        for what, said in ((READER, "crashed the reader"),
+                           (WRITER, "crashed the writer")):
+            job = jobs.start(d, heavy(), query)
+            pid = catch(d, what)
+            while status_of(pid, "Seccomp") == "0" and not d.is_sanitized():  # too early
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.002)
+                os.kill(pid, signal.SIGSTOP)
+            assert d.is_sanitized() or status_of(pid, "Seccomp") == "2"
+            os.kill(pid, signal.SIGKILL)
+            job = jobs.wait(d, job, "FAILED")
+            assert said in job["error"]["detail"], job
+        d.check_alive()
+        for _ in range(2):  # as many as there are workers: none of them is held up
+            for what in (READER, WRITER):
+                job = jobs.start(d, heavy(), query)
+                catch(d, what)
+                canceled = d.request("DELETE", f"/v1/jobs/{job['id']}").json()
+                assert canceled["state"] == "CANCELED", canceled
+        jobs.wait(d, jobs.start(d, heavy(), query))
+        jobs.start(d, heavy(), query)
+        catch(d, READER)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 10 * SLOW  # nor is the stop
+    left = [n for n in os.listdir(os.path.join(data, "jobs")) if ".work" in n]
+    assert left == [], left
