@@ -12,18 +12,30 @@ enum { PATH_BYTES = 4096 };
 
 extern char **environ;
 
+/* By its path where that is still there; an upgrade may have put another one in its place, and this
+ * one is to be found by the link alone. */
+static bool find_program(char program[PATH_BYTES])
+{
+    static const char link[] = "/proc/self/exe";
+    ssize_t n = readlink(link, program, PATH_BYTES - 1);
+    if (n <= 0)
+        return false;
+    program[n] = '\0';
+    if (access(program, X_OK))
+        memcpy(program, link, sizeof link);
+    return true;
+}
+
 scd_code scd_wire_start(const char *argument, pid_t *child, int *fd, scd_error *err)
 {
     char program[PATH_BYTES], word[64];
     char *argv[] = {program, word, NULL};
     int ends[2];
     posix_spawn_file_actions_t actions;
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[n > 0 ? n : 0] = '\0';
     snprintf(word, sizeof word, "%s", argument);
     *child = 0;
     *fd = -1;
-    if (n <= 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+    if (!find_program(program) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
         return scd_fail(err, SCD_E_INTERNAL, "no process of its own: %s", strerror(errno));
     int failed = posix_spawn_file_actions_init(&actions);
     if (!failed) { /* dup2 onto itself clears the flag that would close it */

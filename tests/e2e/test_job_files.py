@@ -140,3 +140,20 @@ def test_reader_and_writer_of_a_file_are_confined_and_their_death_is_its_own():
     assert time.monotonic() - begin < 10 * SLOW  # nor is the stop
     left = [n for n in os.listdir(os.path.join(data, "jobs")) if ".work" in n]
     assert left == [], left
+
+
+def test_a_daemon_whose_program_was_replaced_meanwhile_still_works_on_files():
+    """As an upgrade does it while the old one is serving."""
+    program = harness.scdivad()
+    own = harness.scratch("scdivad-of-before")
+    if len(program) > 1:
+        raise harness.Skip("scdivad is not run by its own path")
+    shutil.copy(program[0], own)
+    with Daemon(files.small_model(), command=[own]) as d:
+        shutil.copy(program[0], own + ".new")
+        os.replace(own + ".new", own)
+        with open(files.small("good_csr.h5ad"), "rb") as f:
+            jobs.wait(d, jobs.start(d, f.read(), "task=embed&format=h5ad"))
+        os.unlink(own)
+        with open(files.small("good_csr.h5ad"), "rb") as f:
+            jobs.wait(d, jobs.start(d, f.read(), "task=embed&format=h5ad"))
