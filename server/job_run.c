@@ -22,6 +22,7 @@
 enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 30, REPORT_BYTES = 1 << 20 };
 #define MIB (UINT64_C(1) << 20)
 static const int64_t PAUSE_NS = 15 * SCD_NS_PER_S;
+enum { MAX_DOUBLINGS = 5 }; /* of the pause: in all some hours for somebody to make room */
 
 /* ---- model and plan ------------------------------------------------------------------------- */
 
@@ -351,7 +352,7 @@ static int64_t give_up(scd_job_way *w, scd_code code, const char *message)
                                   : 3,
                  passes ? "job_pauses" : "job_failed", w->job.id, message);
     if (passes)
-        return PAUSE_NS;
+        return PAUSE_NS << (w->job.attempts > MAX_DOUBLINGS ? MAX_DOUBLINGS : w->job.attempts - 1);
     ending e = {.state = is_users(code) ? SCD_JOB_FAILED : SCD_JOB_ERROR, .detail = detail};
     return finish(w, &e, &err) == SCD_E_BUSY ? PAUSE_NS : 0;
 }
