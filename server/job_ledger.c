@@ -180,16 +180,19 @@ static void remove_files(scd_jobs *jobs, const scd_job_change *c)
 static void make_visit(scd_jobs *jobs, scd_job_change *c)
 {
     scd_error err = {0};
+    scd_audit_state before = jobs->audit.state;
     scd_code code = scd_job_db_begin(jobs->db, &err);
     if (!code) {
         c->visit(c, jobs->db);
-        if (c->problem.kind)
+        code = c->problem.kind ? SCD_OK : scd_job_db_commit(jobs->db, &err);
+        if (code || c->problem.kind) {
             scd_job_db_rollback(jobs->db);
-        else if ((code = scd_job_db_commit(jobs->db, &err)))
-            scd_job_db_rollback(jobs->db);
+            jobs->audit.state = before;
+        }
     }
     if (code)
         scd_problem_set(&c->problem, SCD_PROBLEM_STORAGE, "%s", err.message);
+    scd_job_audit_flush(jobs);
     c->done(c);
 }
 

@@ -103,6 +103,18 @@ typedef struct scd_jobs_page {
 bool scd_jobs_list(scd_jobs *jobs, const scd_jobs_page *page, scd_buf *out);
 void scd_jobs_count(scd_jobs *jobs, size_t counts[SCD_N_JOB_STATES]);
 
+/* ---- the audit ------------------------------------------------------------------------------ */
+
+/* The keys file was read again, or (failure: why) could not be. Waits; not from jobs-db. */
+void scd_jobs_keys_read(scd_jobs *jobs, const char *failure);
+/* Is it on record that this result was sent, as of the last minute? So that a download in parts is
+ * a few lines. */
+bool scd_jobs_read_is_new(scd_jobs *jobs, const char *id);
+/* It is about to be: posts the change, which has its actor and done. Without a problem it is on
+ * disk when done is called, which tells by read_recorded. */
+void scd_jobs_record_read(scd_jobs *jobs, const scd_job_record *job, scd_job_change *change);
+void scd_jobs_read_recorded(scd_jobs *jobs, const char *id);
+
 /* ---- disk ----------------------------------------------------------------------------------- */
 
 /* free() it; what: "input", "chunks", or a format. */

@@ -18,6 +18,7 @@ typedef struct scd_job_entry {
     scd_job_record job;
     bool uploading, running; /* an exchange, a worker has it */
     double rate;             /* cells/s; 0: not known */
+    int64_t read_ms;         /* a download of its result was last put on record; 0: none was */
     int64_t not_before_ns;   /* is taken up again */
 } scd_job_entry;
 
@@ -79,6 +80,8 @@ scd_code scd_job_audit_add(scd_jobs *jobs, const char *event, const char *actor,
 /* What a change did to a job, in the same transaction. was NULL: it is new. */
 scd_code scd_job_audit_change(scd_jobs *jobs, const scd_job_change *change,
                               const scd_job_record *was, scd_error *err);
+/* In a transaction: which keys came, went or changed since the last time (job_keys.c). */
+scd_code scd_job_audit_keys(scd_jobs *jobs, scd_error *err);
 /* After the commit: lines go to the file. What cannot be written now is tried again. */
 void scd_job_audit_flush(scd_jobs *jobs);
 

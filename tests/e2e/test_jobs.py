@@ -342,51 +342,6 @@ def test_jobs_are_seen_by_their_key_alone():
         assert "token-of" not in json.dumps(lines)
 
 
-def test_the_audit_names_what_happened_and_scdiva_follows_it():
-    with Daemon(harness.small_model()) as d:
-        job = jobs.wait(d, jobs.start(d, jobs.table(2)))
-        d.request("DELETE", f"/v1/jobs/{job['id']}")
-        path = os.path.join(d.data, "audit.jsonl")
-        lines = jobs.audit(d.data)
-        assert [l["event"] for l in lines] == ["server.started", "job.accepted", "job.started",
-                                               "job.completed", "job.deleted"], lines
-        done = lines[3]
-        assert done["input_sha256"] == hashlib.sha256(jobs.table(2)).hexdigest(), done
-        assert done["output_sha256"] == job["result"]["sha256"], done
-        assert done["model_digest"] == job["model"]["digest"], done
-        assert done["software"].startswith("scdivad ") and "task=embed" in done["parameters"]
-        out, _ = files.run("audit", "verify", path)
-        files.says(out, "5 lines", lines[-1]["hash"])
-        with open(path, "rb") as f:
-            text = f.read()
-        with open(path, "wb") as f:
-            f.write(text.replace(b"job.deleted", b"job.expired"))
-        _, said = files.run("audit", "verify", path, exit=1)
-        files.says(said, "line 5", "not what was written")
-        files.run("audit", "proof", path, exit=2)
-        with open(path, "wb") as f:
-            f.write(text)
-
-
-def test_a_line_that_a_crash_cut_is_completed():
-    data = harness.scratch()
-    with Daemon(harness.small_model(), data=data) as d:
-        jobs.wait(d, jobs.start(d, jobs.table(2)))
-    path = os.path.join(data, "audit.jsonl")
-    with open(path, "ab") as f:
-        f.write(b'{"seq":5,"time":"20')
-    with Daemon(harness.small_model(), data=data):
-        assert [l["event"] for l in jobs.audit(data)][-1] == "server.started"
-    with open(path, "rb") as f:
-        text = f.read()
-    with open(path, "wb") as f:  # two lines are cut off
-        f.write(b"".join(line + b"\n" for line in text.splitlines()[:-2]))
-    with Daemon(harness.small_model(), data=data) as d:
-        assert "missing" in d.log(), d.log()
-    _, said = files.run("audit", "verify", path, exit=1)
-    files.says(said, "lines are missing")
-
-
 # ---- nothing is lost -----------------------------------------------------------------------------
 
 def crash_rounds(kills, n_cells=40, seed=0, tell=lambda text: None):
