@@ -149,8 +149,7 @@ static bool show(scd_jobs *jobs, scd_job_change *c, scd_job_entry *spare)
     if (c->deletes) {
         scd_job_entry *e = *at;
         *at = e->next;
-        scd_job_release(&e->job);
-        free(e);
+        scd_jobs_free_entry(e);
         return true;
     }
     if (!scd_job_copy(&shown, &c->job))

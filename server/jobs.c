@@ -30,6 +30,15 @@ scd_job_entry *scd_jobs_find(scd_jobs *jobs, const char *id)
     return e;
 }
 
+void scd_jobs_free_entry(scd_job_entry *e)
+{
+    if (!e)
+        return;
+    scd_hasher_free(e->hasher);
+    scd_job_release(&e->job);
+    free(e);
+}
+
 static bool is_of(const scd_job_record *job, const char *owner)
 {
     return !owner || !strcmp(job->owner, owner);
@@ -200,15 +209,34 @@ void scd_jobs_unreserve(scd_jobs *jobs, const char *owner, uint64_t n)
     scd_gate_unlock(&jobs->gate);
 }
 
-bool scd_jobs_claim_upload(scd_jobs *jobs, const char *id)
+bool scd_jobs_claim_upload(scd_jobs *jobs, const char *id, uint64_t offset, scd_hasher **hasher)
 {
+    *hasher = NULL;
     scd_gate_lock(&jobs->gate);
     scd_job_entry *e = scd_jobs_find(jobs, id);
     bool ok = e && !e->uploading;
-    if (ok)
+    if (ok) {
         e->uploading = true;
+        if (e->hashed == offset) {
+            *hasher = e->hasher;
+            e->hasher = NULL;
+        }
+    }
     scd_gate_unlock(&jobs->gate);
     return ok;
+}
+
+void scd_jobs_leave_hasher(scd_jobs *jobs, const char *id, scd_hasher *hasher, uint64_t offset)
+{
+    scd_gate_lock(&jobs->gate);
+    scd_job_entry *e = scd_jobs_find(jobs, id);
+    scd_hasher *old = e ? e->hasher : hasher;
+    if (e) {
+        e->hasher = hasher;
+        e->hashed = offset;
+    }
+    scd_gate_unlock(&jobs->gate);
+    scd_hasher_free(old);
 }
 
 void scd_jobs_release_upload(scd_jobs *jobs, const char *id)
@@ -487,8 +515,7 @@ void scd_jobs_close(scd_jobs *jobs)
     scd_job_db_close(jobs->db);
     for (scd_job_entry *e = jobs->entries, *next; e; e = next) {
         next = e->next;
-        scd_job_release(&e->job);
-        free(e);
+        scd_jobs_free_entry(e);
     }
     for (scd_reservation *r = jobs->reservations, *next; r; r = next) {
         next = r->next;

@@ -126,8 +126,11 @@ void scd_jobs_unlink(const scd_jobs *jobs, const char *id, const char *what);
 bool scd_jobs_reserve(scd_jobs *jobs, const char *owner, uint64_t n, bool is_new,
                       scd_problem *problem);
 void scd_jobs_unreserve(scd_jobs *jobs, const char *owner, uint64_t n);
-/* One exchange at a time sends a job's file. */
-bool scd_jobs_claim_upload(scd_jobs *jobs, const char *id);
+/* One exchange at a time sends a job's file. *hasher is of its first `offset` bytes, from here on
+ * the caller's; NULL where that is not known, as after a start. */
+bool scd_jobs_claim_upload(scd_jobs *jobs, const char *id, uint64_t offset, scd_hasher **hasher);
+/* For the next part: the hasher of the first `offset` bytes, which is taken; or NULL. */
+void scd_jobs_leave_hasher(scd_jobs *jobs, const char *id, scd_hasher *hasher, uint64_t offset);
 void scd_jobs_release_upload(scd_jobs *jobs, const char *id);
 
 /* ---- waiting -------------------------------------------------------------------------------- */

@@ -17,9 +17,11 @@ typedef struct scd_job_entry {
     struct scd_job_entry *next; /* older */
     scd_job_record job;
     bool uploading, running; /* an exchange, a worker has it */
-    double rate;             /* cells/s; 0: not known */
-    int64_t read_ms;         /* a download of its result was last put on record; 0: none was */
-    int64_t not_before_ns;   /* is taken up again */
+    scd_hasher *hasher; /* of the first `hashed` bytes of its file, between two parts; or NULL */
+    uint64_t hashed;
+    double rate;           /* cells/s; 0: not known */
+    int64_t read_ms;       /* a download of its result was last put on record; 0: none was */
+    int64_t not_before_ns; /* is taken up again */
 } scd_job_entry;
 
 typedef struct scd_reservation {
@@ -63,6 +65,7 @@ struct scd_jobs {
 
 /* Under the gate; NULL: there is none. */
 scd_job_entry *scd_jobs_find(scd_jobs *jobs, const char *id);
+void scd_jobs_free_entry(scd_job_entry *entry); /* NULL is fine */
 void scd_jobs_log(scd_jobs *jobs, int level, const char *event, const char *id, const char *what);
 void scd_jobs_wake(scd_jobs *jobs, const char *id); /* its listeners; NULL: all */
 

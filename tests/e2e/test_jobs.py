@@ -119,6 +119,19 @@ def test_a_file_may_come_in_parts_and_after_a_break():
     check_problem(jobs.part(daemon(), job, b"x", len(body)), 409, "conflict")
 
 
+def test_a_file_in_parts_goes_on_after_a_restart():
+    body, data = jobs.table(30), harness.scratch()
+    cuts = [0, 1000, 1000, 2500, len(body)]  # a part may be empty
+    with Daemon(harness.small_model(), data=data) as d:
+        job = jobs.start(d, b"", headers={"Upload-Length": str(len(body))})
+        for at, end in zip(cuts[:3], cuts[1:]):
+            assert jobs.part(d, job, body[at:end], at).status == 202
+    with Daemon(harness.small_model(), data=data) as d:
+        for at, end in zip(cuts[3:], cuts[4:]):
+            assert jobs.part(d, job, body[at:end], at).status == 202
+        assert jobs.wait(d, job)["upload"]["sha256"] == hashlib.sha256(body).hexdigest()
+
+
 def test_the_sha256_is_checked():
     body = jobs.table(3)
     right, wrong = hashlib.sha256(body).hexdigest(), "0" * 64
