@@ -18,7 +18,8 @@
 #include <unistd.h>
 
 enum { MAX_MATRICES = 1100, MAX_COLUMNS = 20000, LOOK_MS = 200 };
-#define DEFAULT_MEMORY_BYTES ((size_t)8 << 30)
+#define MAX_MEMORY_BYTES ((uint64_t)8 << 30)
+#define MIN_MEMORY_BYTES ((uint64_t)2 << 30)
 #define SNAPSHOT_BYTES ((size_t)64 << 20)
 
 typedef struct known_matrix {
@@ -140,8 +141,10 @@ static scd_code ask(confined *c, scd_wire_op op, const scd_buf *request, size_t 
         return lost(c, why, err);
     if (head.magic != SCD_WIRE_MAGIC || head.n_bytes > max_bytes || head.what > SCD_E_INTERNAL) {
         end_child(c);
-        return scd_fail(err, head.magic == SCD_WIRE_MAGIC ? SCD_E_NOMEM : SCD_E_CORRUPT,
-                        "%s: its reader answers with more than is allowed for it", c->path);
+        bool is_answer = head.magic == SCD_WIRE_MAGIC && head.what <= SCD_E_INTERNAL;
+        return scd_fail(err, is_answer ? SCD_E_TOO_LARGE : SCD_E_CORRUPT, "%s: %s", c->path,
+                        is_answer ? "it holds more at once than is taken of a file"
+                                  : "its reader answers nonsense");
     }
     if (!(*body = scd_malloc(head.n_bytes + 1, 1))) {
         end_child(c);
@@ -156,7 +159,9 @@ static scd_code ask(confined *c, scd_wire_op op, const scd_buf *request, size_t 
     *n = head.n_bytes;
     if (!head.what)
         return SCD_OK;
-    scd_code code = scd_fail(err, (scd_code)head.what, "%.600s", *body);
+    /* Its memory is bound: where that is not enough it never will be. */
+    scd_code said = head.what == SCD_E_NOMEM ? SCD_E_TOO_LARGE : (scd_code)head.what;
+    scd_code code = scd_fail(err, said, "%.600s", *body);
     free(*body);
     *body = NULL;
     return code;
@@ -169,6 +174,16 @@ static scd_code nonsense(confined *c, scd_error *err)
                     "%s: its reader answers nonsense, or more than the memory "
                     "allowed for it",
                     c->path);
+}
+
+/* n texts are more than the arena may hold, whatever they say. */
+static scd_code too_many(const confined *c, const scd_arena *arena, uint64_t n, scd_error *err)
+{
+    enum { LEAST_BYTES = sizeof(char *) + 8 }; /* of one */
+    if (n <= (arena->max_bytes - arena->used_bytes) / LEAST_BYTES)
+        return SCD_OK;
+    return scd_fail(err, SCD_E_TOO_LARGE, "%s: %llu names, more than are taken of a file", c->path,
+                    (unsigned long long)n);
 }
 
 /* ---- opening ---- */
@@ -235,6 +250,16 @@ static void close_cells(void *self)
     free(c);
 }
 
+/* Half of the machine's, within bounds. */
+static uint64_t usual_memory(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    uint64_t half = pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes / 2 : 0;
+    return half > MAX_MEMORY_BYTES   ? MAX_MEMORY_BYTES
+           : half < MIN_MEMORY_BYTES ? MIN_MEMORY_BYTES
+                                     : half;
+}
+
 static scd_code open_there(confined *c, const scd_confinement *limits, scd_error *err)
 {
     scd_confinement l = limits ? *limits : (scd_confinement){0};
@@ -253,7 +278,7 @@ static scd_code open_there(confined *c, const scd_confinement *limits, scd_error
         return scd_fail_within(err, "%s", c->path);
     scd_buf_init(&request, SCD_WIRE_MAX_REQUEST);
     scd_wire_put_text(&request, c->path);
-    scd_wire_put_u64(&request, l.memory_bytes ? l.memory_bytes : DEFAULT_MEMORY_BYTES);
+    scd_wire_put_u64(&request, l.memory_bytes ? l.memory_bytes : usual_memory());
     scd_wire_put_u64(&request, l.file_bytes);
     code = ask(c, SCD_WIRE_OPEN, &request, SNAPSHOT_BYTES, &body, &n, err);
     scd_buf_release(&request);
@@ -424,8 +449,9 @@ static scd_code text_of(void *self, const char *frame, const char *column, scd_a
         return code;
     scd_wire_in in = {body, body + n_bytes, false};
     *n = scd_wire_get_u64(&in);
-    *out = get_texts(&in, *n, arena);
-    if (!*out || *n != frame_rows_of(self, frame))
+    code = too_many(c, arena, *n, err);
+    *out = code ? NULL : get_texts(&in, *n, arena);
+    if (!code && (!*out || *n != frame_rows_of(self, frame)))
         code = nonsense(c, err);
     free(body);
     return code;

@@ -20,7 +20,8 @@
 #define SCD_CONFINED_ARGUMENT "--confined-reader"
 
 typedef struct scd_confinement {
-    size_t memory_bytes;           /* of the child's address space; 0: 8 GB */
+    size_t memory_bytes;           /* of the child's address space; 0: half of the
+                                      machine's memory, from 2 to 8 GB */
     uint64_t file_bytes;           /* of a file that it writes in $TMPDIR; 0: no bound */
     double seconds, mb_per_second; /* a request may take seconds + size / mb_per_second;
                                       0: 60, 0.5 */

@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { NAMES_BYTES = 1 << 30 };
+enum { NAMES_BYTES = 1 << 29 };
 
 static const scd_h5_encoding dataframe = {"dataframe", "0.2.0"};
 

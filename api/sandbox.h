@@ -1,6 +1,6 @@
 /* sandbox.h - a process that gives up what it does not need, before it opens a stranger's file.
  *
- *   memory, size of files, core dump   rlimits
+ *   memory, size of files, core dump   rlimits; it is the first to go where memory is out
  *   files                              Landlock: what is named is read, one folder is written;
  *                                      kernels without it (before 5.13) do without
  *   system calls                       seccomp: no programs, no network, no other processes, no

@@ -19,7 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 30, REPORT_BYTES = 1 << 20 };
+enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 28, REPORT_BYTES = 1 << 20 };
 #define MIB (UINT64_C(1) << 20)
 static const int64_t PAUSE_NS = 15 * SCD_NS_PER_S;
 enum { MAX_DOUBLINGS = 5 }; /* of the pause: in all some hours for somebody to make room */

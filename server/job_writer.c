@@ -21,7 +21,7 @@
 
 enum { PATH_BYTES = 4096, LOOK_MS = 200, PATIENCE_S = 120, SLOWEST_BYTES_PER_S = 4 << 20 };
 #define REQUEST_BYTES ((size_t)256 << 20)
-#define CHILD_MEMORY ((size_t)8 << 30)
+#define CHILD_MEMORY ((size_t)4 << 30)
 #define SLACK ((uint64_t)256 << 20)
 
 /* ---- what is asked of the child ------------------------------------------------------------- */

@@ -35,6 +35,75 @@ def test_files_of_no_use_fail_their_job_and_nothing_else():
     harness.check_good(daemon())
 
 
+def spoilt(name, spoil):
+    """good_csr.h5ad with one thing changed: bytes"""
+    path = harness.scratch(name)
+    shutil.copy(files.small("good_csr.h5ad"), path)
+    with h5py.File(path, "r+") as f:
+        spoil(f)
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def put(f, where, value):
+    """value, whatever stood there"""
+    if where in f:
+        del f[where]
+    f[where] = value
+
+
+def loops(f):
+    f["obs/again"] = f["obs"]
+    f["layers/again"] = f["/"]
+    put(f, "layers/a", h5py.SoftLink("/layers/b"))
+    put(f, "layers/b", h5py.SoftLink("/layers/a"))
+
+
+def test_places_that_results_cannot_go_to_are_named_before_anything_is_computed():
+    """What cannot be added to is the file's fault, not a full disk that may have room later."""
+    cases = {
+        "uns": (lambda f: put(f, "uns", 3), "uns: is no group to add to"),
+        "obsm": (lambda f: put(f, "obsm", np.zeros(6)), "obsm: is neither a group nor records"),
+        "inside": (lambda f: put(f, "uns/scdiva", 3), "uns/scdiva: is no group"),
+        "layers": (lambda f: put(f, "layers", np.zeros(3)), "layers: is no group to add to"),
+        "outside": (lambda f: put(f, "obsm", h5py.ExternalLink("/etc/passwd", "/")),
+                    "obsm: a link to another file"),
+        "in a circle": (lambda f: put(f, "uns", h5py.SoftLink("/uns")), "uns: cannot be added to"),
+    }
+    with Daemon(files.small_model()) as d:
+        query = "task=annotate&format=h5ad&overwrite=true&filename=a.h5ad"
+        for name, (spoil, says) in cases.items():
+            job = jobs.start(d, spoilt(name, spoil), query)
+            job = jobs.wait(d, job, "FAILED", timeout=20 * SLOW)
+            assert says in job["error"]["detail"], (name, job)
+            assert job["progress"]["cells_done"] == 0, (name, job)
+        job = jobs.start(d, spoilt("loops", loops), query)
+        jobs.wait(d, job, timeout=20 * SLOW)  # that is in nobody's way
+
+
+def test_bytes_changed_anywhere_in_a_file_are_no_trouble_to_the_daemon():
+    """Half of them in what libhdf5 reads of the file itself, where it may well crash."""
+    with open(files.small("good_csr.h5ad"), "rb") as f:
+        whole = f.read()
+    rng, states = np.random.default_rng(3), []
+    with Daemon(files.small_model()) as d:
+        for i in range(40):
+            body = bytearray(whole)
+            for at in rng.integers(0, len(body), rng.integers(1, 12)):
+                body[at] = rng.integers(0, 256)
+            if i % 8 == 0:
+                body = body[:len(body) * (i + 1) // 41]
+            job = jobs.start(d, bytes(body), "task=annotate&format=h5ad&filename=a.h5ad")
+            end = time.monotonic() + 60 * SLOW
+            while (job := jobs.get(d, job))["state"] not in jobs.OVER:
+                assert time.monotonic() < end, job
+                time.sleep(0.01)
+            states.append(job["state"])
+        d.check_alive()
+        left = [n for n in os.listdir(os.path.join(d.data, "jobs")) if ".work" in n or ".tmp" in n]
+        assert left == [] and set(states) <= {"COMPLETE", "FAILED"}, (left, states)
+
+
 def test_damaged_and_hostile_files_fail_their_jobs_alone():
     """The result is the file itself with more in it, so that all of it is read and written."""
     folder = files.small_inputs()
