@@ -208,6 +208,8 @@ static void make_change(scd_jobs *jobs, scd_job_change *c)
         scd_problem_set(&c->problem, SCD_PROBLEM_UNAVAILABLE, "out of memory: try again");
     else if (prepare(jobs, c, &was)) {
         scd_code code = write_change(jobs, c, c->creates ? NULL : &was, &err);
+        if (code == SCD_E_IO && c->frees && scd_job_ballast_drop(jobs))
+            code = write_change(jobs, c, &was, &err);
         if (code) {
             scd_jobs_log(jobs, 3, "job_not_kept", c->id, err.message);
             scd_problem_set(&c->problem,
@@ -250,7 +252,7 @@ static void ignore(scd_job_change *c)
 static void expire(scd_jobs *jobs)
 {
     for (bool more = true; more;) {
-        scd_job_change c = {.deletes = true, .done = ignore};
+        scd_job_change c = {.deletes = true, .frees = true, .done = ignore};
         scd_gate_lock(&jobs->gate);
         const scd_job_entry *e = jobs->entries;
         while (e && !is_due(jobs, e, scd_wall_ms()))
@@ -284,6 +286,7 @@ static void *run(void *arg)
         if (now_ns >= tick_ns && !over) {
             expire(jobs);
             scd_job_audit_flush(jobs);
+            scd_job_ballast_keep(jobs);
             tick_ns = now_ns + TICK_NS;
         }
         if (now_ns >= beat_ns) {
@@ -297,6 +300,7 @@ static void *run(void *arg)
 scd_code scd_jobs_start_ledger(scd_jobs *jobs, scd_error *err)
 {
     scd_code code = scd_job_audit_open(jobs, err);
+    scd_job_ballast_keep(jobs);
     return code ? code : scd_thread_start(&jobs->ledger, "jobs-db", run, jobs, err);
 }
 

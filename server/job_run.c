@@ -106,6 +106,9 @@ static scd_code open_all(scd_job_way *w, scd_error *err)
     scd_code code = SCD_OK;
     if (!w->chunks || !w->input || !w->output)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (!code && access(w->input, F_OK) && errno == ENOENT) /* no waiting brings it back */
+        code = scd_fail(err, SCD_E_INTERNAL,
+                        "%s has vanished from the server's disk: send it again", w->input);
     if (!code && (w->fd = open(w->chunks, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0)
         code = scd_fail(err, SCD_E_IO, "chunks cannot be opened: %s", strerror(errno));
     if (!code)

@@ -5,6 +5,7 @@
  *   DIR/jobs/ID.chunks   results of the cells done so far
  *   DIR/jobs/ID.FORMAT   the result
  *   DIR/jobs/tmp         of the readers of files
+ *   DIR/jobs/all.ballast room on a full disk (job_ballast.c)
  *   DIR/audit.jsonl      who did what (api/audit.h)
  *
  * What is in memory here is what is committed there: every change is made by the thread `jobs-db`,
@@ -69,6 +70,7 @@ struct scd_job_change {
     void *arg;             /* for mutate, visit and done */
     bool creates, deletes; /* creates: `job` is the new record */
     bool drops_chunks;     /* those there were */
+    bool frees;            /* it makes room: on a full disk it comes before what does not */
     bool adds_chunk;
     uint64_t first, n;
     scd_digest digest;

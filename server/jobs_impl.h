@@ -73,6 +73,10 @@ void scd_jobs_wake(scd_jobs *jobs, const char *id); /* its listeners; NULL: all 
 scd_code scd_jobs_start_ledger(scd_jobs *jobs, scd_error *err);
 void scd_jobs_end_ledger(scd_jobs *jobs);
 
+/* ---- job_ballast.c: in jobs-db ---- */
+void scd_job_ballast_keep(scd_jobs *jobs);
+bool scd_job_ballast_drop(scd_jobs *jobs); /* false: there was none */
+
 /* ---- job_audit.c: in jobs-db ---- */
 /* The file, whole; lines that a crash kept from it are added. */
 scd_code scd_job_audit_open(scd_jobs *jobs, scd_error *err);

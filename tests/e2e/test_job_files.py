@@ -5,6 +5,7 @@ import glob
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 import h5py
@@ -14,6 +15,91 @@ import files
 import harness
 import jobs
 from harness import Daemon, SLOW, check_problem, shared as daemon
+
+
+# ---- disks and files that are not there ----------------------------------------------------------
+
+class SmallDisk:
+    """A folder on a disk of a few megabytes"""
+
+    def __init__(self, mb):
+        self.path = harness.scratch()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mb}m", "scdiva", self.path],
+                              capture_output=True, check=False)
+        if done.returncode:
+            raise harness.Skip("only root can mount a small disk here")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", "-l", self.path], check=True)
+
+    def fill(self, leave=0):
+        """All of it but so many bytes"""
+        fd = os.open(os.path.join(self.path, "fill"), os.O_WRONLY | os.O_CREAT)
+        facts = os.statvfs(self.path)
+        left = facts.f_bavail * facts.f_frsize - leave
+        try:
+            while left > 0:
+                left -= os.write(fd, b"x" * min(left, 1 << 16))
+        except OSError:
+            pass
+        os.close(fd)
+
+    def empty(self):
+        os.unlink(os.path.join(self.path, "fill"))
+
+
+def test_a_full_disk_is_said_lived_with_and_made_room_on():
+    with SmallDisk(8) as disk:
+        data = os.path.join(disk.path, "data")
+        body, query = heavy(2), "task=annotate&format=h5ad&filename=a.h5ad"
+        with Daemon(files.small_model(), data=data, flags=("--cache-mb", "0")) as d:
+            check_problem(jobs.post(d, b"x" * (9 << 20)), 507, "insufficient-storage")
+            with open(files.small("good_csr.h5ad"), "rb") as f:
+                small = f.read()
+            ids = [jobs.wait(d, jobs.start(d, small, query))["id"] for _ in range(2)]
+            disk.fill()
+            for headers in ({}, {"Upload-Length": str(len(small))}):
+                full = jobs.post(d, b"" if headers else small, query, headers)
+                check_problem(full, 507, "insufficient-storage")
+            assert d.get("/v1/jobs").status == d.get("/readyz").status == 200
+            gone = d.request("DELETE", f"/v1/jobs/{ids[0]}")  # even now
+            assert gone.status == 200 and gone.json()["deleted"], gone
+            disk.empty()
+            jobs.result(d, jobs.get(d, {"id": ids[1]}))
+            disk.fill(leave=len(body) + (len(body) >> 1))
+            waiting = jobs.start(d, body, query)  # there is room for it, and none for its result
+            end = time.monotonic() + 30 * SLOW
+            while "job_pauses" not in d.log():
+                assert time.monotonic() < end and jobs.get(d, waiting)["state"] != "COMPLETE"
+                time.sleep(0.05)
+            assert jobs.get(d, waiting)["state"] == "RUNNING"
+            disk.empty()
+            jobs.result(d, jobs.wait(d, waiting, timeout=100 * SLOW))
+        lines = [line["event"] for line in jobs.audit(data)]
+        assert lines.count("job.completed") == 3 and lines.count("job.deleted") == 1, lines
+
+
+def test_files_that_vanish_are_told_of():
+    with open(files.small("good_csr.h5ad"), "rb") as f:
+        body = f.read()
+    with Daemon(files.small_model()) as d:
+        place = os.path.join(d.data, "jobs")
+        done = jobs.wait(d, jobs.start(d, body, "task=embed&format=h5ad"))
+        os.unlink(os.path.join(place, done["id"] + ".h5ad"))
+        check_problem(d.get(f"/v1/jobs/{done['id']}/result"), 500, "internal", detail="file")
+        half = jobs.start(d, body[:9], headers={"Upload-Length": str(len(body))})
+        os.unlink(os.path.join(place, half["id"] + ".input"))
+        check_problem(jobs.part(d, half, body[9:], 9), 507, "insufficient-storage")
+        job = jobs.start(d, heavy(), "task=embed&format=h5ad&filename=heavy.h5ad")
+        catch(d, READER)
+        os.unlink(os.path.join(place, job["id"] + ".input"))
+        os.kill(child_of(d, READER), signal.SIGCONT)
+        job = jobs.wait(d, job, "ERROR", timeout=60 * SLOW)  # a second try after 15 s
+        assert "vanished" in job["error"]["detail"], job
+        d.check_alive()
 
 
 # ---- files of no use -----------------------------------------------------------------------------
@@ -158,13 +244,13 @@ def catch(d, what):
         assert time.monotonic() < end
 
 
-def heavy():
+def heavy(mb=64):
     """An .h5ad that takes a while to copy"""
-    path = harness.scratch("heavy.h5ad")
+    path = harness.scratch(f"heavy{mb}.h5ad")
     if not os.path.exists(path):
         shutil.copy(files.small("good_csr.h5ad"), path)
         with h5py.File(path, "r+") as f:
-            f["uns/ballast"] = np.random.default_rng(0).random(8 << 20)
+            f["uns/ballast"] = np.random.default_rng(0).random(mb << 17)
     with open(path, "rb") as f:
         return f.read()
 
