@@ -71,8 +71,8 @@ static scd_code check_place(const scd_h5ad *file, const char *where, bool may_be
 
 static scd_code check_all(const scd_h5ad *file, const scd_results_spec *s, scd_error *err)
 {
-    static const char *const places[] = {
-        "obs", "obsm", "uns", "layers", "obs/__categories", "uns/" SCD_UNS_KEY};
+    static const char ours[] = "uns/" SCD_UNS_KEY;
+    static const char *const places[] = {"obs", "obsm", "uns", "layers", "obs/__categories", ours};
     scd_code code = SCD_OK;
     for (size_t i = 0; i < sizeof places / sizeof places[0] && !code; i++)
         code = check_place(file, places[i], i < 2, err);

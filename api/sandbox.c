@@ -165,16 +165,20 @@ static bool allow(scmp_filter_ctx filter, const int *calls, size_t n)
     return filter != NULL;
 }
 
+static bool allow_if(scmp_filter_ctx filter, int call, unsigned argument, scmp_datum_t is)
+{
+    const struct scmp_arg_cmp when = {argument, SCMP_CMP_EQ, is, 0};
+    return seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, call, 1, &when) == 0;
+}
+
 /* Calls by which a process could signal another one are its own alone: abort() sends itself one;
  * with F_SETOWN and F_SETSIG a descriptor would send any signal to anybody. */
 static bool allow_own(scmp_filter_ctx filter)
 {
-    static const int flags[] = {F_GETFL, F_GETFD, F_SETFD, F_DUPFD, F_DUPFD_CLOEXEC};
-    bool ok = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-                               SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid())) == 0;
-    for (size_t i = 0; i < sizeof flags / sizeof flags[0] && ok; i++)
-        ok = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
-                              SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)flags[i])) == 0;
+    static const int commands[] = {F_GETFL, F_GETFD, F_SETFD, F_DUPFD, F_DUPFD_CLOEXEC};
+    bool ok = allow_if(filter, SCMP_SYS(tgkill), 0, (scmp_datum_t)getpid());
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0] && ok; i++)
+        ok = allow_if(filter, SCMP_SYS(fcntl), 1, (scmp_datum_t)commands[i]);
     return ok;
 }
 
