@@ -63,6 +63,7 @@ static int serve(const scd_config *config)
         while (!sigwait(&stop, &signal_number) && signal_number == SIGHUP)
             scd_daemon_read_keys(&daemon);
         SCD_LOG(INFO, "stopping", "signal", signal_number == SIGTERM ? "SIGTERM" : "SIGINT");
+        sigdelset(&stop, SIGHUP); /* which does not hurry the end */
         pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
     }
     scd_daemon_stop(&daemon);

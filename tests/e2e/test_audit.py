@@ -136,6 +136,9 @@ def test_keys_that_come_change_and_go_are_on_record_and_take_effect_at_once():
         assert "line 1" in jobs.audit(data)[-1]["why"], jobs.audit(data)[-1]
         assert d.get("/v1/jobs", bearer("token-3")).status == 200  # all is as it was
         said = json.dumps(jobs.audit(data))
+        for _ in range(20):  # one after the other, while it is asked
+            d.process.send_signal(signal.SIGHUP)
+            assert d.get("/v1/jobs", bearer("token-3")).status == 200
         for token in ("token-1", "token-1-new", "token-2", "token-3"):
             assert token not in said
             assert hashlib.sha256(token.encode()).hexdigest() not in said
