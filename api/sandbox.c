@@ -66,14 +66,24 @@ static void add_path(int ruleset, const char *path, uint64_t access)
     close(rule.parent_fd);
 }
 
+static long landlock_version(void)
+{
+    return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+}
+
+bool scd_sandbox_has_files(void)
+{
+    return landlock_version() > 0;
+}
+
 /* False: there is Landlock, and it could not be had. */
 static bool confine_files(const scd_sandbox *box)
 {
-    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    long version = landlock_version();
     uint64_t changing = version < 3 ? writing : writing | LANDLOCK_ACCESS_FS_TRUNCATE;
     const struct landlock_ruleset_attr all = {.handled_access_fs = reading | changing | never};
     if (version < 1)
-        return errno == ENOSYS || errno == EOPNOTSUPP;
+        return true;
     int ruleset = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof all, 0);
     if (ruleset < 0)
         return false;

@@ -2,7 +2,7 @@
  *
  *   memory, size of files, core dump   rlimits; it is the first to go where memory is out
  *   files                              Landlock: what is named is read, one folder is written;
- *                                      kernels without it (before 5.13) do without
+ *                                      where there is none (before Linux 5.13) it does without
  *   system calls                       seccomp: no programs, no network, no other processes, no
  *                                      signals to any; what is not needed fails with EPERM
  *
@@ -29,6 +29,9 @@ typedef struct scd_sandbox {
 /* False: errno says why, and the process is to end. A build with a sanitizer, whose runtime needs
  * all of that, is bound in its core dump and descriptors alone. */
 bool scd_sandbox_enter(const scd_sandbox *box);
+
+/* Does this kernel confine files? Some containers forbid it. */
+bool scd_sandbox_has_files(void);
 
 /* Is this build one of these? */
 bool scd_sandbox_is_open(void);

@@ -1,6 +1,7 @@
 /* jobs.c - see jobs.h: what there is, in memory; opening and closing. */
 #include "server/jobs.h"
 
+#include "api/sandbox.h"
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "server/job_writer.h"
@@ -437,6 +438,11 @@ static scd_code open_files(scd_jobs *jobs, scd_error *err)
 static scd_code start(scd_jobs *jobs, scd_error *err)
 {
     scd_code code = scd_jobs_start_ledger(jobs, err);
+    if (!code && !scd_sandbox_has_files())
+        scd_jobs_log(
+            jobs, 2, "sandbox", NULL,
+            "no Landlock here (a kernel before 5.13, or a container that forbids it): what "
+            "reads files of jobs may open others' too");
     if (!code && (code = scd_webhooks_open(jobs, jobs->o.config, &jobs->webhooks, err)))
         jobs->is_misconfigured = true;
     return code ? code : scd_jobs_start_workers(jobs, err);

@@ -4,10 +4,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/landlock.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -236,6 +239,37 @@ static void memory_and_files_have_their_bounds(void **state)
     confined(try_too_much);
 }
 
+/* What some containers do: Landlock is not for them. */
+static bool forbid_landlock(void)
+{
+    struct sock_filter steps[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_landlock_create_ruleset, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    const struct sock_fprog program = {4, steps};
+    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+           !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static void without_landlock_all_else_holds(void **state)
+{
+    (void)state;
+    int status = 0;
+    if (scd_sandbox_is_open())
+        skip();
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        const scd_sandbox box = {.reads = {input}, .memory_bytes = MEMORY};
+        bool ok = forbid_landlock() && !scd_sandbox_has_files() && scd_sandbox_enter(&box) &&
+                  socket(AF_INET, SOCK_STREAM, 0) < 0 && open(input, O_RDONLY) >= 0;
+        _exit(ok ? 0 : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 static int secret_fd;
 
 static int try_descriptors(void)
@@ -267,6 +301,7 @@ int main(void)
         cmocka_unit_test(programs_networks_and_processes_are_out_of_reach),
         cmocka_unit_test(nobody_else_gets_a_signal),
         cmocka_unit_test(memory_and_files_have_their_bounds),
+        cmocka_unit_test(without_landlock_all_else_holds),
         cmocka_unit_test(descriptors_that_it_was_left_are_closed),
     };
     return cmocka_run_group_tests(tests, make_folders, remove_folders);
