@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,14 +22,21 @@ typedef struct key {
     char name[SCD_AUTH_MAX_NAME + 1];
 } key;
 
-struct scd_auth {
+/* The file as it was once read. */
+typedef struct ring {
+    struct ring *before;
     key *keys;
     size_t n_keys, cap_keys;
     char warning[256]; /* empty: none */
+} ring;
+
+struct scd_auth {
+    char *path;
+    _Atomic(ring *) ring; /* of now; those before it are kept for the names borrowed from them */
 };
 
 /* The whole file, NUL-terminated, into *out (free it). */
-static scd_code read_keys_file(const char *path, scd_auth *auth, char **out, scd_error *err)
+static scd_code read_keys_file(const char *path, ring *r, char **out, scd_error *err)
 {
     char *text = NULL;
     struct stat st;
@@ -40,7 +48,7 @@ static scd_code read_keys_file(const char *path, scd_auth *auth, char **out, scd
         goto done;
     }
     if (st.st_mode & (S_IROTH | S_IWOTH | S_IWGRP))
-        snprintf(auth->warning, sizeof auth->warning,
+        snprintf(r->warning, sizeof r->warning,
                  "keys file %.120s has mode %03o: others can %s it; chmod 600 it", path,
                  (unsigned)st.st_mode & 0777U,
                  st.st_mode & (S_IWOTH | S_IWGRP) ? "change" : "read");
@@ -88,32 +96,32 @@ bool scd_auth_is_name(const char *name)
     return name_is_good(name, strlen(name));
 }
 
-static scd_code add_key(scd_auth *auth, const key *k, const char *where, scd_error *err)
+static scd_code add_key(ring *r, const key *k, const char *where, scd_error *err)
 {
-    for (size_t i = 0; i < auth->n_keys; i++) {
-        if (scd_digest_equal(&auth->keys[i].token, &k->token))
+    for (size_t i = 0; i < r->n_keys; i++) {
+        if (scd_digest_equal(&r->keys[i].token, &k->token))
             return scd_fail(err, SCD_E_INVALID,
                             "%s: the hash of '%s' is that of '%s': every name "
                             "needs a token of its own",
-                            where, k->name, auth->keys[i].name);
-        if (!strcmp(auth->keys[i].name, k->name))
+                            where, k->name, r->keys[i].name);
+        if (!strcmp(r->keys[i].name, k->name))
             return scd_fail(err, SCD_E_INVALID, "%s: the name '%s' stands there twice", where,
                             k->name);
     }
-    if (auth->n_keys == auth->cap_keys) {
-        size_t cap = auth->cap_keys ? 2 * auth->cap_keys : 16;
-        key *grown = scd_realloc(auth->keys, cap, sizeof *grown);
+    if (r->n_keys == r->cap_keys) {
+        size_t cap = r->cap_keys ? 2 * r->cap_keys : 16;
+        key *grown = scd_realloc(r->keys, cap, sizeof *grown);
         if (!grown)
             return scd_fail(err, SCD_E_NOMEM, "%s: out of memory", where);
-        auth->keys = grown;
-        auth->cap_keys = cap;
+        r->keys = grown;
+        r->cap_keys = cap;
     }
-    auth->keys[auth->n_keys++] = *k;
+    r->keys[r->n_keys++] = *k;
     return SCD_OK;
 }
 
 /* One line without its line end: blank, comment, or a key. */
-static scd_code parse_line(scd_auth *auth, char *line, const char *where, scd_error *err)
+static scd_code parse_line(ring *r, char *line, const char *where, scd_error *err)
 {
     static const char blanks[] = " \t";
     char *hex = line + strspn(line, blanks);
@@ -138,23 +146,27 @@ static scd_code parse_line(scd_auth *auth, char *line, const char *where, scd_er
                         "characters without blanks, quotes and backslashes",
                         where, (int)SCD_AUTH_MAX_NAME);
     memcpy(k.name, name, n_name);
-    return add_key(auth, &k, where, err);
+    return add_key(r, &k, where, err);
 }
 
-scd_code scd_auth_open(const char *path, scd_auth **out, scd_error *err)
+static void free_ring(ring *r)
+{
+    if (r)
+        free(r->keys);
+    free(r);
+}
+
+static scd_code read_ring(const char *path, ring **out, scd_error *err)
 {
     char *text = NULL;
     char where[300];
     *out = NULL;
-    scd_auth *auth = scd_calloc(1, sizeof *auth);
-    if (!auth)
+    ring *r = scd_calloc(1, sizeof *r);
+    if (!r)
         return scd_fail(err, SCD_E_NOMEM, "keys file %s: out of memory", path);
-    scd_code code = read_keys_file(path, auth, &text, err);
-    if (code)
-        goto done;
-
+    scd_code code = read_keys_file(path, r, &text, err);
     char *line = text;
-    if (!strncmp(line, "\xEF\xBB\xBF", 3)) /* the byte order mark of Windows editors */
+    if (line && !strncmp(line, "\xEF\xBB\xBF", 3)) /* the byte order mark of Windows editors */
         line += 3;
     for (size_t number = 1; line && !code; number++) {
         char *end = strchr(line, '\n');
@@ -164,48 +176,108 @@ scd_code scd_auth_open(const char *path, scd_auth **out, scd_error *err)
         if (n && line[n - 1] == '\r')
             line[n - 1] = '\0';
         snprintf(where, sizeof where, "keys file %.200s line %zu", path, number);
-        code = parse_line(auth, line, where, err);
+        code = parse_line(r, line, where, err);
         line = end ? end + 1 : NULL;
     }
-    if (!code && !auth->n_keys)
+    if (!code && !r->n_keys)
         code = scd_fail(err, SCD_E_INVALID,
                         "keys file %s: no key in it; nobody could use the daemon", path);
-    if (code)
-        goto done;
-    *out = auth;
-    auth = NULL;
-done:
     free(text);
-    scd_auth_close(auth);
+    if (code)
+        free_ring(r);
+    else
+        *out = r;
     return code;
+}
+
+scd_code scd_auth_open(const char *path, scd_auth **out, scd_error *err)
+{
+    *out = NULL;
+    ring *r = NULL;
+    scd_auth *auth = scd_calloc(1, sizeof *auth);
+    if (!auth || !(auth->path = scd_strdup(path))) {
+        free(auth);
+        return scd_fail(err, SCD_E_NOMEM, "keys file %s: out of memory", path);
+    }
+    scd_code code = read_ring(path, &r, err);
+    atomic_init(&auth->ring, r);
+    if (code)
+        scd_auth_close(auth);
+    else
+        *out = auth;
+    return code;
+}
+
+scd_code scd_auth_read_again(scd_auth *auth, scd_error *err)
+{
+    ring *r;
+    scd_code code = read_ring(auth->path, &r, err);
+    if (code)
+        return code;
+    r->before = atomic_load(&auth->ring);
+    atomic_store(&auth->ring, r);
+    return SCD_OK;
 }
 
 void scd_auth_close(scd_auth *auth)
 {
     if (!auth)
         return;
-    free(auth->keys);
+    for (ring *r = atomic_load(&auth->ring), *before; r; r = before) {
+        before = r->before;
+        free_ring(r);
+    }
+    free(auth->path);
     free(auth);
 }
 
 const char *scd_auth_warning(const scd_auth *auth)
 {
-    return auth->warning[0] ? auth->warning : NULL;
+    const ring *r = atomic_load(&auth->ring);
+    return r->warning[0] ? r->warning : NULL;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const scd_auth_key *)a)->name, ((const scd_auth_key *)b)->name);
+}
+
+scd_code scd_auth_list(const scd_auth *auth, scd_auth_key **out, size_t *n, scd_error *err)
+{
+    const ring *r = atomic_load(&auth->ring);
+    scd_auth_key *list = scd_malloc(r->n_keys, sizeof *list);
+    *out = list;
+    *n = r->n_keys;
+    if (!list)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory for the keys");
+    for (size_t i = 0; i < r->n_keys; i++) {
+        char hex[SCD_DIGEST_HEX];
+        scd_digest digest = scd_digest_of(&r->keys[i].token, sizeof r->keys[i].token);
+        scd_digest_hex(&digest, hex);
+        snprintf(list[i].name, sizeof list[i].name, "%s", r->keys[i].name);
+        snprintf(list[i].fingerprint, sizeof list[i].fingerprint, "%.*s", SCD_AUTH_FINGERPRINT,
+                 hex);
+    }
+    qsort(list, r->n_keys, sizeof *list, by_name);
+    return SCD_OK;
 }
 
 size_t scd_auth_count(const scd_auth *auth)
 {
-    return auth->n_keys;
+    const ring *r = atomic_load(&auth->ring);
+    return r->n_keys;
 }
 
 const char *scd_auth_name(const scd_auth *auth, size_t index)
 {
-    return auth->keys[index].name;
+    const ring *r = atomic_load(&auth->ring);
+    return r->keys[index].name;
 }
 
 const scd_digest *scd_auth_digest(const scd_auth *auth, size_t index)
 {
-    return &auth->keys[index].token;
+    const ring *r = atomic_load(&auth->ring);
+    return &r->keys[index].token;
 }
 
 /* The token of "Bearer TOKEN" and its length; NULL when the header is anything else. */
@@ -235,9 +307,10 @@ const char *scd_auth_check(const scd_auth *auth, const char *authorization_heade
         return NULL;
     scd_digest digest = scd_digest_of(token, n);
     size_t found = 0; /* index + 1 */
-    for (size_t i = 0; i < auth->n_keys; i++) {
-        size_t mask = 0 - (size_t)scd_digest_equal(&auth->keys[i].token, &digest);
+    const ring *r = atomic_load(&auth->ring);
+    for (size_t i = 0; i < r->n_keys; i++) {
+        size_t mask = 0 - (size_t)scd_digest_equal(&r->keys[i].token, &digest);
         found |= mask & (i + 1);
     }
-    return found ? auth->keys[found - 1].name : NULL;
+    return found ? r->keys[found - 1].name : NULL;
 }

@@ -27,7 +27,7 @@ enum {
     PIECES = 10,
     PIECE_ROWS = 100,
     MAX_CANDIDATES = 12, /* that are looked at, the usual three included */
-    LOOK_BYTES = 1 << 30
+    LOOK_BYTES = 1 << 29
 };
 
 /* A little above ln(1 + 1e4), as float32 rounds it. */

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAMES_BYTES = 1 << 30, MAX_OTHERS = 32 };
+enum { NAMES_BYTES = 1 << 28, MAX_OTHERS = 32 };
 
 /* In order of preference; the index (NULL) comes last. */
 static const char *const usual[] = {"ensembl_id", "gene_ids",     "feature_name",

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PIECES = 10, SAMPLE_BYTES = 1 << 30, EXAMPLES = 5 };
+enum { PIECES = 10, SAMPLE_BYTES = 1 << 29, EXAMPLES = 5 };
 
 typedef struct planner {
     scd_cells *cells;

@@ -7,10 +7,8 @@
 #include "engine/base/mem.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,11 +17,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MAX_MATRICES = 1100, MAX_COLUMNS = 20000, PATH_BYTES = 4096 };
-#define DEFAULT_MEMORY_BYTES ((size_t)8 << 30)
+enum { MAX_MATRICES = 1100, MAX_COLUMNS = 20000, LOOK_MS = 200 };
+#define MAX_MEMORY_BYTES ((uint64_t)8 << 30)
+#define MIN_MEMORY_BYTES ((uint64_t)2 << 30)
 #define SNAPSHOT_BYTES ((size_t)64 << 20)
-
-extern char **environ;
 
 typedef struct known_matrix {
     scd_cells_matrix facts;
@@ -42,39 +39,14 @@ typedef struct confined {
     pid_t child;
     int fd; /* -1: the child has gone */
     int64_t patience_ns;
+    bool (*is_unwanted)(void *arg); /* NULL: it is wanted to the end */
+    void *arg;
     size_t n_obs, n_matrices, n_frames;
     known_matrix *matrices;
     known_frame *frames;
 } confined;
 
 /* ---- the child ---- */
-
-static scd_code start_child(confined *c, scd_error *err)
-{
-    char program[PATH_BYTES];
-    char *argv[] = {program, SCD_CONFINED_ARGUMENT, NULL};
-    int ends[2] = {-1, -1};
-    posix_spawn_file_actions_t actions;
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[n > 0 ? n : 0] = '\0';
-    if (n <= 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
-        return scd_fail(err, SCD_E_INTERNAL, "%s: no reader: %s", c->path, strerror(errno));
-    int failed = posix_spawn_file_actions_init(&actions);
-    if (!failed) { /* dup2 onto itself clears the flag that would close it */
-        failed = posix_spawn_file_actions_adddup2(&actions, ends[1], SCD_WIRE_FD);
-        if (!failed)
-            failed = posix_spawn(&c->child, program, &actions, NULL, argv, environ);
-        posix_spawn_file_actions_destroy(&actions);
-    }
-    close(ends[1]);
-    if (failed) {
-        close(ends[0]);
-        c->child = 0;
-        return scd_fail(err, SCD_E_INTERNAL, "%s: no reader: %s", c->path, strerror(failed));
-    }
-    c->fd = ends[0];
-    return SCD_OK;
-}
 
 static int end_child(confined *c)
 {
@@ -91,17 +63,14 @@ static int end_child(confined *c)
     return status;
 }
 
-/* Why it went silent. */
-static scd_code lost(confined *c, bool too_long, scd_error *err)
+typedef enum silence { ENDED, TOO_LONG, UNWANTED } silence;
+
+static scd_code lost(confined *c, silence why, scd_error *err)
 {
-    int status = 0;
-    if (!too_long && c->child > 0) { /* it ended by itself: how? */
-        while (waitpid(c->child, &status, 0) < 0 && errno == EINTR)
-            ;
-        c->child = 0;
-    }
-    end_child(c);
-    if (too_long)
+    int status = end_child(c); /* of one that ended by itself: how */
+    if (why == UNWANTED)
+        return scd_fail(err, SCD_E_CANCELED, "%s: not wanted any more", c->path);
+    if (why == TOO_LONG)
         return scd_fail(err, SCD_E_CORRUPT,
                         "%s: reading it took more than %.0f s, longer than a file of its size can: "
                         "it is damaged, or made to do that",
@@ -130,16 +99,18 @@ static bool send_all(confined *c, const void *bytes, size_t n)
     return true;
 }
 
-/* False: the child has gone, or (*too_long) its time is over. */
-static bool receive_all(confined *c, void *out, size_t n, int64_t deadline, bool *too_long)
+/* False: *why. */
+static bool receive_all(confined *c, void *out, size_t n, int64_t deadline, silence *why)
 {
     for (char *at = out; n;) {
         int64_t left_ms = (deadline - scd_now_ns()) / SCD_NS_PER_MS;
         struct pollfd p = {.fd = c->fd, .events = POLLIN};
-        *too_long = left_ms <= 0;
-        if (*too_long)
+        *why = c->is_unwanted && c->is_unwanted(c->arg) ? UNWANTED
+               : left_ms <= 0                           ? TOO_LONG
+                                                        : ENDED;
+        if (*why)
             return false;
-        int ready = poll(&p, 1, left_ms > 1000 ? 1000 : (int)left_ms);
+        int ready = poll(&p, 1, left_ms > LOOK_MS ? LOOK_MS : (int)left_ms);
         if (ready == 0 || (ready < 0 && errno == EINTR))
             continue;
         ssize_t got = ready < 0 ? -1 : recv(c->fd, at, n, 0);
@@ -159,34 +130,38 @@ static scd_code ask(confined *c, scd_wire_op op, const scd_buf *request, size_t 
 {
     scd_wire_head head = {op, SCD_WIRE_MAGIC, request->n_bytes};
     int64_t deadline = scd_now_ns() + c->patience_ns;
-    bool too_long = false;
+    silence why = ENDED;
     *body = NULL;
     if (c->fd < 0)
         return scd_fail(err, SCD_E_CORRUPT, "%s: its reader has gone", c->path);
     if (request->failed || request->n_bytes > SCD_WIRE_MAX_REQUEST)
         return scd_fail(err, SCD_E_INVALID, "%s: a name that is too long", c->path);
     if (!send_all(c, &head, sizeof head) || !send_all(c, request->data, request->n_bytes) ||
-        !receive_all(c, &head, sizeof head, deadline, &too_long))
-        return lost(c, too_long, err);
+        !receive_all(c, &head, sizeof head, deadline, &why))
+        return lost(c, why, err);
     if (head.magic != SCD_WIRE_MAGIC || head.n_bytes > max_bytes || head.what > SCD_E_INTERNAL) {
         end_child(c);
-        return scd_fail(err, head.magic == SCD_WIRE_MAGIC ? SCD_E_NOMEM : SCD_E_CORRUPT,
-                        "%s: its reader answers with more than is allowed for it", c->path);
+        bool is_answer = head.magic == SCD_WIRE_MAGIC && head.what <= SCD_E_INTERNAL;
+        return scd_fail(err, is_answer ? SCD_E_TOO_LARGE : SCD_E_CORRUPT, "%s: %s", c->path,
+                        is_answer ? "it holds more at once than is taken of a file"
+                                  : "its reader answers nonsense");
     }
     if (!(*body = scd_malloc(head.n_bytes + 1, 1))) {
         end_child(c);
         return scd_fail(err, SCD_E_NOMEM, "%s: out of memory", c->path);
     }
-    if (!receive_all(c, *body, head.n_bytes, deadline, &too_long)) {
+    if (!receive_all(c, *body, head.n_bytes, deadline, &why)) {
         free(*body);
         *body = NULL;
-        return lost(c, too_long, err);
+        return lost(c, why, err);
     }
     (*body)[head.n_bytes] = '\0';
     *n = head.n_bytes;
     if (!head.what)
         return SCD_OK;
-    scd_code code = scd_fail(err, (scd_code)head.what, "%.600s", *body);
+    /* Its memory is bound: where that is not enough it never will be. */
+    scd_code said = head.what == SCD_E_NOMEM ? SCD_E_TOO_LARGE : (scd_code)head.what;
+    scd_code code = scd_fail(err, said, "%.600s", *body);
     free(*body);
     *body = NULL;
     return code;
@@ -199,6 +174,16 @@ static scd_code nonsense(confined *c, scd_error *err)
                     "%s: its reader answers nonsense, or more than the memory "
                     "allowed for it",
                     c->path);
+}
+
+/* n texts are more than the arena may hold, whatever they say. */
+static scd_code too_many(const confined *c, const scd_arena *arena, uint64_t n, scd_error *err)
+{
+    enum { LEAST_BYTES = sizeof(char *) + 8 }; /* of one */
+    if (n <= (arena->max_bytes - arena->used_bytes) / LEAST_BYTES)
+        return SCD_OK;
+    return scd_fail(err, SCD_E_TOO_LARGE, "%s: %llu names, more than are taken of a file", c->path,
+                    (unsigned long long)n);
 }
 
 /* ---- opening ---- */
@@ -265,6 +250,16 @@ static void close_cells(void *self)
     free(c);
 }
 
+/* Half of the machine's, within bounds. */
+static uint64_t usual_memory(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    uint64_t half = pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes / 2 : 0;
+    return half > MAX_MEMORY_BYTES   ? MAX_MEMORY_BYTES
+           : half < MIN_MEMORY_BYTES ? MIN_MEMORY_BYTES
+                                     : half;
+}
+
 static scd_code open_there(confined *c, const scd_confinement *limits, scd_error *err)
 {
     scd_confinement l = limits ? *limits : (scd_confinement){0};
@@ -275,13 +270,15 @@ static scd_code open_there(confined *c, const scd_confinement *limits, scd_error
     stat(c->path, &facts);
     double seconds = l.seconds > 0 ? l.seconds : 60,
            rate = l.mb_per_second > 0 ? l.mb_per_second : 0.5;
+    c->is_unwanted = l.is_unwanted;
+    c->arg = l.arg;
     c->patience_ns = (int64_t)((seconds + (double)facts.st_size / 1e6 / rate) * 1e9);
-    scd_code code = start_child(c, err);
+    scd_code code = scd_wire_start(SCD_CONFINED_ARGUMENT, &c->child, &c->fd, err);
     if (code)
-        return code;
+        return scd_fail_within(err, "%s", c->path);
     scd_buf_init(&request, SCD_WIRE_MAX_REQUEST);
     scd_wire_put_text(&request, c->path);
-    scd_wire_put_u64(&request, l.memory_bytes ? l.memory_bytes : DEFAULT_MEMORY_BYTES);
+    scd_wire_put_u64(&request, l.memory_bytes ? l.memory_bytes : usual_memory());
     scd_wire_put_u64(&request, l.file_bytes);
     code = ask(c, SCD_WIRE_OPEN, &request, SNAPSHOT_BYTES, &body, &n, err);
     scd_buf_release(&request);
@@ -452,8 +449,9 @@ static scd_code text_of(void *self, const char *frame, const char *column, scd_a
         return code;
     scd_wire_in in = {body, body + n_bytes, false};
     *n = scd_wire_get_u64(&in);
-    *out = get_texts(&in, *n, arena);
-    if (!*out || *n != frame_rows_of(self, frame))
+    code = too_many(c, arena, *n, err);
+    *out = code ? NULL : get_texts(&in, *n, arena);
+    if (!code && (!*out || *n != frame_rows_of(self, frame)))
         code = nonsense(c, err);
     free(body);
     return code;

@@ -4,178 +4,20 @@
  * Threads: main, alone. Owns: the open file, until the process ends. */
 #include "api/confined.h"
 #include "api/confined_wire.h"
+#include "api/sandbox.h"
 #include "engine/base/fd.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/landlock.h>
-#include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ARENA_SHARE = 2, MAX_FILES = 64 };
-
-/* The shadow of a sanitizer needs the address space, and its report files and system calls. */
-#if defined(__has_feature)
-#define HAS_FEATURE(x) __has_feature(x)
-#else
-#define HAS_FEATURE(x) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
-    HAS_FEATURE(address_sanitizer) || HAS_FEATURE(thread_sanitizer)
-enum { IS_SANITIZED = 1 };
-#else
-enum { IS_SANITIZED = 0 };
-#endif
+enum { ARENA_SHARE = 2 };
 
 static size_t memory_bytes; /* what the address space may hold */
-
-/* ---- bounds ---- */
-
-static void limit(int resource, rlim_t most)
-{
-    struct rlimit r = {most, most};
-    setrlimit((__rlimit_resource_t)resource, &r);
-}
-
-static void add_path(int ruleset, const char *path, uint64_t access)
-{
-    struct landlock_path_beneath_attr rule = {.allowed_access = access,
-                                              .parent_fd = open(path, O_PATH | O_CLOEXEC)};
-    struct stat facts;
-    if (rule.parent_fd < 0)
-        return;
-    if (!fstat(rule.parent_fd, &facts) && !S_ISDIR(facts.st_mode))
-        rule.allowed_access &= LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE;
-    syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
-    close(rule.parent_fd);
-}
-
-/* The file for reading, $TMPDIR for writing, nothing else. Kernels without Landlock do without. */
-static void confine_files(const char *path)
-{
-    const uint64_t reading = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
-    const uint64_t writing = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |
-                             LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE;
-    struct landlock_ruleset_attr all = {
-        .handled_access_fs = reading | writing | LANDLOCK_ACCESS_FS_EXECUTE |
-                             LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_MAKE_CHAR |
-                             LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_SOCK |
-                             LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |
-                             LANDLOCK_ACCESS_FS_MAKE_SYM};
-    const char *folder = getenv("TMPDIR");
-    int ruleset = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof all, 0);
-    if (ruleset < 0)
-        return;
-    add_path(ruleset, path, reading);
-    add_path(ruleset, folder && folder[0] ? folder : "/tmp", writing);
-    syscall(SYS_landlock_restrict_self, ruleset, 0);
-    close(ruleset);
-}
-
-/* What reading files, memory and one thread need; all else fails with EPERM. */
-static const int needed_calls[] = {
-    SCMP_SYS(read),
-    SCMP_SYS(write),
-    SCMP_SYS(readv),
-    SCMP_SYS(writev),
-    SCMP_SYS(pread64),
-    SCMP_SYS(pwrite64),
-    SCMP_SYS(lseek),
-    SCMP_SYS(open),
-    SCMP_SYS(openat),
-    SCMP_SYS(close),
-    SCMP_SYS(fstat),
-    SCMP_SYS(stat),
-    SCMP_SYS(lstat),
-    SCMP_SYS(newfstatat),
-    SCMP_SYS(statx),
-    SCMP_SYS(statfs),
-    SCMP_SYS(fstatfs),
-    SCMP_SYS(access),
-    SCMP_SYS(faccessat),
-    SCMP_SYS(faccessat2),
-    SCMP_SYS(getdents64),
-    SCMP_SYS(readlink),
-    SCMP_SYS(readlinkat),
-    SCMP_SYS(getcwd),
-    SCMP_SYS(unlink),
-    SCMP_SYS(unlinkat),
-    SCMP_SYS(ftruncate),
-    SCMP_SYS(fallocate),
-    SCMP_SYS(fsync),
-    SCMP_SYS(fdatasync),
-    SCMP_SYS(fadvise64),
-    SCMP_SYS(flock),
-    SCMP_SYS(fcntl),
-    SCMP_SYS(dup),
-    SCMP_SYS(poll),
-    SCMP_SYS(mmap),
-    SCMP_SYS(munmap),
-    SCMP_SYS(mremap),
-    SCMP_SYS(mprotect),
-    SCMP_SYS(madvise),
-    SCMP_SYS(brk),
-    SCMP_SYS(futex),
-    SCMP_SYS(sched_yield),
-    SCMP_SYS(rt_sigaction),
-    SCMP_SYS(rt_sigprocmask),
-    SCMP_SYS(rt_sigreturn),
-    SCMP_SYS(sigaltstack),
-    SCMP_SYS(getpid),
-    SCMP_SYS(gettid),
-    SCMP_SYS(tgkill),
-    SCMP_SYS(getuid),
-    SCMP_SYS(geteuid),
-    SCMP_SYS(getgid),
-    SCMP_SYS(getegid),
-    SCMP_SYS(uname),
-    SCMP_SYS(sysinfo),
-    SCMP_SYS(getrandom),
-    SCMP_SYS(getrusage),
-    SCMP_SYS(clock_gettime),
-    SCMP_SYS(gettimeofday),
-    SCMP_SYS(nanosleep),
-    SCMP_SYS(clock_nanosleep),
-    SCMP_SYS(restart_syscall),
-    SCMP_SYS(exit),
-    SCMP_SYS(exit_group),
-};
-
-static bool confine_calls(void)
-{
-    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-    bool ok = filter != NULL;
-    for (size_t i = 0; i < sizeof needed_calls / sizeof needed_calls[0] && ok; i++)
-        seccomp_rule_add(filter, SCMP_ACT_ALLOW, needed_calls[i],
-                         0); /* not there on every machine */
-    ok = ok && seccomp_load(filter) == 0;
-    seccomp_release(filter);
-    return ok;
-}
-
-static bool confine(const char *path, uint64_t memory, uint64_t file_bytes)
-{
-    memory_bytes = memory;
-    if (!IS_SANITIZED)
-        limit(RLIMIT_AS, memory);
-    limit(RLIMIT_CORE, 0);
-    limit(RLIMIT_NOFILE, MAX_FILES);
-    if (file_bytes)
-        limit(RLIMIT_FSIZE, file_bytes);
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    if (IS_SANITIZED)
-        return true;
-    confine_files(path);
-    return confine_calls();
-}
 
 /* ---- messages ---- */
 
@@ -253,7 +95,13 @@ static scd_code open_file(scd_wire_in *in, scd_arena *arena, scd_cells **cells, 
     uint64_t memory = scd_wire_get_u64(in), file_bytes = scd_wire_get_u64(in);
     if (in->failed || !path || *cells)
         return scd_fail(err, SCD_E_INTERNAL, "confined reader: a request that is none");
-    if (!confine(path, memory, file_bytes))
+    const char *folder = getenv("TMPDIR");
+    const scd_sandbox box = {.reads = {path},
+                             .writes = folder && folder[0] ? folder : "/tmp",
+                             .memory_bytes = memory,
+                             .file_bytes = file_bytes};
+    memory_bytes = memory;
+    if (!scd_sandbox_enter(&box))
         return scd_fail(err, SCD_E_INTERNAL, "%s: the reader could not be confined: %s", path,
                         strerror(errno));
     scd_code code = scd_cells_open(path, cells, err);

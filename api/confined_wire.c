@@ -1,7 +1,58 @@
 /* confined_wire.c - see confined_wire.h. */
 #include "api/confined_wire.h"
 
+#include <errno.h>
+#include <spawn.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { PATH_BYTES = 4096 };
+
+extern char **environ;
+
+/* By its path where that is still there; an upgrade may have put another one in its place, and this
+ * one is to be found by the link alone. */
+static bool find_program(char program[PATH_BYTES])
+{
+    static const char link[] = "/proc/self/exe";
+    ssize_t n = readlink(link, program, PATH_BYTES - 1);
+    if (n <= 0)
+        return false;
+    program[n] = '\0';
+    if (access(program, X_OK))
+        memcpy(program, link, sizeof link);
+    return true;
+}
+
+scd_code scd_wire_start(const char *argument, pid_t *child, int *fd, scd_error *err)
+{
+    char program[PATH_BYTES], word[64];
+    char *argv[] = {program, word, NULL};
+    int ends[2];
+    posix_spawn_file_actions_t actions;
+    snprintf(word, sizeof word, "%s", argument);
+    *child = 0;
+    *fd = -1;
+    if (!find_program(program) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+        return scd_fail(err, SCD_E_INTERNAL, "no process of its own: %s", strerror(errno));
+    int failed = posix_spawn_file_actions_init(&actions);
+    if (!failed) { /* dup2 onto itself clears the flag that would close it */
+        failed = posix_spawn_file_actions_adddup2(&actions, ends[1], SCD_WIRE_FD);
+        if (!failed)
+            failed = posix_spawn(child, program, &actions, NULL, argv, environ);
+        posix_spawn_file_actions_destroy(&actions);
+    }
+    close(ends[1]);
+    if (!failed) {
+        *fd = ends[0];
+        return SCD_OK;
+    }
+    close(ends[0]);
+    *child = 0;
+    return scd_fail(err, SCD_E_INTERNAL, "no process of its own: %s", strerror(failed));
+}
 
 void scd_wire_put_u64(scd_buf *out, uint64_t value)
 {

@@ -10,6 +10,8 @@
 #include "api/cells.h"
 #include "engine/base/buf.h"
 
+#include <sys/types.h>
+
 enum { SCD_WIRE_FD = 3, SCD_WIRE_MAX_REQUEST = 1 << 16, SCD_WIRE_MAX_FRAMES = 128 };
 #define SCD_WIRE_MAX_ANSWER ((size_t)1 << 32)
 #define SCD_WIRE_NO_TEXT UINT32_MAX
@@ -20,6 +22,10 @@ typedef enum scd_wire_op {
     SCD_WIRE_TEXT,      /* frame, column -> n, texts */
     SCD_WIRE_CATEGORIES /* frame, column -> n, n categories, codes, texts */
 } scd_wire_op;
+
+/* This very program again, with one argument: it finds the other end of *fd at SCD_WIRE_FD. No
+ * thread is copied. SCD_E_INTERNAL: it could not be started. */
+scd_code scd_wire_start(const char *argument, pid_t *child, int *fd, scd_error *err);
 
 /* Of a request `what` is the op, of an answer the code; an answer with a code holds the message. */
 typedef struct scd_wire_head {

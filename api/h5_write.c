@@ -31,9 +31,7 @@ scd_code scd_h5_write_failed(const scd_h5ad *file, const char *object, scd_error
     }
     if (err)
         *err = failed;
-    if (err && code == SCD_E_CORRUPT)
-        err->code = SCD_E_IO;
-    return code == SCD_E_CORRUPT ? SCD_E_IO : code;
+    return code; /* not the disk: what the file holds already is damaged */
 }
 
 /* ---- the file ---- */

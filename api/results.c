@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { TEXT_BYTES = 1 << 28, NAMES_BYTES = 1 << 30 };
+enum { TEXT_BYTES = 1 << 28, NAMES_BYTES = 1 << 29 };
 
 const char *const scd_obs_keys[3] = {"scdiva_label", "scdiva_probability", "scdiva_unknown"};
 

@@ -46,20 +46,36 @@ static scd_code check_key(const scd_h5ad *file, const char *where, const char *k
     return is_there ? taken(file, where, key, err) : SCD_OK;
 }
 
-/* What is written into has to be a part of this file. */
-static scd_code check_place(const scd_h5ad *file, const char *where, scd_error *err)
+/* What is written into has to be a part of this file, and of a kind that can be added to: a group,
+ * or, where old files have them, records. */
+static scd_code check_place(const scd_h5ad *file, const char *where, bool may_be_records,
+                            scd_error *err)
 {
-    if (scd_h5_there(file, where) && scd_h5_kind(file, where) == H5I_BADID)
+    scd_h5_data data;
+    H5I_type_t kind = scd_h5_kind(file, where);
+    if (kind == H5I_GROUP || !scd_h5_there(file, where))
+        return SCD_OK;
+    if (kind == H5I_BADID)
         return scd_h5_fail_library(file, where, "cannot be added to", err);
-    return SCD_OK;
+    scd_code code = may_be_records && kind == H5I_DATASET
+                        ? scd_h5_data_open(file, where, NULL, &data, err)
+                        : scd_h5_fail(file, where, SCD_E_INVALID, err, "is no group to add to");
+    if (code)
+        return code;
+    bool is_records = data.class == H5T_COMPOUND && data.rank == 1;
+    scd_h5_data_close(&data);
+    return is_records ? SCD_OK
+                      : scd_h5_fail(file, where, SCD_E_INVALID, err,
+                                    "is neither a group nor records to add to");
 }
 
 static scd_code check_all(const scd_h5ad *file, const scd_results_spec *s, scd_error *err)
 {
-    static const char *const places[] = {"obs", "obsm", "uns", "layers", "obs/__categories"};
+    static const char ours[] = "uns/" SCD_UNS_KEY;
+    static const char *const places[] = {"obs", "obsm", "uns", "layers", "obs/__categories", ours};
     scd_code code = SCD_OK;
     for (size_t i = 0; i < sizeof places / sizeof places[0] && !code; i++)
-        code = check_place(file, places[i], err);
+        code = check_place(file, places[i], i < 2, err);
     if (s->overwrite || code)
         return code;
     if (s->embedding_width)

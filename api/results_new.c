@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { NAMES_BYTES = 1 << 30 };
+enum { NAMES_BYTES = 1 << 29 };
 
 static scd_code put_column(scd_results *r, const char *to, const char *name, const char *frame,
                            const char *column, scd_error *err)

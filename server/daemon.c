@@ -6,6 +6,7 @@
 #include "server/router.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -298,6 +299,22 @@ scd_code scd_daemon_start(scd_daemon *d, const scd_config *config, scd_error *er
     SCD_LOG(INFO, "ready", "seconds", scd_log_num((double)(scd_now_ns() - start) * 1e-9), "url",
             scd_http_url(d->http));
     return SCD_OK;
+}
+
+void scd_daemon_read_keys(scd_daemon *d)
+{
+    scd_error err = {0};
+    scd_auth_key *keys = NULL;
+    size_t n = 0;
+    scd_code code = scd_auth_read_again(d->auth, &err);
+    if (code)
+        SCD_LOG(ERROR, "keys", "message", err.message, "kept", "the keys are as they were");
+    else if (!scd_auth_list(d->auth, &keys, &n, &err))
+        SCD_LOG(INFO, "keys", "message", "read again", "n", scd_log_num((double)n));
+    if (!code && scd_auth_warning(d->auth))
+        SCD_LOG(WARN, "keys", "message", scd_auth_warning(d->auth));
+    free(keys);
+    scd_jobs_keys_read(d->jobs, code ? err.message : NULL);
 }
 
 void scd_daemon_stop(scd_daemon *d)

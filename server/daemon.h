@@ -44,6 +44,9 @@ typedef struct scd_daemon {
 /* Everything up to ready. Logs what it does; the error says why it could not. */
 scd_code scd_daemon_start(scd_daemon *daemon, const scd_config *config, scd_error *err);
 
+/* The keys file once more, on record in the audit; needs one. */
+void scd_daemon_read_keys(scd_daemon *daemon);
+
 /* Stop taking work, finish what is in flight within the configured time, flush, stop every part.
  * Also after a start that failed half way. */
 void scd_daemon_stop(scd_daemon *daemon);

@@ -43,6 +43,11 @@ const char *scd_exchange_method(const scd_exchange *x)
     return x->method;
 }
 
+bool scd_exchange_is_head(const scd_exchange *x)
+{
+    return x->is_head;
+}
+
 const char *scd_exchange_path(const scd_exchange *x)
 {
     return x->path;
@@ -113,7 +118,8 @@ scd_exchange *scd_exchange_new(scd_http *http, struct MHD_Connection *connection
     x->connection = connection;
     x->arrived_ns = scd_now_ns();
     x->id = atomic_fetch_add(&http->last_id, 1) + 1;
-    x->method = strcmp(method, "HEAD") ? method : "GET";
+    x->is_head = !strcmp(method, "HEAD");
+    x->method = x->is_head ? "GET" : method;
     x->path = scd_strdup(path);
     if (!x->path) {
         free(x);

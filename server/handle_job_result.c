@@ -1,4 +1,7 @@
-/* handle_job_result.c - GET /v1/jobs/{id}/result: the file, or a range of it (RFC 9110). */
+/* handle_job_result.c - GET /v1/jobs/{id}/result: the file, or a range of it (RFC 9110).
+ *
+ * Bytes leave when the audit has it that they do: where that cannot be written, they stay. */
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "server/job_wait.h"
 #include "server/reply.h"
@@ -63,7 +66,72 @@ static void set_name(scd_exchange *x, const scd_job_record *job)
     scd_exchange_set_header(x, "Content-Disposition", text);
 }
 
-static void send_range(scd_exchange *x, const scd_job_record *job, int fd, uint64_t n)
+/* One answer with bytes of a result, waiting for the audit. */
+typedef struct sending {
+    scd_job_change change; /* first */
+    scd_daemon *d;
+    scd_exchange *x;
+    char actor[SCD_JOB_OWNER_BYTES];
+    unsigned status;
+    const char *type;
+    int fd;
+    uint64_t first, count;
+} sending;
+
+static void on_recorded(scd_job_change *change)
+{
+    sending *s = (sending *)change;
+    if (!change->problem.kind)
+        scd_jobs_read_recorded(s->d->jobs, change->id);
+    scd_exchange_resume(s->x);
+}
+
+/* http-N */
+static void on_resumed(scd_exchange *x)
+{
+    sending *s = scd_exchange_get_note(x)->task;
+    if (s->change.problem.kind) {
+        close(s->fd);
+        scd_reply_with(x, &s->change.problem);
+    } else {
+        scd_exchange_answer_file(x, s->status, s->type, s->fd, s->first, s->count);
+    }
+    scd_job_release(&s->change.job);
+    free(s);
+}
+
+static bool is_on_record(const scd_daemon *d, const scd_exchange *x, const scd_job_record *job)
+{
+    return scd_exchange_is_head(x) || !scd_jobs_read_is_new(d->jobs, job->id);
+}
+
+/* What has been decided is sent; fd is taken. */
+static void send_part(scd_daemon *d, scd_exchange *x, const scd_job_record *job, sending plan)
+{
+    const char *key = scd_exchange_get_note(x)->key;
+    scd_error err = {0};
+    if (is_on_record(d, x, job)) {
+        scd_exchange_answer_file(x, plan.status, plan.type, plan.fd, plan.first, plan.count);
+        return;
+    }
+    sending *s = scd_calloc(1, sizeof *s);
+    scd_exchange_get_note(x)->task = s;
+    if (!s || scd_exchange_suspend(x, SCD_NEVER, on_resumed, &err)) {
+        free(s);
+        close(plan.fd);
+        scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE, "out of memory: try again");
+        return;
+    }
+    *s = plan;
+    s->d = d;
+    s->x = x;
+    snprintf(s->actor, sizeof s->actor, "%s", key ? key : "");
+    s->change = (scd_job_change){.actor = s->actor, .done = on_recorded};
+    scd_jobs_record_read(d->jobs, job, &s->change);
+}
+
+static void send_range(scd_daemon *d, scd_exchange *x, const scd_job_record *job, int fd,
+                       uint64_t n)
 {
     char etag[SCD_DIGEST_HEX + 2], text[96];
     uint64_t first, count;
@@ -94,8 +162,12 @@ static void send_range(scd_exchange *x, const scd_job_record *job, int fd, uint6
         scd_exchange_set_header(x, "Content-Range", text);
     }
     set_name(x, job);
-    scd_exchange_answer_file(x, kind == PART ? 206 : 200, scd_job_result_type(job->query.format),
-                             fd, first, count);
+    send_part(d, x, job,
+              (sending){.status = kind == PART ? 206 : 200,
+                        .type = scd_job_result_type(job->query.format),
+                        .fd = fd,
+                        .first = first,
+                        .count = count});
 }
 
 void scd_handle_job_result(scd_daemon *d, scd_exchange *x)
@@ -118,7 +190,7 @@ void scd_handle_job_result(scd_daemon *d, scd_exchange *x)
     else if (fd < 0 || fstat(fd, &st) || (uint64_t)st.st_size != job.result_bytes)
         scd_reply_problem(x, SCD_PROBLEM_INTERNAL, "the result's file is not what was written");
     else {
-        send_range(x, &job, fd, (uint64_t)st.st_size);
+        send_range(d, x, &job, fd, (uint64_t)st.st_size);
         fd = -1;
     }
     if (fd >= 0)

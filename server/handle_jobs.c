@@ -154,8 +154,11 @@ void scd_handle_job_delete(scd_daemon *d, scd_exchange *x)
         e->d = d;
         e->x = x;
         snprintf(e->actor, sizeof e->actor, "%s", key ? key : "");
-        e->change = (scd_job_change){
-            .actor = e->actor, .mutate = cancel_or_delete, .arg = e, .done = on_ended};
+        e->change = (scd_job_change){.actor = e->actor,
+                                     .mutate = cancel_or_delete,
+                                     .frees = true,
+                                     .arg = e,
+                                     .done = on_ended};
         memcpy(e->change.id, job.id, sizeof job.id);
     }
     scd_job_release(&job);

@@ -66,7 +66,8 @@ void scd_http_close(scd_http *http);
 /* ---- the request ---- */
 uint64_t scd_exchange_id(const scd_exchange *x);            /* unique in the process, from 1 */
 const char *scd_exchange_request_id(const scd_exchange *x); /* X-Request-Id, given or made */
-const char *scd_exchange_method(const scd_exchange *x);     /* HEAD comes as GET */
+const char *scd_exchange_method(const scd_exchange *x);     /* HEAD comes as GET, ... */
+bool scd_exchange_is_head(const scd_exchange *x);           /* ... and this tells them apart */
 const char *scd_exchange_path(const scd_exchange *x);
 const char *scd_exchange_header(const scd_exchange *x, const char *name); /* NULL: absent */
 const char *scd_exchange_body(const scd_exchange *x, size_t *n);

@@ -40,6 +40,7 @@ struct scd_exchange {
     uint64_t id;
     char request_id[SCD_REQUEST_ID_BYTES];
     const char *method;
+    bool is_head;
     char *path;
     scd_buf body;
     size_t kept_bytes;    /* beside the body: by the handler, then the answer */

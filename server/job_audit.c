@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { LINE_BYTES = 1 << 17 };
+enum { LINE_BYTES = 1 << 17, MAX_KEYS_TOLD = 200, READ_MS = 60000 };
 
 /* ---- making lines --------------------------------------------------------------------------- */
 
@@ -116,6 +116,59 @@ scd_code scd_job_audit_change(scd_jobs *jobs, const scd_job_change *c, const scd
     return code;
 }
 
+/* ---- downloads ------------------------------------------------------------------------------ */
+
+static void visit_read(scd_job_change *change, struct scd_job_db *db)
+{
+    scd_jobs *jobs = change->arg;
+    const scd_job_record *j = &change->job;
+    scd_error err = {0};
+    scd_buf fields;
+    (void)db;
+    scd_buf_init(&fields, LINE_BYTES / 2);
+    put_text(&fields, "job", j->id);
+    put_text(&fields, "owner", j->owner);
+    put_text(&fields, "format", j->query.format);
+    put_text(&fields, "input_sha256", j->input_sha256);
+    put_text(&fields, "output_sha256", j->result_sha256);
+    if (fields.failed ||
+        scd_job_audit_add(jobs, "result.downloaded", change->actor, fields.data, &err))
+        scd_problem_set(&change->problem, SCD_PROBLEM_STORAGE,
+                        "the download could not be put on record: try again later");
+    scd_buf_release(&fields);
+}
+
+void scd_jobs_read_recorded(scd_jobs *jobs, const char *id)
+{
+    scd_gate_lock(&jobs->gate);
+    scd_job_entry *e = scd_jobs_find(jobs, id);
+    if (e)
+        e->read_ms = scd_wall_ms();
+    scd_gate_unlock(&jobs->gate);
+}
+
+bool scd_jobs_read_is_new(scd_jobs *jobs, const char *id)
+{
+    scd_gate_lock(&jobs->gate);
+    const scd_job_entry *e = scd_jobs_find(jobs, id);
+    int64_t since_ms = e && e->read_ms ? scd_wall_ms() - e->read_ms : READ_MS;
+    scd_gate_unlock(&jobs->gate);
+    return since_ms < 0 || since_ms >= READ_MS;
+}
+
+void scd_jobs_record_read(scd_jobs *jobs, const scd_job_record *job, scd_job_change *change)
+{
+    memcpy(change->id, job->id, sizeof change->id);
+    change->visit = visit_read;
+    change->arg = jobs;
+    if (scd_job_copy(&change->job, job)) {
+        scd_jobs_post(jobs, change);
+    } else {
+        scd_problem_set(&change->problem, SCD_PROBLEM_UNAVAILABLE, "out of memory: try again");
+        change->done(change);
+    }
+}
+
 /* ---- the file ------------------------------------------------------------------------------- */
 
 /* A line that was written in part is taken back, so that the next try begins at a line's start. */
@@ -188,6 +241,25 @@ static scd_code read_end(scd_job_audit *a, scd_audit_state *out, scd_error *err)
     return code;
 }
 
+/* Their names, or, of many, how many: each has a line of its own when it comes and goes. */
+static scd_code put_keys(const scd_jobs *jobs, scd_buf *fields, scd_error *err)
+{
+    scd_auth_key *keys = NULL;
+    size_t n = 0;
+    scd_code code = jobs->o.auth ? scd_auth_list(jobs->o.auth, &keys, &n, err) : SCD_OK;
+    scd_buf_printf(fields, ",\"n_keys\":%zu", n);
+    if (n <= MAX_KEYS_TOLD) {
+        scd_buf_puts(fields, ",\"keys\":[");
+        for (size_t i = 0; i < n; i++) {
+            scd_buf_puts(fields, i ? "," : "");
+            scd_json_text(fields, keys[i].name);
+        }
+        scd_buf_puts(fields, "]");
+    }
+    free(keys);
+    return code;
+}
+
 /* Who may come in, as of this start. */
 static scd_code add_start(scd_jobs *jobs, scd_error *err)
 {
@@ -200,18 +272,13 @@ static scd_code add_start(scd_jobs *jobs, scd_error *err)
         scd_json_text(&fields, m->name);
         scd_buf_printf(&fields, ",\"digest\":\"%s\"}", m->digest_hex);
     }
-    scd_buf_puts(&fields, "],\"keys\":[");
-    size_t n = jobs->o.auth ? scd_auth_count(jobs->o.auth) : 0;
-    for (size_t i = 0; i < n; i++) {
-        scd_buf_puts(&fields, i ? "," : "");
-        scd_json_text(&fields, scd_auth_name(jobs->o.auth, i));
-    }
     scd_buf_puts(&fields, "]");
-    scd_code code = fields.failed
-                        ? scd_fail(err, SCD_E_NOMEM, "out of memory for the audit")
-                        : scd_job_audit_add(jobs, "server.started", NULL, fields.data, err);
+    scd_code code = put_keys(jobs, &fields, err);
+    if (!code)
+        code = fields.failed ? scd_fail(err, SCD_E_NOMEM, "out of memory for the audit")
+                             : scd_job_audit_add(jobs, "server.started", NULL, fields.data, err);
     scd_buf_release(&fields);
-    return code;
+    return code ? code : scd_job_audit_keys(jobs, err);
 }
 
 scd_code scd_job_audit_open(scd_jobs *jobs, scd_error *err)

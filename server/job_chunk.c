@@ -21,7 +21,7 @@ enum {
     QUEUE_SHARE = 8, /* a chunk is an eighth of the queue */
     MAX_ROWS = 1024,
     MAX_ENTRIES = 1 << 20,
-    CHUNK_BYTES = 1 << 30,
+    CHUNK_BYTES = 1 << 29,
     ROWS_BYTES = 64 << 20,
     MAX_PAUSE_S = 10
 };

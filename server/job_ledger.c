@@ -149,8 +149,7 @@ static bool show(scd_jobs *jobs, scd_job_change *c, scd_job_entry *spare)
     if (c->deletes) {
         scd_job_entry *e = *at;
         *at = e->next;
-        scd_job_release(&e->job);
-        free(e);
+        scd_jobs_free_entry(e);
         return true;
     }
     if (!scd_job_copy(&shown, &c->job))
@@ -180,16 +179,19 @@ static void remove_files(scd_jobs *jobs, const scd_job_change *c)
 static void make_visit(scd_jobs *jobs, scd_job_change *c)
 {
     scd_error err = {0};
+    scd_audit_state before = jobs->audit.state;
     scd_code code = scd_job_db_begin(jobs->db, &err);
     if (!code) {
         c->visit(c, jobs->db);
-        if (c->problem.kind)
+        code = c->problem.kind ? SCD_OK : scd_job_db_commit(jobs->db, &err);
+        if (code || c->problem.kind) {
             scd_job_db_rollback(jobs->db);
-        else if ((code = scd_job_db_commit(jobs->db, &err)))
-            scd_job_db_rollback(jobs->db);
+            jobs->audit.state = before;
+        }
     }
     if (code)
         scd_problem_set(&c->problem, SCD_PROBLEM_STORAGE, "%s", err.message);
+    scd_job_audit_flush(jobs);
     c->done(c);
 }
 
@@ -206,6 +208,8 @@ static void make_change(scd_jobs *jobs, scd_job_change *c)
         scd_problem_set(&c->problem, SCD_PROBLEM_UNAVAILABLE, "out of memory: try again");
     else if (prepare(jobs, c, &was)) {
         scd_code code = write_change(jobs, c, c->creates ? NULL : &was, &err);
+        if (code == SCD_E_IO && c->frees && scd_job_ballast_drop(jobs))
+            code = write_change(jobs, c, &was, &err);
         if (code) {
             scd_jobs_log(jobs, 3, "job_not_kept", c->id, err.message);
             scd_problem_set(&c->problem,
@@ -248,7 +252,7 @@ static void ignore(scd_job_change *c)
 static void expire(scd_jobs *jobs)
 {
     for (bool more = true; more;) {
-        scd_job_change c = {.deletes = true, .done = ignore};
+        scd_job_change c = {.deletes = true, .frees = true, .done = ignore};
         scd_gate_lock(&jobs->gate);
         const scd_job_entry *e = jobs->entries;
         while (e && !is_due(jobs, e, scd_wall_ms()))
@@ -282,6 +286,7 @@ static void *run(void *arg)
         if (now_ns >= tick_ns && !over) {
             expire(jobs);
             scd_job_audit_flush(jobs);
+            scd_job_ballast_keep(jobs);
             tick_ns = now_ns + TICK_NS;
         }
         if (now_ns >= beat_ns) {
@@ -295,6 +300,7 @@ static void *run(void *arg)
 scd_code scd_jobs_start_ledger(scd_jobs *jobs, scd_error *err)
 {
     scd_code code = scd_job_audit_open(jobs, err);
+    scd_job_ballast_keep(jobs);
     return code ? code : scd_thread_start(&jobs->ledger, "jobs-db", run, jobs, err);
 }
 

@@ -94,7 +94,6 @@ static bool is_unwanted(void *arg)
 static scd_code write_result(scd_job_way *w, const scd_fact *facts, size_t n, bool only_checks,
                              scd_error *err)
 {
-    const char *genome = *w->job.query.genome ? w->job.query.genome : NULL;
     const scd_job_writing writing = {.spec = spec_of(w),
                                      .chunks = w->chunks,
                                      .row_bytes = w->row_bytes,
@@ -103,8 +102,12 @@ static scd_code write_result(scd_job_way *w, const scd_fact *facts, size_t n, bo
                                      .is_unwanted = is_unwanted,
                                      .arg = w};
     unlink(w->output); /* of a time before a crash: this one is the same */
-    if (scd_results_is_h5ad(w->output) && is_h5ad(&writing.spec))
-        return scd_job_write_apart(&writing, w->input, genome, only_checks, err);
+    if (scd_results_is_h5ad(w->output) && is_h5ad(&writing.spec)) {
+        scd_code code = scd_job_write_apart(&writing, w->input, only_checks, err);
+        if (!code && !only_checks && !scd_jobs_sync_dir(w->jobs))
+            code = scd_fail(err, SCD_E_IO, "the result cannot be synced: %s", strerror(errno));
+        return code;
+    }
     return only_checks ? scd_results_check(&writing.spec, err) : scd_job_write_here(&writing, err);
 }
 

@@ -19,9 +19,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 30, REPORT_BYTES = 1 << 20 };
+enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 28, REPORT_BYTES = 1 << 20 };
 #define MIB (UINT64_C(1) << 20)
 static const int64_t PAUSE_NS = 15 * SCD_NS_PER_S;
+enum { MAX_DOUBLINGS = 5 }; /* of the pause: in all some hours for somebody to make room */
 
 /* ---- model and plan ------------------------------------------------------------------------- */
 
@@ -82,16 +83,26 @@ static scd_code make_plan(scd_job_way *w, scd_error *err)
     return code ? code : scd_job_check_result(w, err);
 }
 
+static bool is_unwanted(void *arg)
+{
+    const scd_job_way *w = arg;
+    return scd_job_is_unwanted(w->jobs, w->job.id);
+}
+
 static scd_code open_all(scd_job_way *w, scd_error *err)
 {
     w->chunks = scd_jobs_path(w->jobs, w->job.id, "chunks");
     w->input = scd_jobs_path(w->jobs, w->job.id, "input");
     w->output = scd_jobs_path(w->jobs, w->job.id, w->job.query.format);
     /* What is not stored by cells is turned through a file: so much of it a real file may need. */
-    const scd_confinement limits = {.file_bytes = 16 * w->job.upload_bytes + 4096 * MIB};
+    const scd_confinement limits = {
+        .file_bytes = 16 * w->job.upload_bytes + 4096 * MIB, .is_unwanted = is_unwanted, .arg = w};
     scd_code code = SCD_OK;
     if (!w->chunks || !w->input || !w->output)
         code = scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (!code && access(w->input, F_OK) && errno == ENOENT) /* no waiting brings it back */
+        code = scd_fail(err, SCD_E_INTERNAL,
+                        "%s has vanished from the server's disk: send it again", w->input);
     if (!code && (w->fd = open(w->chunks, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0)
         code = scd_fail(err, SCD_E_IO, "chunks cannot be opened: %s", strerror(errno));
     if (!code)
@@ -362,7 +373,7 @@ static int64_t give_up(scd_job_way *w, scd_code code, const char *message)
                                   : 3,
                  passes ? "job_pauses" : "job_failed", w->job.id, message);
     if (passes)
-        return PAUSE_NS;
+        return PAUSE_NS << (w->job.attempts > MAX_DOUBLINGS ? MAX_DOUBLINGS : w->job.attempts - 1);
     ending e = {.state = is_users(code) ? SCD_JOB_FAILED : SCD_JOB_ERROR, .detail = detail};
     return finish(w, &e, &err) == SCD_E_BUSY ? PAUSE_NS : 0;
 }

@@ -2,29 +2,27 @@
 #include "server/job_writer.h"
 
 #include "api/confined_wire.h"
+#include "api/sandbox.h"
 #include "engine/base/clock.h"
 #include "engine/base/fd.h"
 #include "engine/base/mem.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum { PATH_BYTES = 4096, LOOK_MS = 200, PATIENCE_S = 120, SLOWEST_BYTES_PER_S = 4 << 20 };
 #define REQUEST_BYTES ((size_t)256 << 20)
-#define CHILD_MEMORY ((rlim_t)8 << 30)
-
-extern char **environ;
+#define CHILD_MEMORY ((size_t)4 << 30)
+#define SLACK ((uint64_t)256 << 20)
 
 /* ---- what is asked of the child ------------------------------------------------------------- */
 
@@ -61,31 +59,40 @@ static const char *const *get_texts(scd_wire_in *in, size_t *n, scd_arena *arena
     return texts;
 }
 
-/* A layer: which of its columns were found. */
+/* A layer: which of its columns were found, which are left out, and what the others are of. */
 static void put_values(scd_buf *out, const scd_results_spec *s)
 {
     size_t n_genes = s->denoised ? s->plan->n_genes : 0;
     scd_wire_put_u64(out, s->denoised);
     scd_wire_put_u64(out, s->n_values);
+    scd_wire_put_u64(out, s->plan->choice.kind);
     scd_wire_put_u64(out, n_genes);
     for (size_t i = 0; i < n_genes; i++)
-        scd_wire_put_u64(out, (uint64_t)(s->values_of[i] + 1));
+        scd_wire_put_u64(out, (uint64_t)(s->values_of[i] + 1) << 1 | s->plan->left_out[i]);
 }
 
-static bool get_values(scd_wire_in *in, scd_results_spec *s, size_t *n_genes, scd_arena *arena)
+static bool get_values(scd_wire_in *in, scd_results_spec *s, scd_file_plan *plan, size_t *n_genes,
+                       scd_arena *arena)
 {
     s->denoised = scd_wire_get_u64(in) != 0;
     s->n_values = (size_t)scd_wire_get_u64(in);
+    plan->choice.kind =
+        scd_wire_get_u64(in) == SCD_INPUT_COUNTS ? SCD_INPUT_COUNTS : SCD_INPUT_LOG1P_CP10K;
     *n_genes = (size_t)scd_wire_get_u64(in);
     if (in->failed || *n_genes > (size_t)(in->end - in->at))
         return false;
     int32_t *values_of = scd_arena_alloc(arena, *n_genes + 1, sizeof *values_of);
-    for (size_t i = 0; values_of && i < *n_genes; i++) {
-        uint64_t which = scd_wire_get_u64(in);
+    bool *left_out = scd_arena_alloc(arena, *n_genes + 1, sizeof *left_out);
+    if (!values_of || !left_out)
+        return false;
+    for (size_t i = 0; i < *n_genes; i++) {
+        uint64_t both = scd_wire_get_u64(in), which = both >> 1;
         values_of[i] = which > s->n_values ? -1 : (int32_t)which - 1;
+        left_out[i] = both & 1;
     }
     s->values_of = values_of;
-    return values_of && !in->failed;
+    plan->left_out = left_out;
+    return !in->failed;
 }
 
 /* A result that is a table, for an .h5ad: its columns. */
@@ -152,16 +159,17 @@ static bool get_table(scd_wire_in *in, scd_results_spec *s, scd_table *t, scd_ar
     return !in->failed;
 }
 
-static void put_request(const scd_job_writing *w, const char *input, const char *genome,
-                        bool only_checks, scd_buf *out)
+static void put_request(const scd_job_writing *w, const char *input, const char *folder,
+                        const char *path, scd_buf *out)
 {
     const scd_results_spec *s = &w->spec;
-    scd_wire_put_u64(out, only_checks);
     scd_wire_put_text(out, input);
+    scd_wire_put_text(out, folder);
+    scd_wire_put_text(out, path);
     scd_wire_put_text(out, s->plan->choice.matrix);
-    scd_wire_put_text(out, s->plan->choice.gene_column);
-    scd_wire_put_text(out, genome);
-    scd_wire_put_text(out, s->path);
+    scd_wire_put_u64(out, s->plan->n_cells);
+    scd_wire_put_u64(out, s->plan->n_genes);
+    scd_wire_put_u64(out, s->plan->n_stored);
     scd_wire_put_text(out, s->task);
     scd_wire_put_u64(out, s->overwrite);
     scd_wire_put_u64(out, s->embedding_width);
@@ -203,41 +211,76 @@ static bool get_facts(scd_wire_in *in, scd_job_writing *w, scd_arena *arena)
 
 /* ---- the child ------------------------------------------------------------------------------ */
 
+/* A result is as long as its input and what is added, twice over where records are written anew. */
+static uint64_t longest_result(const char *input, const scd_job_writing *w)
+{
+    struct stat st = {0};
+    stat(input, &st);
+    const scd_results_spec *s = &w->spec;
+    uint64_t a_cell = w->row_bytes + 64; /* a number of a layer: itself and where it stands */
+    a_cell += s->denoised ? 12 * (uint64_t)s->plan->n_genes : 0;
+    for (size_t i = 0; s->table && i < s->table->n_columns; i++)
+        a_cell += 64;
+    uint64_t rows = s->table ? s->table->n_rows : 0;
+    return 2 * (uint64_t)st.st_size + (s->plan->n_cells + rows) * a_cell + SLACK;
+}
+
+static bool enter_sandbox(const char *input, const char *folder, const scd_job_writing *w)
+{
+    const scd_sandbox box = {.reads = {input, w->chunks},
+                             .writes = folder,
+                             .renames = true,
+                             .memory_bytes = CHILD_MEMORY,
+                             .file_bytes = longest_result(input, w)};
+    signal(SIGXFSZ, SIG_IGN); /* an error of write is told better than a signal */
+    return scd_sandbox_enter(&box);
+}
+
+/* folder NULL: it is only to be checked. */
+static scd_code write_to(const char *input, const char *folder, scd_job_writing *w, scd_error *err)
+{
+    scd_results_spec *s = &w->spec;
+    scd_cells_matrix matrix;
+    if (!enter_sandbox(input, folder, w))
+        return scd_fail(err, SCD_E_INTERNAL, "%s: the writer could not be confined: %s", input,
+                        strerror(errno));
+    scd_code code = scd_cells_open(input, &s->cells, err);
+    if (!code)
+        code = scd_cells_matrix_get(s->cells, s->plan->choice.matrix, &matrix, err);
+    if (!code && (matrix.rows != s->plan->n_cells || matrix.cols != s->plan->n_genes))
+        code = scd_fail(err, SCD_E_CORRUPT, "%s: it changed while it was worked on", input);
+    if (!code)
+        code = folder ? scd_job_write_here(w, err) : scd_results_check(s, err);
+    scd_cells_close(s->cells);
+    return code;
+}
+
 static scd_code write_it(scd_wire_in *in, scd_arena *arena, scd_error *err)
 {
-    scd_file_plan plan;
+    scd_file_plan plan = {0};
     scd_job_writing w = {.spec.plan = &plan};
     scd_results_spec *s = &w.spec;
-    bool only_checks = scd_wire_get_u64(in) != 0;
     size_t n_genes;
     scd_table table;
-    const char *input = scd_wire_get_text(in, arena);
-    scd_file_plan_options o = {.force = true, .matrix = scd_wire_get_text(in, arena)};
-    o.gene_column = scd_wire_get_text(in, arena);
-    o.gene_column = o.gene_column ? o.gene_column : "index";
-    o.genome = scd_wire_get_text(in, arena);
+    const char *input = scd_wire_get_text(in, arena), *folder = scd_wire_get_text(in, arena);
     s->path = scd_wire_get_text(in, arena);
+    plan.choice.matrix = scd_wire_get_text(in, arena);
+    plan.n_cells = (size_t)scd_wire_get_u64(in);
+    plan.n_genes = (size_t)scd_wire_get_u64(in);
+    plan.n_stored = scd_wire_get_u64(in);
     s->task = scd_wire_get_text(in, arena);
     s->overwrite = scd_wire_get_u64(in) != 0;
     s->embedding_width = (size_t)scd_wire_get_u64(in);
     s->labels = get_texts(in, &s->n_labels, arena);
     s->threshold = get_number(in);
-    bool has_values = get_values(in, s, &n_genes, arena) && get_table(in, s, &table, arena);
+    bool has_values = get_values(in, s, &plan, &n_genes, arena) && get_table(in, s, &table, arena);
     w.chunks = scd_wire_get_text(in, arena);
     w.row_bytes = (size_t)scd_wire_get_u64(in);
     if (!has_values || !get_facts(in, &w, arena) || !input || !s->path || !s->task || !s->labels ||
-        !w.chunks)
+        !w.chunks || !plan.choice.matrix || !plan.n_cells ||
+        (s->denoised && plan.n_genes != n_genes))
         return scd_fail(err, SCD_E_INTERNAL, "job writer: a request that is none");
-    scd_code code = scd_cells_open(input, &s->cells, err);
-    if (!code)
-        code = scd_cells_plan(s->cells, &o, arena, &plan, err);
-    if (!code && s->denoised && plan.n_genes != n_genes)
-        code =
-            scd_fail(err, SCD_E_INTERNAL, "job writer: %zu genes, not %zu", plan.n_genes, n_genes);
-    if (!code)
-        code = only_checks ? scd_results_check(s, err) : scd_job_write_here(&w, err);
-    scd_cells_close(s->cells);
-    return code;
+    return write_to(input, folder, &w, err);
 }
 
 bool scd_job_writer_main(int argc, char **argv, int *status)
@@ -247,18 +290,11 @@ bool scd_job_writer_main(int argc, char **argv, int *status)
     scd_arena arena;
     if (argc != 2 || strcmp(argv[1], SCD_JOB_WRITER_ARGUMENT) != 0)
         return false;
-    const struct rlimit no_core = {0, 0}, memory = {CHILD_MEMORY, CHILD_MEMORY};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    setrlimit(RLIMIT_CORE, &no_core);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* their shadow needs more */
-    setrlimit(RLIMIT_AS, &memory);
-#endif
-    (void)memory;
     *status = 1;
     if (!scd_read_all(SCD_WIRE_FD, &n, sizeof n) || n > REQUEST_BYTES)
         return true;
-    scd_arena_init(&arena, (size_t)CHILD_MEMORY);
+    scd_arena_init(&arena, CHILD_MEMORY);
     char *request = scd_arena_alloc(&arena, (size_t)n + 1, 1);
     if (!request || !scd_read_all(SCD_WIRE_FD, request, (size_t)n))
         return true;
@@ -271,31 +307,6 @@ bool scd_job_writer_main(int argc, char **argv, int *status)
 
 /* ---- the parent ----------------------------------------------------------------------------- */
 
-static scd_code start(pid_t *child, int *fd, scd_error *err)
-{
-    char program[PATH_BYTES];
-    char *argv[] = {program, SCD_JOB_WRITER_ARGUMENT, NULL};
-    int ends[2];
-    posix_spawn_file_actions_t actions;
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[n > 0 ? n : 0] = '\0';
-    if (n <= 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
-        return scd_fail(err, SCD_E_INTERNAL, "no writer of results: %s", strerror(errno));
-    int failed = posix_spawn_file_actions_init(&actions);
-    if (!failed) {
-        failed = posix_spawn_file_actions_adddup2(&actions, ends[1], SCD_WIRE_FD);
-        if (!failed)
-            failed = posix_spawn(child, program, &actions, NULL, argv, environ);
-        posix_spawn_file_actions_destroy(&actions);
-    }
-    close(ends[1]);
-    *fd = ends[0];
-    if (failed)
-        close(ends[0]);
-    return failed ? scd_fail(err, SCD_E_INTERNAL, "no writer of results: %s", strerror(failed))
-                  : SCD_OK;
-}
-
 static int64_t deadline_of(const char *input)
 {
     struct stat st = {0};
@@ -303,75 +314,121 @@ static int64_t deadline_of(const char *input)
     return scd_now_ns() + (PATIENCE_S + st.st_size / SLOWEST_BYTES_PER_S) * SCD_NS_PER_S;
 }
 
-/* Until it says something or ends. False: it is too late, or nobody wants it any more (*unwanted).
- */
-static bool wait_for(const scd_job_writing *w, int fd, int64_t deadline_ns, bool *unwanted)
+/* Its whole answer. False: it ended or said less; it is too late (*late); or nobody wants it any
+ * more (*unwanted). */
+static bool hear(const scd_job_writing *w, int fd, int64_t deadline_ns, scd_error *said, bool *late,
+                 bool *unwanted)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    for (;;) {
-        int n = poll(&p, 1, LOOK_MS);
+    for (size_t at = 0; at < sizeof *said;) {
+        int ready = poll(&p, 1, LOOK_MS);
         *unwanted = w->is_unwanted && w->is_unwanted(w->arg);
-        if (*unwanted || (n <= 0 && scd_now_ns() > deadline_ns))
+        *late = ready <= 0 && scd_now_ns() > deadline_ns;
+        if (*unwanted || *late)
             return false;
-        if (n > 0)
-            return true;
+        if (ready <= 0)
+            continue;
+        ssize_t n = read(fd, (char *)said + at, sizeof *said - at);
+        if (n == 0 || (n < 0 && errno != EINTR))
+            return false;
+        at += n > 0 ? (size_t)n : 0;
     }
+    said->message[sizeof said->message - 1] = '\0';
+    return true;
 }
 
-/* What scd_file_writer had begun when its process was killed. */
-static void forget_half(const char *path, pid_t child)
+void scd_job_writer_forget(const char *folder)
 {
-    char half[PATH_BYTES];
-    int n = snprintf(half, sizeof half, "%s.%ld.tmp", path, (long)child);
-    if (n > 0 && (size_t)n < sizeof half)
-        unlink(half);
+    DIR *dir = opendir(folder);
+    for (const struct dirent *d; dir && (d = readdir(dir));)
+        unlinkat(dirfd(dir), d->d_name, 0);
+    if (dir)
+        closedir(dir);
+    rmdir(folder);
 }
 
-scd_code scd_job_write_apart(const scd_job_writing *w, const char *input, const char *genome,
-                             bool only_checks, scd_error *err)
+/* Where the child wrote is the result's place for everybody else. */
+static void name_result(char *message, size_t cap, const char *folder, const char *path)
 {
-    scd_buf request;
-    scd_error said = {0};
+    char rest[sizeof((scd_error *)0)->message];
+    char *at = *folder ? strstr(message, folder) : NULL;
+    if (!at)
+        return;
+    const char *end = at + strlen(folder);
+    snprintf(rest, sizeof rest, "%s", end + strcspn(end, ": "));
+    snprintf(at, cap - (size_t)(at - message), "%s%s", path, rest);
+}
+
+/* One child: asked, heard, ended. */
+static scd_code ask_child(const scd_job_writing *w, const char *input, const scd_buf *request,
+                          scd_error *said, scd_error *err)
+{
     pid_t child = 0;
     int fd = -1, status = 0;
-    bool unwanted = false;
-    scd_buf_init(&request, REQUEST_BYTES);
-    put_request(w, input, genome, only_checks, &request);
-    if (request.failed) {
-        scd_buf_release(&request);
-        return scd_fail(err, SCD_E_NOMEM, "out of memory for the result");
-    }
-    scd_code code = start(&child, &fd, err);
-    if (code) {
-        scd_buf_release(&request);
+    bool late = false, unwanted = false;
+    scd_code code = scd_wire_start(SCD_JOB_WRITER_ARGUMENT, &child, &fd, err);
+    if (code)
         return code;
-    }
-    uint64_t n = request.n_bytes;
-    bool in_time = scd_write_all(fd, &n, sizeof n) && scd_write_all(fd, request.data, n) &&
-                   wait_for(w, fd, deadline_of(input), &unwanted);
-    bool answered = in_time && scd_read_all(fd, &said, sizeof said);
+    uint64_t n = request->n_bytes;
+    bool answered = scd_write_all(fd, &n, sizeof n) && scd_write_all(fd, request->data, n) &&
+                    hear(w, fd, deadline_of(input), said, &late, &unwanted);
     close(fd);
-    if (!answered && !in_time)
-        kill(child, SIGKILL);
+    kill(child, SIGKILL); /* where it has ended by itself, that is what the status tells */
     while (waitpid(child, &status, 0) < 0 && errno == EINTR)
         ;
-    scd_buf_release(&request);
-    if (!answered)
-        forget_half(w->spec.path, child);
-    said.message[sizeof said.message - 1] = '\0';
+    if (answered)
+        return SCD_OK;
     if (unwanted)
         return scd_fail(err, SCD_E_CANCELED, "not wanted any more");
-    if (!in_time && !WIFEXITED(status))
+    if (late)
         return scd_fail(err, SCD_E_CORRUPT,
                         "%s: adding the results to it took longer than to any file of its size: it "
                         "is damaged, or made to do that",
                         input);
-    if (!answered)
-        return scd_fail(err, SCD_E_CORRUPT,
-                        "%s: adding the results to it crashed the writer (%s): it is damaged, or "
-                        "made to do that",
-                        input, WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "it ended");
-    return said.code > SCD_E_INTERNAL ? scd_fail(err, SCD_E_INTERNAL, "job writer: no answer")
-           : said.code                ? scd_fail(err, said.code, "%s", said.message)
-                                      : SCD_OK;
+    return scd_fail(err, SCD_E_CORRUPT,
+                    "%s: adding the results to it crashed the writer (%s): it is damaged, or "
+                    "made to do that",
+                    input, WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "it ended");
+}
+
+static scd_code take_result(const char *from, const char *to, scd_error *err)
+{
+    struct stat st;
+    if (lstat(from, &st) || !S_ISREG(st.st_mode))
+        return scd_fail(err, SCD_E_INTERNAL, "%s: the writer left no result", to);
+    return rename(from, to) ? scd_fail(err, SCD_E_IO, "%s: %s", to, strerror(errno)) : SCD_OK;
+}
+
+scd_code scd_job_write_apart(const scd_job_writing *w, const char *input, bool only_checks,
+                             scd_error *err)
+{
+    scd_buf request;
+    scd_error said = {0};
+    char folder[PATH_BYTES] = "", path[PATH_BYTES];
+    int n =
+        only_checks ? 0 : snprintf(folder, sizeof folder, "%s" SCD_JOB_WRITER_FOLDER, w->spec.path);
+    int n_path = snprintf(path, sizeof path, "%s%s", only_checks ? w->spec.path : folder,
+                          only_checks ? "" : "/result.h5ad");
+    if (n < 0 || n_path < 0 || (size_t)n_path >= sizeof path)
+        return scd_fail(err, SCD_E_IO, "%s: its path is too long", w->spec.path);
+    if (!only_checks)
+        scd_job_writer_forget(folder); /* of a crash */
+    if (!only_checks && mkdir(folder, 0700))
+        return scd_fail(err, SCD_E_IO, "%s: %s", w->spec.path, strerror(errno));
+    scd_buf_init(&request, REQUEST_BYTES);
+    put_request(w, input, only_checks ? NULL : folder, path, &request);
+    scd_code code = request.failed ? scd_fail(err, SCD_E_NOMEM, "out of memory for the result")
+                                   : ask_child(w, input, &request, &said, err);
+    scd_buf_release(&request);
+    if (!code && said.code > SCD_E_INTERNAL)
+        code = scd_fail(err, SCD_E_INTERNAL, "job writer: no answer");
+    else if (!code && said.code) {
+        name_result(said.message, sizeof said.message, folder, w->spec.path);
+        code = scd_fail(err, said.code, "%s", said.message);
+    }
+    if (!code && !only_checks)
+        code = take_result(path, w->spec.path, err);
+    if (!only_checks)
+        scd_job_writer_forget(folder);
+    return code;
 }

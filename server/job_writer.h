@@ -2,8 +2,9 @@
  *
  * The result of an .h5ad is a copy of it with more in it, and libhdf5, which adds that, does not
  * stand up to any bytes whatever. So a child copies and adds; what it is to write stands in the
- * file of chunks, which holds numbers of ours. Its memory and its time are bounded; whatever
- * becomes of it is an error of this job.
+ * file of chunks, which holds numbers of ours. It is confined as the reader is (api/sandbox.h): it
+ * reads these two files and writes in a folder made for it, from which the parent takes the result.
+ * Its memory, its file and its time are bounded; whatever becomes of it is an error of this job.
  *
  * The child is this very program with the argument SCD_JOB_WRITER_ARGUMENT: main calls
  * scd_job_writer_main first.
@@ -15,6 +16,9 @@
 #include "api/run.h"
 
 #define SCD_JOB_WRITER_ARGUMENT "--job-writer"
+/* The folder beside a result in which it is being written: gone, with all that is in it, when the
+ * child is; what a crash left of it goes at the next start. */
+#define SCD_JOB_WRITER_FOLDER ".work"
 
 /* From the file of chunks into a result. */
 typedef struct scd_job_writing {
@@ -31,10 +35,11 @@ typedef struct scd_job_writing {
 scd_code scd_job_write_here(const scd_job_writing *writing, scd_error *err);
 
 /* ---- job_writer.c ---- */
-/* The same by a child. genome: as the plan was asked for, or NULL. only_checks: what would be in
- * the way is told, and nothing written. */
-scd_code scd_job_write_apart(const scd_job_writing *writing, const char *input, const char *genome,
-                             bool only_checks, scd_error *err);
+/* The same by a child. only_checks: what would be in the way is told, and nothing written. */
+scd_code scd_job_write_apart(const scd_job_writing *writing, const char *input, bool only_checks,
+                             scd_error *err);
+/* Removes such a folder and what is in it. */
+void scd_job_writer_forget(const char *folder);
 /* Is this process such a child? Then *status is what main returns. */
 bool scd_job_writer_main(int argc, char **argv, int *status);
 

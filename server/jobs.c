@@ -1,8 +1,10 @@
 /* jobs.c - see jobs.h: what there is, in memory; opening and closing. */
 #include "server/jobs.h"
 
+#include "api/sandbox.h"
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
+#include "server/job_writer.h"
 #include "server/jobs_impl.h"
 #include "server/webhook.h"
 
@@ -27,6 +29,15 @@ scd_job_entry *scd_jobs_find(scd_jobs *jobs, const char *id)
     while (e && strcmp(e->job.id, id))
         e = e->next;
     return e;
+}
+
+void scd_jobs_free_entry(scd_job_entry *e)
+{
+    if (!e)
+        return;
+    scd_hasher_free(e->hasher);
+    scd_job_release(&e->job);
+    free(e);
 }
 
 static bool is_of(const scd_job_record *job, const char *owner)
@@ -199,15 +210,34 @@ void scd_jobs_unreserve(scd_jobs *jobs, const char *owner, uint64_t n)
     scd_gate_unlock(&jobs->gate);
 }
 
-bool scd_jobs_claim_upload(scd_jobs *jobs, const char *id)
+bool scd_jobs_claim_upload(scd_jobs *jobs, const char *id, uint64_t offset, scd_hasher **hasher)
 {
+    *hasher = NULL;
     scd_gate_lock(&jobs->gate);
     scd_job_entry *e = scd_jobs_find(jobs, id);
     bool ok = e && !e->uploading;
-    if (ok)
+    if (ok) {
         e->uploading = true;
+        if (e->hashed == offset) {
+            *hasher = e->hasher;
+            e->hasher = NULL;
+        }
+    }
     scd_gate_unlock(&jobs->gate);
     return ok;
+}
+
+void scd_jobs_leave_hasher(scd_jobs *jobs, const char *id, scd_hasher *hasher, uint64_t offset)
+{
+    scd_gate_lock(&jobs->gate);
+    scd_job_entry *e = scd_jobs_find(jobs, id);
+    scd_hasher *old = e ? e->hasher : hasher;
+    if (e) {
+        e->hasher = hasher;
+        e->hashed = offset;
+    }
+    scd_gate_unlock(&jobs->gate);
+    scd_hasher_free(old);
 }
 
 void scd_jobs_release_upload(scd_jobs *jobs, const char *id)
@@ -314,6 +344,17 @@ static scd_code add_entry(void *arg, scd_job_record *job)
     return SCD_OK;
 }
 
+static void forget_folder(const scd_jobs *jobs, const char *name)
+{
+    size_t n = strlen(jobs->dir) + strlen(name) + 2;
+    char *path = scd_malloc(n, 1);
+    if (!path)
+        return;
+    snprintf(path, n, "%s/%s", jobs->dir, name);
+    scd_job_writer_forget(path);
+    free(path);
+}
+
 /* Files of jobs that were never accepted, or are no more; and what came after the last accepted
  * byte of a file. */
 static void tidy_files(scd_jobs *jobs)
@@ -329,7 +370,9 @@ static void tidy_files(scd_jobs *jobs)
         const scd_job_entry *e = scd_jobs_find(jobs, id);
         bool is_input = !strcmp(d->d_name + n, ".input");
         bool is_work = is_input || strstr(d->d_name, ".chunks");
-        if (!e || strstr(d->d_name, ".tmp") || (scd_job_is_over(&e->job) && is_work))
+        if (strstr(d->d_name, SCD_JOB_WRITER_FOLDER))
+            forget_folder(jobs, d->d_name);
+        else if (!e || strstr(d->d_name, ".tmp") || (scd_job_is_over(&e->job) && is_work))
             unlinkat(dirfd(dir), d->d_name, 0);
         else if (is_input && !e->job.uploaded) {
             char *path = scd_jobs_path(jobs, id, "input");
@@ -395,6 +438,11 @@ static scd_code open_files(scd_jobs *jobs, scd_error *err)
 static scd_code start(scd_jobs *jobs, scd_error *err)
 {
     scd_code code = scd_jobs_start_ledger(jobs, err);
+    if (!code && !scd_sandbox_has_files())
+        scd_jobs_log(
+            jobs, 2, "sandbox", NULL,
+            "no Landlock here (a kernel before 5.13, or a container that forbids it): what "
+            "reads files of jobs may open others' too");
     if (!code && (code = scd_webhooks_open(jobs, jobs->o.config, &jobs->webhooks, err)))
         jobs->is_misconfigured = true;
     return code ? code : scd_jobs_start_workers(jobs, err);
@@ -473,8 +521,7 @@ void scd_jobs_close(scd_jobs *jobs)
     scd_job_db_close(jobs->db);
     for (scd_job_entry *e = jobs->entries, *next; e; e = next) {
         next = e->next;
-        scd_job_release(&e->job);
-        free(e);
+        scd_jobs_free_entry(e);
     }
     for (scd_reservation *r = jobs->reservations, *next; r; r = next) {
         next = r->next;

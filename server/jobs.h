@@ -5,6 +5,7 @@
  *   DIR/jobs/ID.chunks   results of the cells done so far
  *   DIR/jobs/ID.FORMAT   the result
  *   DIR/jobs/tmp         of the readers of files
+ *   DIR/jobs/all.ballast room on a full disk (job_ballast.c)
  *   DIR/audit.jsonl      who did what (api/audit.h)
  *
  * What is in memory here is what is committed there: every change is made by the thread `jobs-db`,
@@ -69,6 +70,7 @@ struct scd_job_change {
     void *arg;             /* for mutate, visit and done */
     bool creates, deletes; /* creates: `job` is the new record */
     bool drops_chunks;     /* those there were */
+    bool frees;            /* it makes room: on a full disk it comes before what does not */
     bool adds_chunk;
     uint64_t first, n;
     scd_digest digest;
@@ -103,6 +105,18 @@ typedef struct scd_jobs_page {
 bool scd_jobs_list(scd_jobs *jobs, const scd_jobs_page *page, scd_buf *out);
 void scd_jobs_count(scd_jobs *jobs, size_t counts[SCD_N_JOB_STATES]);
 
+/* ---- the audit ------------------------------------------------------------------------------ */
+
+/* The keys file was read again, or (failure: why) could not be. Waits; not from jobs-db. */
+void scd_jobs_keys_read(scd_jobs *jobs, const char *failure);
+/* Is it on record that this result was sent, as of the last minute? So that a download in parts is
+ * a few lines. */
+bool scd_jobs_read_is_new(scd_jobs *jobs, const char *id);
+/* It is about to be: posts the change, which has its actor and done. Without a problem it is on
+ * disk when done is called, which tells by read_recorded. */
+void scd_jobs_record_read(scd_jobs *jobs, const scd_job_record *job, scd_job_change *change);
+void scd_jobs_read_recorded(scd_jobs *jobs, const char *id);
+
 /* ---- disk ----------------------------------------------------------------------------------- */
 
 /* free() it; what: "input", "chunks", or a format. */
@@ -114,8 +128,11 @@ void scd_jobs_unlink(const scd_jobs *jobs, const char *id, const char *what);
 bool scd_jobs_reserve(scd_jobs *jobs, const char *owner, uint64_t n, bool is_new,
                       scd_problem *problem);
 void scd_jobs_unreserve(scd_jobs *jobs, const char *owner, uint64_t n);
-/* One exchange at a time sends a job's file. */
-bool scd_jobs_claim_upload(scd_jobs *jobs, const char *id);
+/* One exchange at a time sends a job's file. *hasher is of its first `offset` bytes, from here on
+ * the caller's; NULL where that is not known, as after a start. */
+bool scd_jobs_claim_upload(scd_jobs *jobs, const char *id, uint64_t offset, scd_hasher **hasher);
+/* For the next part: the hasher of the first `offset` bytes, which is taken; or NULL. */
+void scd_jobs_leave_hasher(scd_jobs *jobs, const char *id, scd_hasher *hasher, uint64_t offset);
 void scd_jobs_release_upload(scd_jobs *jobs, const char *id);
 
 /* ---- waiting -------------------------------------------------------------------------------- */

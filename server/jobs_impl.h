@@ -17,8 +17,11 @@ typedef struct scd_job_entry {
     struct scd_job_entry *next; /* older */
     scd_job_record job;
     bool uploading, running; /* an exchange, a worker has it */
-    double rate;             /* cells/s; 0: not known */
-    int64_t not_before_ns;   /* is taken up again */
+    scd_hasher *hasher; /* of the first `hashed` bytes of its file, between two parts; or NULL */
+    uint64_t hashed;
+    double rate;           /* cells/s; 0: not known */
+    int64_t read_ms;       /* a download of its result was last put on record; 0: none was */
+    int64_t not_before_ns; /* is taken up again */
 } scd_job_entry;
 
 typedef struct scd_reservation {
@@ -62,12 +65,17 @@ struct scd_jobs {
 
 /* Under the gate; NULL: there is none. */
 scd_job_entry *scd_jobs_find(scd_jobs *jobs, const char *id);
+void scd_jobs_free_entry(scd_job_entry *entry); /* NULL is fine */
 void scd_jobs_log(scd_jobs *jobs, int level, const char *event, const char *id, const char *what);
 void scd_jobs_wake(scd_jobs *jobs, const char *id); /* its listeners; NULL: all */
 
 /* ---- job_ledger.c ---- */
 scd_code scd_jobs_start_ledger(scd_jobs *jobs, scd_error *err);
 void scd_jobs_end_ledger(scd_jobs *jobs);
+
+/* ---- job_ballast.c: in jobs-db ---- */
+void scd_job_ballast_keep(scd_jobs *jobs);
+bool scd_job_ballast_drop(scd_jobs *jobs); /* false: there was none */
 
 /* ---- job_audit.c: in jobs-db ---- */
 /* The file, whole; lines that a crash kept from it are added. */
@@ -79,6 +87,8 @@ scd_code scd_job_audit_add(scd_jobs *jobs, const char *event, const char *actor,
 /* What a change did to a job, in the same transaction. was NULL: it is new. */
 scd_code scd_job_audit_change(scd_jobs *jobs, const scd_job_change *change,
                               const scd_job_record *was, scd_error *err);
+/* In a transaction: which keys came, went or changed since the last time (job_keys.c). */
+scd_code scd_job_audit_keys(scd_jobs *jobs, scd_error *err);
 /* After the commit: lines go to the file. What cannot be written now is tried again. */
 void scd_job_audit_flush(scd_jobs *jobs);
 

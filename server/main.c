@@ -39,13 +39,16 @@ static void set_scratch(const scd_config *config)
     free(path);
 }
 
-/* Serve until SIGTERM or SIGINT; a second one kills at once. */
+/* Serve until SIGTERM or SIGINT; a second one kills at once. With keys, SIGHUP reads
+ * their file again. */
 static int serve(const scd_config *config)
 {
     sigset_t stop;
     sigemptyset(&stop);
     sigaddset(&stop, SIGTERM);
     sigaddset(&stop, SIGINT);
+    if (*config->keys)
+        sigaddset(&stop, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &stop, NULL);
     signal(SIGPIPE, SIG_IGN);
 
@@ -57,8 +60,10 @@ static int serve(const scd_config *config)
                 NULL);
     } else {
         int signal_number;
-        sigwait(&stop, &signal_number);
+        while (!sigwait(&stop, &signal_number) && signal_number == SIGHUP)
+            scd_daemon_read_keys(&daemon);
         SCD_LOG(INFO, "stopping", "signal", signal_number == SIGTERM ? "SIGTERM" : "SIGINT");
+        sigdelset(&stop, SIGHUP); /* which does not hurry the end */
         pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
     }
     scd_daemon_stop(&daemon);

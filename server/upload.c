@@ -38,7 +38,7 @@ typedef struct upload {
     bool replayed, mismatch;
     int fd, wait_s;
     uint64_t offset, start, reserved, synced;
-    scd_hasher *hasher;      /* of a POST */
+    scd_hasher *hasher;      /* of the first `offset` bytes; NULL: of a PATCH after a start */
     scd_gunzip_stream *gzip; /* NULL: the body is the file as it is */
     scd_problem problem;
 } upload;
@@ -50,6 +50,10 @@ static void let_go(upload *u)
 {
     scd_jobs_unreserve(u->d->jobs, u->owner, u->reserved);
     u->reserved = 0;
+    if (u->hasher && u->kept && !u->change.job.uploaded) {
+        scd_jobs_leave_hasher(u->d->jobs, u->change.id, u->hasher, u->offset);
+        u->hasher = NULL;
+    }
     if (u->claimed)
         scd_jobs_release_upload(u->d->jobs, u->change.id);
     u->claimed = false;
@@ -152,7 +156,7 @@ static bool take(void *arg, const char *part, const char *filename, const char *
 static scd_code digest_of(upload *u, char hex[SCD_DIGEST_HEX])
 {
     scd_code code = SCD_OK;
-    if (!u->hasher) { /* of several requests */
+    if (!u->hasher) { /* of several requests, with a start in between */
         u->hasher = scd_hasher_new();
         code = u->hasher ? scd_hasher_add_file(u->hasher, u->fd, "the file", NULL) : SCD_E_NOMEM;
     }
@@ -226,7 +230,9 @@ static scd_problem_kind keep(scd_job_change *change, scd_job_record *job, scd_pr
 /* Of a PATCH whose client left: what came is kept, and nobody is told. */
 static void on_kept_alone(scd_job_change *change)
 {
-    upload_free(change->arg);
+    upload *u = change->arg;
+    u->kept = !change->problem.kind;
+    upload_free(u);
 }
 
 static void on_kept(scd_job_change *change)
@@ -478,7 +484,7 @@ static bool read_patch(upload *u)
                         "Upload-Offset is %" PRIu64 ", and %s bytes are here: go on from there",
                         offset, text);
     } else {
-        u->claimed = scd_jobs_claim_upload(u->d->jobs, u->job.id);
+        u->claimed = scd_jobs_claim_upload(u->d->jobs, u->job.id, offset, &u->hasher);
         if (!u->claimed)
             scd_problem_set(&u->problem, SCD_PROBLEM_CONFLICT,
                             "another request is sending this file: wait until it is over");

@@ -13,29 +13,50 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
-enum { MAX_PAYLOAD = 4 << 20, CONNECT_S = 5, WHOLE_S = 15, N_SECRET = 64, MIN_SECRET = 24 };
+enum {
+    MAX_PAYLOAD = 4 << 20,
+    CONNECT_S = 5,
+    WHOLE_S = 15,
+    LONGEST_WAIT_MS = 60000,
+    N_SECRET = 64,
+    MIN_SECRET = 24
+};
 #define MAX_ANSWER ((size_t)64 << 10)
 
 static const int retry_s[] = {5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400};
 enum { N_RETRIES = sizeof retry_s / sizeof retry_s[0] };
+
+/* Receivers that hang hold up themselves: so many are told at once, and of these only a part may be
+ * of one host, or of one key's jobs. */
+enum { AT_ONCE = 8, OF_ONE_HOST = 2, OF_ONE_OWNER = 4 };
+
+/* One attempt under way. */
+typedef struct sending {
+    bool busy;
+    scd_delivery d; /* with a payload of its own */
+    CURL *curl;
+    struct curl_slist *headers;
+    int64_t begun_ms;
+    size_t answered; /* bytes of the answer so far */
+    bool refused;    /* its address is not public */
+    bool allows_private;
+} sending;
 
 struct scd_webhooks {
     scd_jobs *jobs;
     bool allows_private;
     unsigned char secret[N_SECRET];
     size_t n_secret;
-    scd_gate gate;
     scd_thread thread;
-    bool dirty; /* the database has more than is known here */
-    atomic_bool stopping;
+    atomic_bool stopping, dirty; /* dirty: the database has more than is known here */
+    CURLM *multi;                /* woken from any thread */
     /* of the thread alone */
     scd_delivery *due; /* (n_due) not yet over */
     size_t n_due, cap_due;
-    CURL *curl;
-    size_t answered; /* bytes of the answer that is coming */
-    bool refused;    /* its address is not public */
+    sending slots[AT_ONCE];
 };
 
 /* ---- addresses, signatures ------------------------------------------------------------------ */
@@ -139,10 +160,8 @@ void scd_webhooks_wake(scd_webhooks *w)
 {
     if (!w)
         return;
-    scd_gate_lock(&w->gate);
-    w->dirty = true;
-    scd_gate_wake(&w->gate);
-    scd_gate_unlock(&w->gate);
+    atomic_store(&w->dirty, true);
+    curl_multi_wakeup(w->multi);
 }
 
 static void forget_due(scd_webhooks *w)
@@ -191,14 +210,14 @@ static void keep_delivery(scd_job_change *change, scd_job_db *db)
         scd_problem_set(&change->problem, SCD_PROBLEM_STORAGE, "%s", err.message);
 }
 
-/* ---- sending -------------------------------------------------------------------------------- */
+/* ---- one attempt ---------------------------------------------------------------------------- */
 
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
-    scd_webhooks *w = arg;
+    sending *s = arg;
     (void)purpose;
-    if (!w->allows_private && !scd_webhook_is_public(&address->addr)) {
-        w->refused = true;
+    if (!s->allows_private && !scd_webhook_is_public(&address->addr)) {
+        s->refused = true;
         return CURL_SOCKET_BAD;
     }
     return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
@@ -207,46 +226,34 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
 /* What they say is of no interest, and not without end. */
 static size_t take_answer(char *bytes, size_t size, size_t n, void *arg)
 {
-    scd_webhooks *w = arg;
+    sending *s = arg;
     (void)bytes;
-    w->answered += size * n;
-    return w->answered <= MAX_ANSWER ? size * n : 0;
+    s->answered += size * n;
+    return s->answered <= MAX_ANSWER ? size * n : 0;
 }
 
-static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
+static bool set_up(sending *s)
 {
-    const scd_webhooks *w = arg;
-    (void)a;
-    (void)b;
-    (void)c;
-    (void)d;
-    return atomic_load(&w->stopping);
-}
-
-static bool set_up(scd_webhooks *w, const scd_delivery *d, struct curl_slist *headers)
-{
-    CURL *c = w->curl;
+    CURL *c = s->curl;
     curl_easy_reset(c);
-    return !curl_easy_setopt(c, CURLOPT_URL, d->url) &&
+    return !curl_easy_setopt(c, CURLOPT_URL, s->d.url) &&
            !curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") &&
            !curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L) &&
            !curl_easy_setopt(c, CURLOPT_PROXY, "") &&
            !curl_easy_setopt(c, CURLOPT_FRESH_CONNECT, 1L) &&
            !curl_easy_setopt(c, CURLOPT_FORBID_REUSE, 1L) &&
            !curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, open_socket) &&
-           !curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, w) &&
+           !curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, s) &&
            !curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, take_answer) &&
-           !curl_easy_setopt(c, CURLOPT_WRITEDATA, w) &&
-           !curl_easy_setopt(c, CURLOPT_XFERINFOFUNCTION, on_progress) &&
-           !curl_easy_setopt(c, CURLOPT_XFERINFODATA, w) &&
-           !curl_easy_setopt(c, CURLOPT_NOPROGRESS, 0L) &&
+           !curl_easy_setopt(c, CURLOPT_WRITEDATA, s) && !curl_easy_setopt(c, CURLOPT_PRIVATE, s) &&
            !curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L) &&
+           !curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L) && /* no stop waits for a name server */
            !curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S) &&
            !curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)WHOLE_S) &&
            !curl_easy_setopt(c, CURLOPT_USERAGENT, "scdivad/" SCD_VERSION) &&
-           !curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers) &&
-           !curl_easy_setopt(c, CURLOPT_POSTFIELDS, d->payload) &&
-           !curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(d->payload));
+           !curl_easy_setopt(c, CURLOPT_HTTPHEADER, s->headers) &&
+           !curl_easy_setopt(c, CURLOPT_POSTFIELDS, s->d.payload) &&
+           !curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(s->d.payload));
 }
 
 static struct curl_slist *make_headers(const scd_webhooks *w, const scd_delivery *d, int64_t time_s)
@@ -267,27 +274,15 @@ static struct curl_slist *make_headers(const scd_webhooks *w, const scd_delivery
     return list;
 }
 
-/* False: the daemon is stopping, and this attempt does not count. */
-static bool attempt(scd_webhooks *w, scd_delivery *d)
+/* What came of it. */
+static void judge(scd_delivery *d, const sending *s, CURLcode rc, long status)
 {
-    int64_t now_ms = scd_wall_ms();
-    long status = 0;
-    struct curl_slist *headers = make_headers(w, d, now_ms / 1000);
-    CURLcode rc = CURLE_OUT_OF_MEMORY;
-    w->answered = 0;
-    w->refused = false;
-    if (headers && set_up(w, d, headers))
-        rc = curl_easy_perform(w->curl);
-    curl_easy_getinfo(w->curl, CURLINFO_RESPONSE_CODE, &status);
-    curl_slist_free_all(headers);
-    if (rc == CURLE_ABORTED_BY_CALLBACK && atomic_load(&w->stopping))
-        return false;
-    d->last_ms = now_ms;
+    d->last_ms = s->begun_ms;
     d->status = (int)status;
     d->done = status >= 200 && status < 300;
     if (d->done)
         snprintf(d->why, sizeof d->why, "delivered");
-    else if (w->refused)
+    else if (s->refused)
         snprintf(d->why, sizeof d->why, "its address is not public (--webhook-private allows it)");
     else if (status)
         snprintf(d->why, sizeof d->why, "answered %ld%s", status,
@@ -298,44 +293,126 @@ static bool attempt(scd_webhooks *w, scd_delivery *d)
     if (!d->done && !d->given_up)
         d->next_ms = scd_wall_ms() + (int64_t)retry_s[d->attempts] * 1000;
     d->attempts++;
-    return true;
+}
+
+static void let_go(scd_webhooks *w, sending *s)
+{
+    if (s->busy)
+        curl_multi_remove_handle(w->multi, s->curl);
+    curl_slist_free_all(s->headers);
+    free(s->d.payload);
+    s->headers = NULL;
+    s->d.payload = NULL;
+    s->busy = false;
+}
+
+/* It is over: on record, and what is known here of it as well. */
+static void finish(scd_webhooks *w, sending *s, CURLcode rc)
+{
+    long status = 0;
+    keeping k = {&s->d, true};
+    scd_job_change change = {.visit = keep_delivery, .arg = &k};
+    curl_easy_getinfo(s->curl, CURLINFO_RESPONSE_CODE, &status);
+    judge(&s->d, s, rc, status);
+    if (scd_jobs_apply(w->jobs, &change))
+        scd_jobs_log(w->jobs, 3, "webhook_not_kept", s->d.job, change.problem.detail);
+    scd_jobs_log(w->jobs, s->d.done ? 1 : 2, "webhook", s->d.job, s->d.why);
+    for (size_t i = 0; i < w->n_due; i++)
+        if (w->due[i].row == s->d.row) {
+            char *payload = w->due[i].payload;
+            w->due[i] = s->d;
+            w->due[i].payload = payload;
+        }
+    let_go(w, s);
+}
+
+static void begin(scd_webhooks *w, sending *s, const scd_delivery *d)
+{
+    CURL *curl = s->curl;
+    *s = (sending){
+        .d = *d, .curl = curl, .begun_ms = scd_wall_ms(), .allows_private = w->allows_private};
+    s->d.payload = scd_strdup(d->payload);
+    s->headers = s->d.payload ? make_headers(w, d, s->begun_ms / 1000) : NULL;
+    if (s->headers && set_up(s) && !curl_multi_add_handle(w->multi, curl))
+        s->busy = true;
+    else
+        finish(w, s, CURLE_OUT_OF_MEMORY);
+}
+
+/* ---- who is next ---------------------------------------------------------------------------- */
+
+/* Of two URLs: the same host and port? */
+static bool same_host(const char *a, const char *b)
+{
+    const char *x = strstr(a, "://"), *y = strstr(b, "://");
+    x = x ? x + 3 : a;
+    y = y ? y + 3 : b;
+    size_t n = strcspn(x, "/?#");
+    return n == strcspn(y, "/?#") && !strncasecmp(x, y, n);
+}
+
+static bool may_begin(const scd_webhooks *w, const scd_delivery *d)
+{
+    int of_host = 0, of_owner = 0;
+    if (d->done || d->given_up)
+        return false;
+    for (size_t i = 0; i < AT_ONCE; i++) {
+        const sending *s = &w->slots[i];
+        if (s->busy && s->d.row == d->row)
+            return false;
+        of_host += s->busy && same_host(s->d.url, d->url);
+        of_owner += s->busy && !strcmp(s->d.owner, d->owner);
+    }
+    return of_host < OF_ONE_HOST && of_owner < OF_ONE_OWNER;
 }
 
 /* The first that is due; NULL: none, and *wait_ms how long. */
-static scd_delivery *next_due(const scd_webhooks *w, int64_t *wait_ms)
+static const scd_delivery *next_due(const scd_webhooks *w, int64_t *wait_ms)
 {
-    scd_delivery *first = NULL;
+    const scd_delivery *first = NULL;
     for (size_t i = 0; i < w->n_due; i++)
-        if (!w->due[i].done && !w->due[i].given_up &&
-            (!first || w->due[i].next_ms < first->next_ms))
+        if ((!first || w->due[i].next_ms < first->next_ms) && may_begin(w, &w->due[i]))
             first = &w->due[i];
-    *wait_ms = first ? first->next_ms - scd_wall_ms() : 60000;
+    *wait_ms = first ? first->next_ms - scd_wall_ms() : LONGEST_WAIT_MS;
     return *wait_ms <= 0 ? first : NULL;
+}
+
+static sending *free_slot(scd_webhooks *w)
+{
+    for (size_t i = 0; i < AT_ONCE; i++)
+        if (!w->slots[i].busy)
+            return &w->slots[i];
+    return NULL;
 }
 
 static void *run(void *arg)
 {
     scd_webhooks *w = arg;
     while (!atomic_load(&w->stopping)) {
-        int64_t wait_ms;
-        scd_delivery *d = next_due(w, &wait_ms);
-        scd_gate_lock(&w->gate);
-        if (!d && !w->dirty && !atomic_load(&w->stopping))
-            scd_gate_wait(&w->gate, scd_now_ns() + wait_ms * SCD_NS_PER_MS);
-        bool dirty = w->dirty;
-        w->dirty = false;
-        scd_gate_unlock(&w->gate);
-        if (dirty) {
+        const scd_delivery *d = NULL;
+        sending *slot;
+        int64_t wait_ms = LONGEST_WAIT_MS;
+        int n_running, n_left;
+        if (atomic_exchange(&w->dirty, false)) {
             scd_job_change change = {.visit = read_due, .arg = w};
             scd_jobs_apply(w->jobs, &change);
-        } else if (d && attempt(w, d)) {
-            keeping k = {d, true};
-            scd_job_change change = {.visit = keep_delivery, .arg = &k};
-            if (scd_jobs_apply(w->jobs, &change))
-                scd_jobs_log(w->jobs, 3, "webhook_not_kept", d->job, change.problem.detail);
-            scd_jobs_log(w->jobs, d->done ? 1 : 2, "webhook", d->job, d->why);
         }
+        while ((slot = free_slot(w)) && (d = next_due(w, &wait_ms)))
+            begin(w, slot, d);
+        curl_multi_perform(w->multi, &n_running);
+        for (const CURLMsg *m; (m = curl_multi_info_read(w->multi, &n_left));) {
+            sending *s = NULL;
+            if (m->msg == CURLMSG_DONE && !curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &s))
+                finish(w, s, m->data.result);
+            wait_ms = 0; /* another one may begin */
+        }
+        wait_ms = wait_ms < 0 ? 0 : wait_ms < LONGEST_WAIT_MS ? wait_ms : LONGEST_WAIT_MS;
+        if (!atomic_load(&w->dirty) && !atomic_load(&w->stopping))
+            curl_multi_poll(w->multi, NULL, 0, (int)wait_ms, NULL);
     }
+    for (size_t i = 0; i < AT_ONCE; i++) /* these attempts do not count */
+        if (w->slots[i].busy)
+            let_go(w, &w->slots[i]);
     return NULL;
 }
 
@@ -378,15 +455,13 @@ scd_code scd_webhooks_open(scd_jobs *jobs, const scd_config *config, scd_webhook
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     w->jobs = jobs;
     w->allows_private = config->webhook_private;
-    w->dirty = true;
-    scd_code code = scd_gate_init(&w->gate, err);
-    if (code) {
-        free(w);
-        return code;
-    }
-    code = read_secret(w, config->webhook_secret, err);
-    if (!code && (curl_global_init(CURL_GLOBAL_DEFAULT) || !(w->curl = curl_easy_init())))
+    atomic_init(&w->dirty, true);
+    scd_code code = read_secret(w, config->webhook_secret, err);
+    if (!code && (curl_global_init(CURL_GLOBAL_DEFAULT) || !(w->multi = curl_multi_init())))
         code = scd_fail(err, SCD_E_NOMEM, "libcurl does not start");
+    for (size_t i = 0; i < AT_ONCE && !code; i++)
+        if (!(w->slots[i].curl = curl_easy_init()))
+            code = scd_fail(err, SCD_E_NOMEM, "libcurl does not start");
     if (!code)
         code = scd_thread_start(&w->thread, "webhook", run, w, err);
     if (code)
@@ -400,10 +475,9 @@ void scd_webhooks_stop(scd_webhooks *w)
 {
     if (!w)
         return;
-    scd_gate_lock(&w->gate);
     atomic_store(&w->stopping, true);
-    scd_gate_wake(&w->gate);
-    scd_gate_unlock(&w->gate);
+    if (w->multi)
+        curl_multi_wakeup(w->multi);
     scd_thread_join(&w->thread);
 }
 
@@ -414,9 +488,11 @@ void scd_webhooks_close(scd_webhooks *w)
     scd_webhooks_stop(w);
     forget_due(w);
     free(w->due);
-    if (w->curl)
-        curl_easy_cleanup(w->curl);
+    for (size_t i = 0; i < AT_ONCE; i++)
+        if (w->slots[i].curl)
+            curl_easy_cleanup(w->slots[i].curl);
+    if (w->multi)
+        curl_multi_cleanup(w->multi);
     memset(w->secret, 0, sizeof w->secret);
-    scd_gate_release(&w->gate);
     free(w);
 }

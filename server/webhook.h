@@ -8,6 +8,8 @@
  * 2xx is success and 410 the end; all else is tried again after 5 s, 5 min, 30 min, 2, 5, 10, 14,
  * 20 and 24 h, restarts or not. Redirects are not followed. An address that is not public is not
  * connected to, whatever name it hides behind: it is judged when the socket is made, after DNS.
+ * Eight are told at once, two of a host and four of a key, so that receivers that hang hold up
+ * themselves.
  *
  * Threads: `webhook`; add in jobs-db. Owns: the thread, and what it has read of the database. */
 #ifndef SCD_WEBHOOK_H

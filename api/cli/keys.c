@@ -184,7 +184,8 @@ static int make(const keys_options *o, const char *name)
         scd_buf_printf(&out, ",\"token\":\"%s\",\"sha256\":\"%s\"}\n", token, hex);
     } else {
         fprintf(stderr,
-                "the token of \"%s\", shown this once; a daemon takes it from its next start on:\n",
+                "the token of \"%s\", shown this once; a daemon takes it when it reads the file "
+                "again (SIGHUP, or a start):\n",
                 name);
         scd_buf_printf(&out, "%s\n", token);
     }
@@ -266,7 +267,9 @@ static int take_away(const keys_options *o, const char *name)
         scd_json_text(&out, name);
         scd_buf_puts(&out, ",\"revoked\":true}\n");
     } else {
-        scd_buf_printf(&out, "\"%s\" is revoked: a daemon refuses it from its next start on%s\n",
+        scd_buf_printf(&out,
+                       "\"%s\" is revoked: a daemon refuses it once it has read the file again "
+                       "(SIGHUP, or a start)%s\n",
                        name,
                        n_keys == n_removed ? ", but does not start with a file without a key" : "");
     }

@@ -338,6 +338,11 @@ class Daemon:
         with open(f"/proc/{self.process.pid}/exe", "rb") as f:
             return re.search(b"__asan_init|valgrind", f.read()) is not None
 
+    def is_sanitized(self):
+        """Its children are not confined then."""
+        with open(f"/proc/{self.process.pid}/exe", "rb") as f:
+            return re.search(b"__asan_init|__tsan_init", f.read()) is not None
+
     # -- the end --
 
     def stop(self):

@@ -119,6 +119,19 @@ def test_a_file_may_come_in_parts_and_after_a_break():
     check_problem(jobs.part(daemon(), job, b"x", len(body)), 409, "conflict")
 
 
+def test_a_file_in_parts_goes_on_after_a_restart():
+    body, data = jobs.table(30), harness.scratch()
+    cuts = [0, 1000, 1000, 2500, len(body)]  # a part may be empty
+    with Daemon(harness.small_model(), data=data) as d:
+        job = jobs.start(d, b"", headers={"Upload-Length": str(len(body))})
+        for at, end in zip(cuts[:3], cuts[1:]):
+            assert jobs.part(d, job, body[at:end], at).status == 202
+    with Daemon(harness.small_model(), data=data) as d:
+        for at, end in zip(cuts[3:], cuts[4:]):
+            assert jobs.part(d, job, body[at:end], at).status == 202
+        assert jobs.wait(d, job)["upload"]["sha256"] == hashlib.sha256(body).hexdigest()
+
+
 def test_the_sha256_is_checked():
     body = jobs.table(3)
     right, wrong = hashlib.sha256(body).hexdigest(), "0" * 64
@@ -284,49 +297,6 @@ def test_bodies_that_are_no_file_are_refused():
     harness.check_good(daemon())
 
 
-def test_files_of_no_use_fail_their_job_and_nothing_else():
-    genes = harness.demo_body()["genes"]
-    for body, detail in (
-            (b"a,b", "upload.csv"), (b"\x89HDF\r\n\x1a\n" + b"x" * 100, "upload.csv"),
-            (b"PK\x03\x04" + b"x" * 50, "upload.csv"),
-            (jobs.table(5, genes=[f"nothing{i}" for i in range(60)]), "knows none"),
-            (("," + ",".join(genes) + "\n" + "c," + ",".join(["-1"] * len(genes)) + "\n").encode(),
-             "scaled")):
-        query = "task=embed&format=csv&filename=upload.csv"
-        job = jobs.wait(daemon(), jobs.start(daemon(), body, query), "FAILED")
-        assert detail in job["error"]["detail"], job
-        assert daemon().data not in job["error"]["detail"], job
-        assert job["error"]["type"] == "urn:scdiva:problem:invalid", job
-        check_problem(daemon().get(f"/v1/jobs/{job['id']}/result"), 409, "conflict")
-    harness.check_good(daemon())
-
-
-def test_damaged_and_hostile_files_fail_their_jobs_alone():
-    """The result is the file itself with more in it, so that all of it is read and written."""
-    folder = files.small_inputs()
-    with Daemon(files.small_model()) as d:
-        started, whole = {}, []
-        for name in sorted(n for n in os.listdir(folder) if n.startswith("bad_")):
-            if os.path.isdir(os.path.join(folder, name)):
-                continue
-            with open(os.path.join(folder, name), "rb") as f:
-                body = f.read()
-            if body:
-                query = f"task=annotate&format=h5ad&filename={name}"
-                started[name] = jobs.start(d, body, query)
-        for name, job in started.items():
-            job = jobs.get(d, job, {"Prefer": "wait=60"})
-            assert job["state"] in ("FAILED", "COMPLETE"), (name, job)
-            if job["state"] == "COMPLETE":  # what is damaged is no part of what is used
-                whole.append(name)
-            else:
-                assert d.data not in job["error"]["detail"], job
-        assert len(whole) < len(started) / 2, whole
-        left = [n for n in os.listdir(os.path.join(d.data, "jobs")) if ".tmp" in n]
-        assert left == [], left
-        d.check_alive()
-
-
 def test_results_that_a_file_holds_already_are_not_replaced_unasked():
     with open(files.small("good_csr.h5ad"), "rb") as f:
         body = f.read()
@@ -382,51 +352,6 @@ def test_jobs_are_seen_by_their_key_alone():
         assert [l["actor"] for l in lines if l["event"] == "job.accepted"] == ["one"], lines
         assert lines[0]["keys"] == ["one", "two"], lines[0]
         assert "token-of" not in json.dumps(lines)
-
-
-def test_the_audit_names_what_happened_and_scdiva_follows_it():
-    with Daemon(harness.small_model()) as d:
-        job = jobs.wait(d, jobs.start(d, jobs.table(2)))
-        d.request("DELETE", f"/v1/jobs/{job['id']}")
-        path = os.path.join(d.data, "audit.jsonl")
-        lines = jobs.audit(d.data)
-        assert [l["event"] for l in lines] == ["server.started", "job.accepted", "job.started",
-                                               "job.completed", "job.deleted"], lines
-        done = lines[3]
-        assert done["input_sha256"] == hashlib.sha256(jobs.table(2)).hexdigest(), done
-        assert done["output_sha256"] == job["result"]["sha256"], done
-        assert done["model_digest"] == job["model"]["digest"], done
-        assert done["software"].startswith("scdivad ") and "task=embed" in done["parameters"]
-        out, _ = files.run("audit", "verify", path)
-        files.says(out, "5 lines", lines[-1]["hash"])
-        with open(path, "rb") as f:
-            text = f.read()
-        with open(path, "wb") as f:
-            f.write(text.replace(b"job.deleted", b"job.expired"))
-        _, said = files.run("audit", "verify", path, exit=1)
-        files.says(said, "line 5", "not what was written")
-        files.run("audit", "proof", path, exit=2)
-        with open(path, "wb") as f:
-            f.write(text)
-
-
-def test_a_line_that_a_crash_cut_is_completed():
-    data = harness.scratch()
-    with Daemon(harness.small_model(), data=data) as d:
-        jobs.wait(d, jobs.start(d, jobs.table(2)))
-    path = os.path.join(data, "audit.jsonl")
-    with open(path, "ab") as f:
-        f.write(b'{"seq":5,"time":"20')
-    with Daemon(harness.small_model(), data=data):
-        assert [l["event"] for l in jobs.audit(data)][-1] == "server.started"
-    with open(path, "rb") as f:
-        text = f.read()
-    with open(path, "wb") as f:  # two lines are cut off
-        f.write(b"".join(line + b"\n" for line in text.splitlines()[:-2]))
-    with Daemon(harness.small_model(), data=data) as d:
-        assert "missing" in d.log(), d.log()
-    _, said = files.run("audit", "verify", path, exit=1)
-    files.says(said, "lines are missing")
 
 
 # ---- nothing is lost -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import hmac
 import http.server
 import json
 import os
+import socket
 import threading
 import time
 
@@ -158,6 +159,71 @@ def test_addresses_inside_are_not_connected_to():
             log = log_of(d, job)
             assert log["log"][0]["status"] == 0, log
         assert r.got == [], r.got
+
+
+class Hanging:
+    """Takes connections and says nothing, or (endless) never comes to an end of it."""
+
+    def __init__(self, endless=b""):
+        self.server, self.endless, self.held = socket.create_server(("127.0.0.1", 0)), endless, []
+        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}/"
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                self.held.append(self.server.accept()[0])
+            except OSError:
+                return
+            if self.endless:
+                threading.Thread(target=self.talk, args=(self.held[-1],), daemon=True).start()
+
+    def talk(self, s):
+        try:
+            s.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n")
+            while True:
+                s.sendall(self.endless)
+        except OSError:
+            pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for s in (self.server, *self.held):
+            s.close()
+
+
+def test_receivers_that_hang_hold_up_neither_others_nor_a_stop():
+    with Hanging() as mute, Receiver(200) as good:
+        with Daemon(harness.small_model(), flags=FLAGS + (secret_file(),)) as d:
+            for _ in range(6):
+                jobs.wait(d, jobs.start(d, jobs.table(2), query(mute.url)))
+            end = time.monotonic() + 30 * SLOW
+            while len(mute.held) < 2:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            begin = time.monotonic()
+            job = jobs.wait(d, jobs.start(d, jobs.table(2), query(good.url)))
+            wait_state(d, job, "delivered")
+            assert time.monotonic() - begin < 10 * SLOW  # one that hangs takes 15 s
+            assert len(mute.held) == 2  # of one host, so many at once
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 10 * SLOW
+
+
+def test_answers_without_end_are_cut_off():
+    with Hanging(b"X-More: " + b"x" * 900 + b"\r\n") as headers, \
+            Hanging(b"\r\n400\r\n" + b"x" * 1024 + b"\r\n" * 2) as body:
+        with Daemon(harness.small_model(), flags=FLAGS + (secret_file(),)) as d:
+            before = d.status_kb("VmHWM")
+            for url in (headers.url, body.url):
+                job = jobs.wait(d, jobs.start(d, jobs.table(2), query(url)))
+                end = time.monotonic() + 60 * SLOW
+                while not (log := log_of(d, job)["log"]):
+                    assert time.monotonic() < end
+                    time.sleep(0.1)
+            assert d.status_kb("VmHWM") - before < 64 << 10, log
 
 
 def test_a_receiver_that_is_gone_is_not_asked_again():

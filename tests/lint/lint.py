@@ -46,7 +46,7 @@ HOMES = {
     "openssl/": ["engine/base/hash.c"],
     "zlib.h": ["api/"],
     "archive": ["api/mex_files.c", "api/mex_pack.c"],
-    "seccomp.h": ["api/confined_child.c"],
+    "seccomp.h": ["api/sandbox.c"],
     "ini.h": ["config/"],
     "curl/": ["api/", "server/"],
     "cuda": ["engine/cuda/"],

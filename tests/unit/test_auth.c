@@ -59,6 +59,15 @@ static scd_auth *open_text(const char *text)
     return auth;
 }
 
+static size_t count(const scd_auth *auth)
+{
+    scd_auth_key *keys;
+    size_t n;
+    assert_int_equal(scd_auth_list(auth, &keys, &n, &err), SCD_OK);
+    free(keys);
+    return n;
+}
+
 static void refused(const char *text, const char *why)
 {
     scd_auth *auth = (scd_auth *)&err;
@@ -76,7 +85,7 @@ static void a_token_is_known_by_its_hash_whatever_the_line_ends(void **state)
     snprintf(text, sizeof text, "\xEF\xBB\xBF# keys\r\n\r\n  %s  portal \r\n%s\tlims\n   \n# end",
              hash_of("alpha"), hash_of("beta/+~._-="));
     scd_auth *auth = open_text(text);
-    assert_int_equal(scd_auth_count(auth), 2);
+    assert_int_equal(count(auth), 2);
     assert_string_equal(scd_auth_check(auth, "Bearer alpha"), "portal");
     assert_string_equal(scd_auth_check(auth, "bEARER   beta/+~._-= "), "lims");
     assert_null(scd_auth_warning(auth));
@@ -215,6 +224,49 @@ static void a_file_that_others_can_read_gives_a_warning(void **state)
     scd_auth_close(auth);
 }
 
+static void a_file_that_is_read_again_counts_from_then_on(void **state)
+{
+    (void)state;
+    char text[300];
+    scd_auth_key *keys, *later;
+    size_t n;
+    snprintf(text, sizeof text, "%s two\n%s one\n", hash_of("b"), hash_of("a"));
+    scd_auth *auth = open_text(text);
+    const char *name = scd_auth_check(auth, "Bearer b");
+    assert_int_equal(scd_auth_list(auth, &keys, &n, &err), SCD_OK);
+    assert_int_equal(n, 2);
+    assert_string_equal(keys[0].name, "one");
+    assert_string_equal(keys[1].name, "two");
+    assert_int_equal(strlen(keys[0].fingerprint), SCD_AUTH_FINGERPRINT);
+    assert_string_not_equal(keys[0].fingerprint, keys[1].fingerprint);
+    assert_null(strstr(text, keys[0].fingerprint)); /* of the hash, not the hash */
+
+    snprintf(text, sizeof text, "%s one\n", hash_of("c"));
+    write_file(text, strlen(text));
+    assert_int_equal(scd_auth_read_again(auth, &err), SCD_OK);
+    assert_null(scd_auth_check(auth, "Bearer a"));
+    assert_null(scd_auth_check(auth, "Bearer b"));
+    assert_string_equal(scd_auth_check(auth, "Bearer c"), "one");
+    assert_string_equal(name, "two"); /* who has it may go on with it */
+    assert_int_equal(scd_auth_list(auth, &later, &n, &err), SCD_OK);
+    assert_int_equal(n, 1);
+    assert_string_not_equal(keys[0].fingerprint, later[0].fingerprint);
+
+    write_file("nonsense", 8);
+    assert_int_equal(scd_auth_read_again(auth, &err), SCD_E_INVALID);
+    assert_string_equal(scd_auth_check(auth, "Bearer c"), "one");
+    for (long failing = 0; failing < 2; failing++) {
+        write_file(text, strlen(text));
+        scd_mem_fail_after(failing);
+        scd_code code = scd_auth_read_again(auth, &err);
+        scd_mem_fail_after(-1);
+        assert_int_equal(code, SCD_E_NOMEM);
+    }
+    free(later);
+    free(keys);
+    scd_auth_close(auth);
+}
+
 static void every_failing_allocation_is_reported(void **state)
 {
     (void)state;
@@ -256,6 +308,7 @@ int main(void)
         cmocka_unit_test(binary_and_oversized_files_are_refused),
         cmocka_unit_test(a_missing_file_is_an_io_error_with_its_name),
         cmocka_unit_test(a_file_that_others_can_read_gives_a_warning),
+        cmocka_unit_test(a_file_that_is_read_again_counts_from_then_on),
         cmocka_unit_test(every_failing_allocation_is_reported),
     };
     return cmocka_run_group_tests_name("auth", tests, make_file, remove_file);

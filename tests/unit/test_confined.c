@@ -223,8 +223,31 @@ static void a_reader_gets_no_more_memory_than_it_may_have(void **state)
     scd_cells *cells = NULL;
     scd_confinement limits = {.memory_bytes = 64 << 20}; /* less than its libraries */
     scd_code code = scd_cells_open_confined(h5ad_path("large.csv.gz"), &limits, &cells, &err);
-    if (code != SCD_E_NOMEM && code != SCD_E_CORRUPT)
+    if (code != SCD_E_TOO_LARGE && code != SCD_E_CORRUPT)
         fail_msg("%s: %s", scd_code_name(code), err.message);
+}
+
+static void names_are_no_more_than_the_caller_has_room_for(void **state)
+{
+    (void)state;
+    static const size_t rooms[] = {64, 40 << 10}; /* under the answer; under its names */
+    scd_cells *cells = open_confined(h5ad_path("large_csr.h5ad"));
+    for (size_t i = 0; i < 2; i++) {
+        scd_arena arena;
+        scd_error err = {0};
+        const char *const *names;
+        size_t n;
+        scd_arena_init(&arena, rooms[i]);
+        assert_int_equal(scd_cells_column_text(cells, "obs", NULL, &arena, &names, &n, &err),
+                         SCD_E_TOO_LARGE);
+        assert_non_null(strstr(err.message, i ? "names, more than are taken" : "more at once"));
+        scd_arena_release(&arena);
+        if (i == 0) { /* its reader was let go */
+            scd_cells_close(cells);
+            cells = open_confined(h5ad_path("large_csr.h5ad"));
+        }
+    }
+    scd_cells_close(cells);
 }
 
 static void a_reader_cannot_follow_a_link_to_another_file(void **state)
@@ -256,6 +279,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_reader_that_crashes_is_an_error_of_the_file),
         cmocka_unit_test(a_reader_that_takes_too_long_is_killed),
         cmocka_unit_test(a_reader_gets_no_more_memory_than_it_may_have),
+        cmocka_unit_test(names_are_no_more_than_the_caller_has_room_for),
         cmocka_unit_test(a_reader_cannot_follow_a_link_to_another_file),
     };
     return cmocka_run_group_tests(tests, h5ad_setup, h5ad_teardown);
