@@ -61,6 +61,14 @@ def wait(d, job, state="COMPLETE", timeout=60 * SLOW, headers=None):
         time.sleep(0.05)
 
 
+def wait_no_input(d):
+    """What is not kept goes when its exchange is over."""
+    end = time.monotonic() + 20 * SLOW
+    while any(n.endswith(".input") for n in os.listdir(os.path.join(d.data, "jobs"))):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def result(d, job, headers=None):
     answer = d.get(f"/v1/jobs/{job['id']}/result", headers)
     assert answer.status == 200, answer

@@ -57,6 +57,7 @@ def test_a_full_disk_is_said_lived_with_and_made_room_on():
         body, query = heavy(2), "task=annotate&format=h5ad&filename=a.h5ad"
         with Daemon(files.small_model(), data=data, flags=("--cache-mb", "0")) as d:
             check_problem(jobs.post(d, b"x" * (9 << 20)), 507, "insufficient-storage")
+            jobs.wait_no_input(d)
             with open(files.small("good_csr.h5ad"), "rb") as f:
                 small = f.read()
             ids = [jobs.wait(d, jobs.start(d, small, query))["id"] for _ in range(2)]

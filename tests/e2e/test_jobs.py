@@ -84,14 +84,6 @@ def test_the_list_has_the_newest_first_and_pages():
         check_problem(d.get("/v1/jobs?after=job_none"), 404, "not-found")
 
 
-def wait_no_input(d):
-    """What is not kept goes when its exchange is over."""
-    end = time.monotonic() + 20 * SLOW
-    while any(n.endswith(".input") for n in os.listdir(os.path.join(d.data, "jobs"))):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 # ---- uploads -------------------------------------------------------------------------------------
 
 def test_a_file_may_come_in_parts_and_after_a_break():
@@ -153,7 +145,7 @@ def test_a_body_may_be_gzip_encoded_within_the_bound_of_what_it_holds():
     with Daemon(harness.small_model(), flags=("--job-upload-mb", "2")) as d:
         check_problem(jobs.post(d, gzip.compress(b"x" * (3 << 20)), headers=packed), 413,
                       "too-large")
-        wait_no_input(d)
+        jobs.wait_no_input(d)
 
 
 def test_an_idempotency_key_gives_the_same_job_again():
@@ -177,7 +169,7 @@ def test_what_a_broken_post_sent_is_forgotten():
                       b"Content-Length: 1000\r\n\r\nhalf of it")
             time.sleep(0.3)
             assert any(n.endswith(".input") for n in os.listdir(os.path.join(d.data, "jobs")))
-        wait_no_input(d)
+        jobs.wait_no_input(d)
         assert d.get("/v1/jobs").json()["data"] == []
 
 
