@@ -226,7 +226,7 @@ def test_scanpy_works_with_the_embeddings_of_10x_files():
 
 def test_nothing_is_overwritten_unless_asked():
     model, path = small_model(), small("good_csr.h5ad")
-    out = scratch("there.tsv")
+    out = os.path.join(scratch(), "there.tsv")
     run("annotate", path, "-o", out, "--model", model, "-q")
     with open(out, "rb") as f:
         before = f.read()
