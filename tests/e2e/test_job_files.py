@@ -36,8 +36,8 @@ class SmallDisk:
         subprocess.run(["umount", "-l", self.path], check=True)
 
     def fill(self, leave=0):
-        """All of it but so many bytes"""
-        fd = os.open(os.path.join(self.path, "fill"), os.O_WRONLY | os.O_CREAT)
+        """All of it but so many bytes; again, where some of it became free"""
+        fd = os.open(os.path.join(self.path, "fill"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         facts = os.statvfs(self.path)
         left = facts.f_bavail * facts.f_frsize - leave
         try:
@@ -50,19 +50,27 @@ class SmallDisk:
     def empty(self):
         os.unlink(os.path.join(self.path, "fill"))
 
+    def wait_free(self, n):
+        """Until so many bytes are free: what is deleted is so when its last reader closes it."""
+        end = time.monotonic() + 10 * SLOW
+        while (facts := os.statvfs(self.path)).f_bavail * facts.f_frsize < n:
+            assert time.monotonic() < end, facts
+            time.sleep(0.02)
+
 
 def test_a_full_disk_is_said_lived_with_and_made_room_on():
-    with SmallDisk(8) as disk:
+    with SmallDisk(16) as disk:
         data = os.path.join(disk.path, "data")
         body, query = heavy(2), "task=annotate&format=h5ad&filename=a.h5ad"
         with Daemon(files.small_model(), data=data, flags=("--cache-mb", "0")) as d:
-            check_problem(jobs.post(d, b"x" * (9 << 20)), 507, "insufficient-storage")
+            check_problem(jobs.post(d, b"x" * (17 << 20)), 507, "insufficient-storage")
             jobs.wait_no_input(d)
+            disk.wait_free(8 << 20)
             with open(files.small("good_csr.h5ad"), "rb") as f:
                 small = f.read()
             ids = [jobs.wait(d, jobs.start(d, small, query))["id"] for _ in range(2)]
-            disk.fill()
             for headers in ({}, {"Upload-Length": str(len(small))}):
+                disk.fill()
                 full = jobs.post(d, b"" if headers else small, query, headers)
                 check_problem(full, 507, "insufficient-storage")
             assert d.get("/v1/jobs").status == d.get("/readyz").status == 200
