@@ -150,7 +150,7 @@ static scd_code read_head(scd_mex *mex, scd_text_in *in, scd_error *err)
         if ((code = scd_text_in_line(in, &line, &n, err)))
             return code;
     } while (line && (n == 0 || line[0] == '%'));
-    const char *at = line, *end = line + n;
+    const char *at = line, *end = line ? line + n : NULL;
     if (!line || !next_whole(&at, end, &mex->rows) || !next_whole(&at, end, &mex->cols) ||
         !next_whole(&at, end, &mex->n) || mex->rows >= UINT32_MAX || mex->cols >= UINT32_MAX)
         return scd_text_in_fail(in, SCD_E_CORRUPT, err, "must hold rows, columns and entries");
