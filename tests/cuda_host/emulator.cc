@@ -62,11 +62,12 @@ static struct fiber *fibers[MAX_THREADS];
 static struct fiber *of_thread[MAX_THREADS]; /* NULL: not started, or done */
 static struct fiber *running;
 static ucontext_t scheduler;
-static jmp_buf scheduler_at;
 #ifdef FIBERS_KNOWN
 static void *scheduler_fake;
 static const void *scheduler_stack;
 static size_t scheduler_bytes;
+#else
+static jmp_buf scheduler_at;
 #endif
 
 static const char *kernel_name;
