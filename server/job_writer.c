@@ -219,10 +219,8 @@ static uint64_t longest_result(const char *input, const scd_job_writing *w)
     const scd_results_spec *s = &w->spec;
     uint64_t a_cell = w->row_bytes + 64; /* a number of a layer: itself and where it stands */
     a_cell += s->denoised ? 12 * (uint64_t)s->plan->n_genes : 0;
-    for (size_t i = 0; s->table && i < s->table->n_columns; i++)
-        a_cell += 64;
-    uint64_t rows = s->table ? s->table->n_rows : 0;
-    return 2 * (uint64_t)st.st_size + (s->plan->n_cells + rows) * a_cell + SLACK;
+    uint64_t table = s->table ? 64 * (uint64_t)s->table->n_rows * s->table->n_columns : 0;
+    return 2 * (uint64_t)st.st_size + s->plan->n_cells * a_cell + table + SLACK;
 }
 
 static bool enter_sandbox(const char *input, const char *folder, const scd_job_writing *w)
