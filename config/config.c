@@ -273,12 +273,12 @@ static scd_code read_file(loader *l, const char *path)
     return SCD_OK;
 }
 
-/* Variables of our prefix that are not options: SCDIVA_ISA belongs to engine/cpu, SCDIVA_API_KEY to
- * the client, SCDIVA_TEST_* to the tests, and Kubernetes gives every pod SCDIVA_PORT... and
- * SCDIVA_SERVICE_... when a service is called scdiva. */
+/* Variables of our prefix that are not options: SCDIVA_ISA belongs to engine/cpu, SCDIVA_CUDA_* to
+ * engine/cuda, SCDIVA_API_KEY to the client, SCDIVA_TEST_* to the tests, and Kubernetes gives every
+ * pod SCDIVA_PORT... and SCDIVA_SERVICE_... when a service is called scdiva. */
 static bool is_foreign(const char *name, size_t n)
 {
-    static const char *const prefixes[] = {"ISA", "API_KEY", "TEST_", "PORT", "SERVICE_"};
+    static const char *const prefixes[] = {"ISA", "CUDA_", "API_KEY", "TEST_", "PORT", "SERVICE_"};
     for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
         size_t k = strlen(prefixes[i]);
         if (n >= k && !memcmp(name, prefixes[i], k))

@@ -46,6 +46,14 @@ static void cuda_close(scd_device *device)
     free(device);
 }
 
+/* SCDIVA_CUDA_PRODUCTS=own: ours where they can take a shape. Not the default before a GPU has
+ * shown them right and faster. */
+static bool own_products(void)
+{
+    const char *want = getenv("SCDIVA_CUDA_PRODUCTS");
+    return want && !strcmp(want, "own");
+}
+
 /* cuBLASLt chooses a shape's algorithm by the chip: cards of one architecture that differ in it may
  * differ in bits, so the identity names it. */
 static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
@@ -53,13 +61,14 @@ static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
     scd_device_info *info = &device->info;
     device->processors = facts->processors;
     device->groups = SCD_CUDA_GROUPS && facts->major == 9;
+    device->own = device->groups && device->bf16 && own_products();
     info->precision = device->bf16 ? SCD_PRECISION_BF16 : SCD_PRECISION_FP32;
     info->act_bytes = device->act;
     snprintf(info->isa, sizeof info->isa, "sm_%d%d", facts->major, facts->minor);
     snprintf(info->name, sizeof info->name, "%s, GPU %d, %zu MiB", facts->name, index,
              facts->memory_bytes >> 20);
-    snprintf(info->identity, sizeof info->identity, "cuda/%s/%s/k%d/%s/%s, %d SMs", info->isa,
-             device->bf16 ? "bf16" : "fp32", SCD_CUDA_KERNEL_VERSION,
+    snprintf(info->identity, sizeof info->identity, "cuda/%s/%s/k%d%s/%s/%s, %d SMs", info->isa,
+             device->bf16 ? "bf16" : "fp32", SCD_CUDA_KERNEL_VERSION, device->own ? "own" : "",
              scd_gemm_version(device->gemm), facts->name, facts->processors);
 }
 

@@ -6,7 +6,7 @@
  *
  * SCD_LAUNCH(device, err, kernel, blocks, threads, shared bytes, arguments...) is a scd_code; _2D
  * takes a dim3 of blocks. A grid of zero blocks is work of no rows, and fine. `block` is a multiple
- * of 32 and at most 256. */
+ * of 32 and at most 512. What Hopper alone has is in gpu_cluster.cuh. */
 #ifndef SCD_CUDA_GPU_CUH
 #define SCD_CUDA_GPU_CUH
 
@@ -35,6 +35,7 @@ extern __shared__ __align__(1024) unsigned char scd_shared_bytes[];
 #define gpu_sync_block() __syncthreads()
 #define gpu_sync_warp() __syncwarp()
 #define gpu_shfl_xor(x, mask) __shfl_xor_sync(0xffffffffu, (x), (mask))
+#define gpu_shfl_xor_bits(x, mask) __shfl_xor_sync(0xffffffffu, (uint32_t)(x), (mask))
 
 /* The formatter takes <<< for three operators. */
 /* clang-format off */
@@ -60,6 +61,14 @@ SCD_DEVICE float gpu_exp2(float x)
 {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* 1 / x to some 23 bits. PTX ISA, rcp.approx. */
+SCD_DEVICE float gpu_reciprocal(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

@@ -7,7 +7,8 @@
 
 enum { WARPS = 8 };
 
-template <typename T, size_t W>
+/* tiled: out is bf16 in tiles (index.h), W is 4. */
+template <typename T, size_t W, bool tiled>
 SCD_KERNEL norm_rows(const float *h, const float *w, size_t rows, size_t width, T *out)
 {
     size_t row = (size_t)blockIdx.x * WARPS + threadIdx.x / SCD_WARP;
@@ -15,7 +16,6 @@ SCD_KERNEL norm_rows(const float *h, const float *w, size_t rows, size_t width, 
     if (row >= rows)
         return;
     h += row * width;
-    out += row * width;
     float square = 0.0f, x[W];
     for (size_t i = first; i < width; i += SCD_WARP * W) {
         gpu_load_pack<W>(h + i, x);
@@ -29,7 +29,8 @@ SCD_KERNEL norm_rows(const float *h, const float *w, size_t rows, size_t width, 
         SCD_UNROLL
         for (size_t k = 0; k < W; k++)
             x[k] *= scale * w[i + k];
-        gpu_store_pack<W>(out + i, x);
+        size_t at = tiled ? scd_tiled(row, i, width / SCD_TILE_SIDE) / sizeof(T) : row * width + i;
+        gpu_store_pack<W>(out + at, x);
     }
 }
 
@@ -38,7 +39,7 @@ static scd_code launch(scd_device *device, const float *h, const float *w, size_
                        size_t width, T *out, scd_error *err)
 {
     void (*kernel)(const float *, const float *, size_t, size_t, T *) =
-        width % 4 ? norm_rows<T, 1> : norm_rows<T, 4>;
+        width % 4 ? norm_rows<T, 1, false> : norm_rows<T, 4, false>;
     if (width % 4 == 0 && !(scd_cuda_aligned(h) && scd_cuda_aligned(out)))
         return scd_fail(err, SCD_E_INVALID, "a norm's rows lie at no multiple of 16 bytes");
     return SCD_LAUNCH(device, err, kernel, scd_ceil_div(rows, WARPS), WARPS * SCD_WARP, 0, h, w,
@@ -50,6 +51,17 @@ scd_code scd_cuda_norm_act(scd_device *device, const float *h, const float *weig
 {
     return device->bf16 ? launch(device, h, weight, rows, width, (uint16_t *)out, err)
                         : launch(device, h, weight, rows, width, (float *)out, err);
+}
+
+scd_code scd_cuda_norm_tiles(scd_device *device, const float *h, const float *weight, size_t rows,
+                             size_t width, void *out, scd_error *err)
+{
+    if (!scd_cuda_aligned(h))
+        return scd_fail(err, SCD_E_INVALID, "a norm's rows lie at no multiple of 16 bytes");
+    void (*kernel)(const float *, const float *, size_t, size_t, uint16_t *) =
+        norm_rows<uint16_t, 4, true>;
+    return SCD_LAUNCH(device, err, kernel, scd_ceil_div(rows, WARPS), WARPS * SCD_WARP, 0, h,
+                      weight, rows, width, (uint16_t *)out);
 }
 
 scd_code scd_cuda_rms_norm(scd_device *device, const float *h, const float *weight, size_t rows,

@@ -245,6 +245,14 @@ void scd_gpu_graph_free(scd_gpu *gpu, void *graph)
     }
 }
 
+scd_code scd_gpu_allow_shared(scd_gpu *gpu, const void *kernel, size_t bytes, scd_error *err)
+{
+    (void)gpu;
+    return check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+        "cudaFuncSetAttribute", err);
+}
+
 scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err)
 {
     (void)gpu;

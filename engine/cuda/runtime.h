@@ -73,6 +73,8 @@ scd_code scd_gpu_record_end(scd_gpu *gpu, void **out, scd_error *err);
 scd_code scd_gpu_replay(scd_gpu *gpu, void *graph, scd_error *err);
 void scd_gpu_graph_free(scd_gpu *gpu, void *graph); /* NULL is fine */
 
+/* Before a launch with more shared memory than every kernel may have. */
+scd_code scd_gpu_allow_shared(scd_gpu *gpu, const void *kernel, size_t bytes, scd_error *err);
 /* After a launch: what became of it. */
 scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err);
 void *scd_gpu_stream(scd_gpu *gpu); /* cudaStream_t */

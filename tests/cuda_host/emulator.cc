@@ -1,9 +1,11 @@
-/* emulator.cc - see emulator.cuh: fibers, barriers and copies; warp.cc has the warp's instructions.
+/* emulator.cc - see emulator.cuh: fibers, barriers and copies; warp.cc has the warp's instructions,
+ * cluster.cc what blocks of a cluster do together.
  *
- * A fiber takes the next thread of the block that has not started and runs it; while threads end
- * without waiting, one fiber runs them all. */
+ * A fiber takes the next thread of the cluster that has not started and runs it; while threads end
+ * without waiting, one fiber runs them all. Mostly a cluster is one block. */
 #include "tests/cuda_host/emulator.cuh"
 
+#include "tests/cuda_host/cluster.h"
 #include "tests/cuda_host/impl.h"
 
 #include <setjmp.h>
@@ -26,13 +28,15 @@
 
 enum {
     WARP = 32,
-    MAX_THREADS = 256,
-    MAX_SHARED = 48 << 10, /* what a kernel has without asking for more */
+    MAX_THREADS = 512, /* of a block */
+    MAX_FIBERS = MAX_THREADS * SCD_EMU_CLUSTER,
+    MAX_SHARED = 48 << 10,        /* what a kernel has without asking for more */
+    MAX_LARGE_SHARED = 227 << 10, /* what it may ask for, on Hopper */
     STACK_BYTES = 256 << 10,
     MAX_COPIES = 1024
 };
 
-enum state { IDLE, READY, AT_WARP, AT_BLOCK };
+enum state { IDLE, READY, AT_WARP, AT_BLOCK, AT_CLUSTER, AT_MBARRIER };
 
 struct copy {
     void *to;
@@ -47,8 +51,10 @@ struct fiber {
     char *stack;
     void *fake_stack; /* of the sanitizer */
     enum state state;
-    unsigned thread;
+    unsigned thread; /* of the cluster: all of block 0, then of block 1 */
     struct scd_emu_place place;
+    const struct scd_emu_mbarrier *mbarrier;
+    int parity;
     void *operands;
     void (*all)(void *const lanes[32]);
     struct copy copies[MAX_COPIES];
@@ -58,8 +64,8 @@ struct fiber {
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 int scd_emu_order;
 
-static struct fiber *fibers[MAX_THREADS];
-static struct fiber *of_thread[MAX_THREADS]; /* NULL: not started, or done */
+static struct fiber *fibers[MAX_FIBERS];
+static struct fiber *of_thread[MAX_FIBERS]; /* NULL: not started, or done */
 static struct fiber *running;
 static ucontext_t scheduler;
 #ifdef FIBERS_KNOWN
@@ -73,14 +79,21 @@ static jmp_buf scheduler_at;
 static const char *kernel_name;
 static scd_emu_thread kernel_body;
 static void *kernel_arg;
-static unsigned n_threads, n_started, n_done;
-static void *shared_memory;
+static unsigned n_threads, n_blocks; /* of a block, of a cluster */
+static unsigned n_all, n_started, n_done, n_done_of[SCD_EMU_CLUSTER];
+static unsigned first_x; /* blockIdx.x of the cluster's first block */
+static void *shared_memory[SCD_EMU_CLUSTER];
 
 [[noreturn]] static void fault(const char *what, struct scd_emu_place a, struct scd_emu_place b)
 {
     fprintf(stderr, "emulator: %s, block (%u, %u): %s: %s:%d and %s:%d\n", kernel_name, blockIdx.x,
             blockIdx.y, what, a.file, a.line, b.file, b.line);
     abort();
+}
+
+void scd_emu_fault(const char *what, struct scd_emu_place place)
+{
+    fault(what, place, place);
 }
 
 /* ---- switching: swapcontext asks the kernel for the signal mask each time, which is most of what
@@ -124,10 +137,16 @@ static void to_fiber(struct fiber *f)
 
 #endif
 
+static void be_thread(unsigned thread)
+{
+    threadIdx = dim3(thread % n_threads, 0, 0);
+    blockIdx.x = first_x + thread / n_threads;
+}
+
 static void resume(struct fiber *f)
 {
     running = f;
-    threadIdx = dim3(f->thread, 0, 0);
+    be_thread(f->thread);
     to_fiber(f);
     running = NULL;
 }
@@ -136,7 +155,7 @@ static void resume(struct fiber *f)
 static unsigned take_thread(void)
 {
     unsigned i = n_started++;
-    return scd_emu_order ? n_threads - 1 - i : i;
+    return scd_emu_order ? n_all - 1 - i : i;
 }
 
 static void fiber_main(void)
@@ -146,16 +165,17 @@ static void fiber_main(void)
 #endif
     for (;;) {
         struct fiber *me = running;
-        while (n_started < n_threads) {
+        while (n_started < n_all) {
             me->thread = take_thread();
             of_thread[me->thread] = me;
-            threadIdx = dim3(me->thread, 0, 0);
+            be_thread(me->thread);
             me->state = READY;
             me->n_copies = me->groups = 0;
             kernel_body(kernel_arg);
             me = running;
             of_thread[me->thread] = NULL;
             n_done++;
+            n_done_of[me->thread / n_threads]++;
         }
         me->state = IDLE;
         to_scheduler();
@@ -211,15 +231,33 @@ static void wait_as(enum state state, struct scd_emu_place place)
         to_scheduler();
 }
 
+static void sync_threads(unsigned first, unsigned n, enum state state, struct scd_emu_place place)
+{
+    running->place = place;
+    running->state = state;
+    if (all_wait(first, n, state))
+        release(first, n);
+    else
+        wait_as(state, place);
+}
+
 void scd_emu_sync_block(struct scd_emu_place place)
 {
-    struct fiber *me = running;
-    me->place = place;
-    me->state = AT_BLOCK;
-    if (n_started == n_threads && all_wait(0, n_threads, AT_BLOCK))
-        release(0, n_threads);
-    else
-        wait_as(AT_BLOCK, place);
+    sync_threads(scd_emu_rank() * n_threads, n_threads, AT_BLOCK, place);
+}
+
+void scd_emu_sync_cluster(struct scd_emu_place place)
+{
+    sync_threads(0, n_all, AT_CLUSTER, place);
+}
+
+void scd_emu_wait_mbarrier(struct scd_emu_place place, const struct scd_emu_mbarrier *mbarrier,
+                           int parity)
+{
+    running->mbarrier = mbarrier;
+    running->parity = parity;
+    if (mbarrier->phase == parity)
+        wait_as(AT_MBARRIER, place);
 }
 
 void scd_emu_warp(struct scd_emu_place place, void *mine, void (*all)(void *const lanes[32]))
@@ -248,7 +286,7 @@ void scd_emu_warp(struct scd_emu_place place, void *mine, void (*all)(void *cons
 [[noreturn]] static void stuck(void)
 {
     struct scd_emu_place none = {"(ended)", 0}, first = none, other = none;
-    for (unsigned t = 0; t < n_threads; t++) {
+    for (unsigned t = 0; t < n_all; t++) {
         const struct fiber *f = of_thread[t];
         if (f && first.line == 0)
             first = f->place;
@@ -258,24 +296,28 @@ void scd_emu_warp(struct scd_emu_place place, void *mine, void (*all)(void *cons
     fault("some threads wait for others that do not come", first, other);
 }
 
-static void run_block(void)
+static void run_cluster(void)
 {
     n_started = n_done = 0;
-    while (n_done < n_threads) {
+    memset(n_done_of, 0, sizeof n_done_of);
+    while (n_done < n_all) {
         bool moved = false;
-        for (unsigned i = 0; i < MAX_THREADS && n_done < n_threads; i++) {
-            unsigned at = scd_emu_order ? MAX_THREADS - 1 - i : i;
+        for (unsigned i = 0; i < n_all && n_done < n_all; i++) {
+            unsigned at = scd_emu_order ? n_all - 1 - i : i;
             if (!fibers[at])
                 fibers[at] = fiber_new();
             struct fiber *f = fibers[at];
-            if (f->state == READY || (f->state == IDLE && n_started < n_threads)) {
+            if (f->state == AT_MBARRIER && f->mbarrier->phase != f->parity)
+                f->state = READY;
+            if (f->state == READY || (f->state == IDLE && n_started < n_all)) {
                 resume(f);
                 moved = true;
             }
         }
-        if (!moved)
+        if (!moved && !scd_emu_finish_bulk_copy()) /* as late as can be */
             stuck();
     }
+    scd_emu_end_of_cluster();
 }
 
 /* Behind a block's shared memory: the sanitizer's own fence, or bytes that must stay as they are.
@@ -286,25 +328,25 @@ enum { FENCE = 0 };
 enum { FENCE = 256 };
 #endif
 
-static void shared_open(size_t bytes)
+static void shared_open(void **memory, size_t bytes)
 {
-    if (posix_memalign(&shared_memory, 16, bytes + FENCE + !bytes))
+    if (posix_memalign(memory, 16, bytes + FENCE + !bytes))
         abort();
-    memset(shared_memory, 0xff, bytes);
-    memset((char *)shared_memory + bytes, 0xa5, FENCE);
+    memset(*memory, 0xff, bytes);
+    memset((char *)*memory + bytes, 0xa5, FENCE);
 }
 
-static void shared_close(size_t bytes)
+static void shared_close(void *memory, size_t bytes)
 {
-    const unsigned char *fence = (const unsigned char *)shared_memory + bytes;
+    const unsigned char *fence = (const unsigned char *)memory + bytes;
     struct scd_emu_place end = {"shared memory", (int)bytes};
     for (int i = 0; i < FENCE; i++)
         if (fence[i] != 0xa5)
             fault("a write past the end of shared memory", end, end);
-    free(shared_memory);
+    free(memory);
 }
 
-void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, scd_emu_thread body,
+void scd_emu_run(const char *kernel, dim3 grid, struct scd_emu_block block, scd_emu_thread body,
                  void *arg)
 {
     struct scd_emu_place none = {"launch", 0};
@@ -313,25 +355,48 @@ void scd_emu_run(const char *kernel, dim3 grid, unsigned block, size_t shared, s
     kernel_name = kernel;
     kernel_body = body;
     kernel_arg = arg;
-    n_threads = block;
+    n_threads = block.threads;
+    n_blocks = block.cluster;
+    n_all = n_threads * n_blocks;
     gridDim = grid;
-    blockDim = dim3(block);
-    if (block == 0 || block > MAX_THREADS || block % WARP || shared > MAX_SHARED ||
-        grid.y > 65535 || grid.z != 1)
+    blockDim = dim3(n_threads);
+    if (n_threads == 0 || n_threads > MAX_THREADS || n_threads % WARP ||
+        block.shared > (block.large ? MAX_LARGE_SHARED : MAX_SHARED) || n_blocks == 0 ||
+        n_blocks > SCD_EMU_CLUSTER || grid.x % n_blocks || grid.y > 65535 || grid.z != 1)
         fault("no such launch is possible", none, none);
     for (unsigned y = 0; y < grid.y; y++)
-        for (unsigned x = 0; x < grid.x; x++) {
-            blockIdx = dim3(x, y, 0);
-            shared_open(shared);
-            run_block();
-            shared_close(shared);
+        for (first_x = 0; first_x < grid.x; first_x += n_blocks) {
+            blockIdx = dim3(first_x, y, 0);
+            for (unsigned i = 0; i < n_blocks; i++)
+                shared_open(&shared_memory[i], block.shared);
+            run_cluster();
+            for (unsigned i = 0; i < n_blocks; i++)
+                shared_close(shared_memory[i], block.shared);
         }
     scd_emu_lock();
 }
 
+unsigned scd_emu_rank(void)
+{
+    return running->thread / n_threads;
+}
+
+unsigned scd_emu_self(void)
+{
+    return running->thread;
+}
+
 void *scd_emu_shared(void)
 {
-    return shared_memory;
+    return shared_memory[scd_emu_rank()];
+}
+
+void *scd_emu_shared_at(unsigned rank, void *here)
+{
+    struct scd_emu_place of = {"shared memory", 0};
+    if (rank >= n_blocks || n_done_of[rank] == n_threads)
+        fault("a block's shared memory is used that has ended", of, of);
+    return (char *)shared_memory[rank] + ((char *)here - (char *)scd_emu_shared());
 }
 
 /* ---- copies: they happen when they are waited for, and not before ---------------------------- */

@@ -486,6 +486,12 @@ scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
     return code ? code : not_recorded(gpu, "synchronize", err);
 }
 
+scd_code scd_gpu_allow_shared(scd_gpu *gpu, const void *kernel, size_t bytes, scd_error *err)
+{
+    (void)kernel, (void)bytes; /* the launch is held to what there is */
+    return call_of(gpu, "allow_shared", err);
+}
+
 scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err)
 {
     return call_of(gpu, kernel, err);

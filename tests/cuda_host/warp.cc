@@ -28,6 +28,15 @@ float scd_emu_shfl_xor(struct scd_emu_place place, float x, int mask)
     return s.out;
 }
 
+uint32_t scd_emu_shfl_xor_bits(struct scd_emu_place place, uint32_t x, int mask)
+{
+    float in, out;
+    memcpy(&in, &x, sizeof in);
+    out = scd_emu_shfl_xor(place, in, mask);
+    memcpy(&x, &out, sizeof x);
+    return x;
+}
+
 struct product {
     float *c;
     const uint32_t *a;

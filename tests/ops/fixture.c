@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 
+enum { HOPPER = N_DEVICES - 2, HOPPER_OWN };
+
 static const struct {
     const char *isa;
     scd_precision precision;
@@ -21,7 +23,7 @@ static const struct {
     {"generic", SCD_PRECISION_FP32, 1e-4}, {"avx2", SCD_PRECISION_FP32, 1e-4},
     {"avx512", SCD_PRECISION_FP32, 1e-4},  {"avx512_bf16", SCD_PRECISION_BF16, 2e-2},
     {"cuda", SCD_PRECISION_FP32, 1e-4},    {"cuda", SCD_PRECISION_BF16, 2e-2},
-    {"cuda", SCD_PRECISION_BF16, 2e-2},
+    {"cuda", SCD_PRECISION_BF16, 2e-2},    {"cuda", SCD_PRECISION_BF16, 2e-2},
 };
 
 /* Not in builds of the thread sanitizer: the emulator's fibers are one thread's. */
@@ -31,11 +33,17 @@ static bool open_cuda(fixture *f, size_t config, bool needed)
 {
     scd_error err = {.message = "this build has no CUDA backend"};
     const scd_backend *be = &scd_backend_cuda;
-    if (config == N_DEVICES - 1)
+    if (config >= HOPPER)
         setenv("CUDA_EMULATOR_ISA", "90", 1);
+    if (config == HOPPER_OWN) {
+        setenv("SCDIVA_CUDA_PRODUCTS", "own", 1);
+        setenv("CUDA_EMULATOR_PROCESSORS", "6", 1); /* several groups of blocks */
+    }
     bool there =
         be && fixture_open_on(f, be, configs[config].precision, configs[config].tolerance, &err);
     unsetenv("CUDA_EMULATOR_ISA");
+    unsetenv("CUDA_EMULATOR_PROCESSORS");
+    unsetenv("SCDIVA_CUDA_PRODUCTS");
     if (needed && !there)
         fail_msg("%s", err.message);
     return there;

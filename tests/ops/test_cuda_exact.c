@@ -18,8 +18,9 @@ enum { PACKINGS = 24 };
 enum { PACKINGS = 1000 };
 #endif
 
-enum { D = 24, MOST_H = 128, HEADS = 2, F = 72, OUT = 30, VOCAB = 97, LAYERS = 2 };
+enum { D = 24, MOST_H = 128, HEADS = 2, OUT = 30, VOCAB = 97, LAYERS = 2 };
 static size_t H; /* of the model under test: 48, or 128 for heads of 64 */
+static size_t F = 72;
 enum { N_CELLS = 10, MOST = 6, MAX_ROWS = 2048 };
 static const size_t n_tokens[N_CELLS] = {1, 2, 14, 15, 16, 31, 63, 64, 129, 260};
 
@@ -338,6 +339,12 @@ static void a_cell_has_the_same_bits_alone_and_in_any_packing(void **state)
     setenv("CUDA_EMULATOR_ISA", "90", 1); /* attention of heads of 64 by warpgroups */
     H = MOST_H;
     check_model(1);
+    setenv("SCDIVA_CUDA_PRODUCTS", "own", 1);
+    setenv("CUDA_EMULATOR_PROCESSORS", "4", 1);
+    F = 128; /* whole tiles */
+    check_model(1);
+    unsetenv("CUDA_EMULATOR_PROCESSORS");
+    unsetenv("SCDIVA_CUDA_PRODUCTS");
     unsetenv("CUDA_EMULATOR_ISA");
 }
 

@@ -96,6 +96,9 @@ static void check_qkv(fixture *f)
     qkv_case(f, 33, 200, 2, 1, 500);  /* another head, of 100, */
     qkv_case(f, 90, 200, 2, 1, 500);  /* more rows */
     qkv_case(f, 40, 26, 1, 1, 500);   /* parts that start at no multiple of 16 bytes */
+    qkv_case(f, 1, 128, 2, 0, 500);   /* heads of 64: a pair of blocks has one too many, */
+    qkv_case(f, 64, 256, 4, 1, 500);  /* tiles of rows that end with the rows, */
+    qkv_case(f, 329, 128, 2, 1, 500); /* and enough for each warpgroup to take two */
     if (on_cpu(f))
         qkv_case(f, 70, 528, 6, 1, 500); /* a second and narrow panel */
 }
@@ -107,17 +110,17 @@ static void q_k_and_v_are_the_normed_rows_times_their_weights_with_rope_on_q_and
 }
 
 /* Each subset of parts gives the bytes of the whole, and touches nothing else. */
-static void check_qkv_parts(fixture *f)
+static void qkv_parts_case(fixture *f, size_t heads)
 {
     scd_error err;
-    enum { ROWS = 9, WIDTH = 64 };
+    enum { ROWS = 9, WIDTH = 128 };
     size_t bytes = ROWS * WIDTH * f->info->act_bytes;
     array h = fixture_random(f, 1, ROWS * WIDTH, 1), norm = fixture_random(f, 2, WIDTH, 1), w[3];
     for (size_t i = 0; i < 3; i++)
         w[i] = fixture_random(f, 3 + i, WIDTH * WIDTH, 0.1);
     scd_qkv_args args = {.rows = ROWS,
                          .hidden_dim = WIDTH,
-                         .n_heads = 2,
+                         .n_heads = heads,
                          .h = place(f, h),
                          .norm = place(f, norm),
                          .wqkv = fixture_matrix(f, w, 3, WIDTH, WIDTH)};
@@ -143,6 +146,12 @@ static void check_qkv_parts(fixture *f)
     args.rows = ROWS;
     args.n_heads = 3;
     assert_int_equal(f->be->qkv(f->device, &args, &err), SCD_E_INVALID);
+}
+
+static void check_qkv_parts(fixture *f)
+{
+    qkv_parts_case(f, 4);
+    qkv_parts_case(f, 2); /* of 64 */
 }
 
 static void parts_not_asked_for_are_not_touched_and_others_keep_their_bytes(void **state)
@@ -257,6 +266,10 @@ static void check_block_out(fixture *f)
     block_out_case(f, 1, 32, 48);
     block_out_case(f, 63, 90, 250);
     block_out_case(f, 70, 272, 300);
+    block_out_case(f, 65, 64, 64); /* in tiles: one of everything, */
+    block_out_case(f, 400, 64, 192);
+    block_out_case(f, 450, 512,
+                   128); /* as many columns as are kept in tiles: stages are used anew */
     if (on_cpu(f))
         block_out_case(f, 70, 528, 600);
 }
