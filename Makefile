@@ -243,7 +243,8 @@ $(B)/gpu/%: $(B)/obj/gpu/%.o $(OPS_SHARED) $(B)/scdiva_cuda.so $(ARCHIVES)
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group -lcmocka $(LIBS_server)
 test-gpu: $(if $(CUDA_SO),programs $(GPU_TESTS),no-nvcc) ## the CUDA tests on a GPU (needs nvcc to build, a GPU to run)
 	$(Q)for t in $(GPU_TESTS); do SCDIVA_TEST_DEVICES=cuda $$t || exit 1; done
-	$(Q)SCDIVAD=$(B)/scdivad SCDIVA_TRAIN=$(B)/scdiva-train $(PYTHON) tests/e2e/run.py parity
+	$(Q)for k in measured next; do SCDIVA_CUDA_KERNELS=$$k SCDIVAD=$(B)/scdivad SCDIVA_TRAIN=$(B)/scdiva-train \
+	  $(PYTHON) tests/e2e/run.py parity || exit 1; done
 	$(Q)tests/ops/sanitize.sh $(CUDA_HOME)/bin/compute-sanitizer $(B)/gpu
 .PHONY: no-nvcc
 no-nvcc:

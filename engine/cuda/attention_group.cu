@@ -55,11 +55,9 @@ SCD_DEVICE void start_tile(stream &s, const tile_args &a, int stage)
     s.left -= KEYS;
 }
 
-/* One tile of a warpgroup; its P V is still under way at the end. */
-SCD_DEVICE void take_tile(warp_state<DIM, 1> &s, float scale, int stage, int left, int lane,
-                          uint32_t weights[KEYS / 16][4])
+/* p (64, 64) = Q K^T of the tile in `stage`; what was under way before is done as well. */
+SCD_DEVICE void take_scores(warp_state<DIM, 1> &s, int stage, float p[1][KEYS / 8][4])
 {
-    float p[1][KEYS / 8][4];
     gpu_group_begin();
     gpu_group_mma_rows<true>(p[0][0], s.q[0][0], buffer(0, stage), 0);
     SCD_UNROLL
@@ -67,6 +65,13 @@ SCD_DEVICE void take_tile(warp_state<DIM, 1> &s, float scale, int stage, int lef
         gpu_group_mma_rows<false>(p[0][0], s.q[0][k], buffer(0, stage), k);
     gpu_group_commit();
     gpu_group_wait(p[0][0], s.o[0][0]);
+}
+
+/* O += softmax(p) V of the tile in `stage`, `left` keys of which exist; still under way at the end.
+ */
+SCD_DEVICE void take_values(warp_state<DIM, 1> &s, float scale, int stage, int left, int lane,
+                            float p[1][KEYS / 8][4], uint32_t weights[KEYS / 16][4])
+{
     mask_keys<1, KEYS>(p, left, lane);
     soften<DIM, 1, KEYS>(s, scale, p);
     SCD_UNROLL
@@ -79,7 +84,51 @@ SCD_DEVICE void take_tile(warp_state<DIM, 1> &s, float scale, int stage, int lef
     gpu_group_commit();
 }
 
-SCD_KERNEL_BESIDE(THREADS, 2) attention_group(tile_args a)
+/* Wait for the tile in `stage`, and start the one after it: the stage it goes to was used up by
+ * every warpgroup when it came here. */
+SCD_DEVICE void next_tile(stream &in, const tile_args &a, int stage)
+{
+    gpu_copy_wait<0>();
+    gpu_group_fence();
+    gpu_sync_block();
+    if (in.left > 0)
+        start_tile(in, a, after(stage));
+    gpu_copy_commit();
+}
+
+SCD_DEVICE void take_tiles(warp_state<DIM, 1> &s, stream &in, const tile_args &a, int keys,
+                           int lane)
+{
+    float p[1][KEYS / 8][4];
+    uint32_t weights[KEYS / 16][4];
+    for (int stage = 0; keys > 0; keys -= KEYS, stage = after(stage)) {
+        next_tile(in, a, stage);
+        take_scores(s, stage, p);
+        take_values(s, a.scale, stage, keys, lane, p, weights);
+    }
+}
+
+/* The same half a tile later: values are taken when the next tile is here, before its scores. */
+SCD_DEVICE void take_tiles_late(warp_state<DIM, 1> &s, stream &in, const tile_args &a, int keys,
+                                int lane)
+{
+    float p[1][KEYS / 8][4];
+    uint32_t weights[KEYS / 16][4];
+    int stage = 0;
+    next_tile(in, a, stage);
+    take_scores(s, stage, p);
+    for (; keys > KEYS; keys -= KEYS) {
+        next_tile(in, a, after(stage));
+        take_values(s, a.scale, stage, KEYS, lane, p, weights);
+        stage = after(stage);
+        take_scores(s, stage, p);
+    }
+    take_values(s, a.scale, stage, keys, lane, p, weights);
+}
+
+/* behind: the second warpgroup is half a tile late, so that its softmax runs beside the first one's
+ * products, and the other way round. */
+template <bool behind> SCD_KERNEL_BESIDE(THREADS, 2) attention_group(tile_args a)
 {
     scd_query_tile at = scd_query_tile_at(blockIdx.x, a.tiles);
     size_t first = a.cu_q[at.cell] + at.tile * (GROUPS * ROWS), end = a.cu_q[at.cell + 1];
@@ -94,23 +143,19 @@ SCD_KERNEL_BESIDE(THREADS, 2) attention_group(tile_args a)
     int lane = (int)threadIdx.x % SCD_WARP, group = (int)threadIdx.x / GROUP_THREADS;
     bool busy = scd_rows_left(first + (size_t)(group * ROWS), ROWS, end) > 0;
     first += threadIdx.x / SCD_WARP * 16; /* of this warp */
+    int rows = scd_rows_left(first, 16, end);
     warp_state<DIM, 1> s;
-    uint32_t weights[KEYS / 16][4];
-    load_queries<DIM, 1>(s, a.q + first * a.width + head, a, scd_rows_left(first, 16, end), lane);
-    for (int stage = 0; keys > 0; keys -= KEYS, stage = after(stage)) {
-        gpu_copy_wait<0>();
-        gpu_group_fence();
-        gpu_sync_block(); /* this tile is here, and the one before the last is used up */
-        if (in.left > 0)
-            start_tile(in, a, after(stage));
-        gpu_copy_commit();
-        if (busy)
-            take_tile(s, a.scale, stage, keys, lane, weights);
-    }
+    load_queries<DIM, 1>(s, a.q + first * a.width + head, a, rows, lane);
+    if (!busy)
+        for (int stage = 0; keys > 0; keys -= KEYS, stage = after(stage))
+            next_tile(in, a, stage);
+    else if (behind && group == 1)
+        take_tiles_late(s, in, a, keys, lane);
+    else
+        take_tiles(s, in, a, keys, lane);
     float none[32] = {};
     gpu_copy_wait<0>();
     gpu_group_wait(s.o[0][0], none);
-    int rows = scd_rows_left(first, 16, end);
     if (rows > 0)
         store_outputs<DIM, 1>(s, a.out + first * a.width + head, a, rows, lane);
 }
@@ -121,6 +166,6 @@ scd_code scd_cuda_attention_group(scd_device *device, const scd_attention_args *
     tile_args a = *given;
     a.tiles = scd_ceil_div(most, GROUPS * ROWS);
     dim3 grid((unsigned)(args->n_cells * a.tiles), (unsigned)args->n_heads);
-    return SCD_LAUNCH_2D(device, err, attention_group, grid, THREADS,
-                         (size_t)(STAGES * 2 * TILE_BYTES), a);
+    void (*kernel)(tile_args) = device->next ? attention_group<true> : attention_group<false>;
+    return SCD_LAUNCH_2D(device, err, kernel, grid, THREADS, (size_t)(STAGES * 2 * TILE_BYTES), a);
 }

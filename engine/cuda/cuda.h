@@ -56,7 +56,7 @@ struct scd_device {
     scd_gemm_lib *gemm;
     bool bf16;
     bool groups; /* multiplies by warpgroups (Hopper) */
-    bool own;    /* so do our own products, where a shape allows them (product_group.cu) */
+    bool next;   /* kernels for it that no GPU has run yet are wanted (README.md) */
     int processors;
     size_t act; /* bytes of an activation */
 

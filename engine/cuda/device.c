@@ -46,12 +46,15 @@ static void cuda_close(scd_device *device)
     free(device);
 }
 
-/* SCDIVA_CUDA_PRODUCTS=own: ours where they can take a shape. Not the default before a GPU has
- * shown them right and faster. */
-static bool own_products(void)
+/* SCDIVA_CUDA_KERNELS=next: also kernels that no GPU has shown right and faster yet (README.md). */
+static scd_code kernels_wanted(bool *next, scd_error *err)
 {
-    const char *want = getenv("SCDIVA_CUDA_PRODUCTS");
-    return want && !strcmp(want, "own");
+    const char *want = getenv("SCDIVA_CUDA_KERNELS");
+    *next = want && !strcmp(want, "next");
+    if (want && *want && !*next && strcmp(want, "measured") != 0)
+        return scd_fail(err, SCD_E_INVALID, "SCDIVA_CUDA_KERNELS is \"%s\": measured or next",
+                        want);
+    return SCD_OK;
 }
 
 /* cuBLASLt chooses a shape's algorithm by the chip: cards of one architecture that differ in it may
@@ -61,14 +64,14 @@ static void describe(scd_device *device, const scd_gpu_facts *facts, int index)
     scd_device_info *info = &device->info;
     device->processors = facts->processors;
     device->groups = SCD_CUDA_GROUPS && facts->major == 9;
-    device->own = device->groups && device->bf16 && own_products();
+    device->next = device->next && device->groups && device->bf16;
     info->precision = device->bf16 ? SCD_PRECISION_BF16 : SCD_PRECISION_FP32;
     info->act_bytes = device->act;
     snprintf(info->isa, sizeof info->isa, "sm_%d%d", facts->major, facts->minor);
     snprintf(info->name, sizeof info->name, "%s, GPU %d, %zu MiB", facts->name, index,
              facts->memory_bytes >> 20);
     snprintf(info->identity, sizeof info->identity, "cuda/%s/%s/k%d%s/%s/%s, %d SMs", info->isa,
-             device->bf16 ? "bf16" : "fp32", SCD_CUDA_KERNEL_VERSION, device->own ? "own" : "",
+             device->bf16 ? "bf16" : "fp32", SCD_CUDA_KERNEL_VERSION, device->next ? "next" : "",
              scd_gemm_version(device->gemm), facts->name, facts->processors);
 }
 
@@ -95,7 +98,9 @@ static scd_code cuda_open(const scd_device_options *options, scd_device **out, s
     device->bf16 = options->precision != SCD_PRECISION_FP32;
     device->act = device->bf16 ? 2 : 4;
     void *pinned = NULL;
-    scd_code code = scd_gpu_open(options->index, &device->gpu, &facts, err);
+    scd_code code = kernels_wanted(&device->next, err);
+    if (!code)
+        code = scd_gpu_open(options->index, &device->gpu, &facts, err);
     if (!code)
         code = scd_gpu_alloc_host(device->gpu, PINNED_PIECES * (size_t)HALF_BYTES + FAULT_BYTES,
                                   &pinned, err);

@@ -1,20 +1,20 @@
-/* product_group.cu - products of our own on Hopper, which end in what follows them: silu(gate) up,
- * and RoPE on q and k.
+/* product_group.cu - products on Hopper that end in what follows them: silu(gate) up, RoPE on q and
+ * k.
  *
  * y (rows, n) = x (rows, k) w (n, k)^T, bf16 in, fp32 sums in order of k. A block keeps 128 rows of
  * w in shared memory for good - all k columns, so k is at most 512 - and lets the rows of x go by
- * in tiles of 64 x 64, through a ring of stages that one thread fills with bulk copies. Two blocks
- * are a pair: they have the same rows of x and different rows of w, each copies half of every tile
- * to both, and so x is read from the second-level cache half as often. Three warpgroups take the
- * tiles of rows in turn, so that one multiplies while another finishes what it has multiplied; a
- * warpgroup begins when the one before has seen all of its tiles come in, for a barrier of the ring
- * tells a round from the next, and not from the one after that.
+ * in tiles of 64 x 64, through a ring of stages of two tiles that one thread fills with bulk
+ * copies. Two blocks are a pair: they have the same rows of x and different rows of w, each copies
+ * one tile of every stage to both, and so x is read from the second-level cache half as often.
+ * Three warpgroups take the tiles of rows in turn, so that one multiplies while another finishes
+ * what it has multiplied; a warpgroup begins when the one before has seen all of its tiles come in,
+ * for a barrier of the ring tells a round from the next, and not from the one after that.
  *
  * What a row gives does not depend on its place: every sum is one chain of k / 16 products in a
  * register. A block's rows are dealt out by their number (groups of blocks take every groups-th
  * tile), which no bit depends on either.
  *
- * Not used unless device->own says so (README.md): no GPU has run it. */
+ * Not used unless device->next says so (README.md): no GPU has run it. */
 #include "engine/cuda/gpu_cluster.cuh"
 
 enum {
@@ -25,15 +25,15 @@ enum {
     PRODUCER = GROUPS * 4, /* the warp that copies */
     THREADS = GROUPS * GROUP_THREADS + SCD_WARP,
     PAIR = 2,
-    MAX_STAGES = 12,
+    STAGES = 6,
+    STAGE_BYTES = PAIR * SCD_TILE_BYTES,
     MAX_ACROSS = 8 /* tiles of k: 512 columns */
 };
 
 typedef struct stream_args {
-    const unsigned char *x, *w; /* in tiles */
-    unsigned rows, row_tiles;   /* of x */
-    unsigned across;            /* tiles of k */
-    unsigned stages;
+    const unsigned char *x, *w;  /* in tiles */
+    unsigned rows, row_tiles;    /* of x */
+    unsigned across;             /* tiles of k, an even number */
     unsigned n_blocks;           /* of COLS columns; a block more may fill the last pair */
     unsigned first, each, apart; /* block i has tiles first + i each and `apart` further of w */
 } stream_args;
@@ -47,45 +47,45 @@ SCD_DEVICE unsigned char *weights_at(unsigned tile)
 
 SCD_DEVICE unsigned char *stage_at(const stream_args &s, unsigned slot)
 {
-    return weights_at(s.across) + slot * SCD_TILE_BYTES;
+    return weights_at(s.across) + slot * STAGE_BYTES;
 }
 
-/* The tile of x in `slot` is here; and: both blocks have used it up. */
+/* What is in `slot` of x is here; and: both blocks have used it up. */
 SCD_DEVICE gpu_mbarrier *full_at(const stream_args &s, unsigned slot)
 {
-    return (gpu_mbarrier *)(void *)stage_at(s, s.stages) + slot;
+    return (gpu_mbarrier *)(void *)stage_at(s, STAGES) + slot;
 }
 
 SCD_DEVICE gpu_mbarrier *empty_at(const stream_args &s, unsigned slot)
 {
-    return full_at(s, s.stages) + slot;
+    return full_at(s, STAGES) + slot;
 }
 
 SCD_DEVICE gpu_mbarrier *weights_here(const stream_args &s)
 {
-    return full_at(s, 2 * s.stages);
+    return full_at(s, 2 * STAGES);
 }
 
 /* Warpgroup `group` may begin its next tile of rows. */
 SCD_DEVICE gpu_mbarrier *turn_of(const stream_args &s, unsigned group)
 {
-    return full_at(s, 2 * s.stages + 1 + group);
+    return full_at(s, 2 * STAGES + 1 + group);
 }
 
-static size_t shared_bytes(unsigned across, unsigned stages)
+static size_t shared_bytes(unsigned across)
 {
-    return across * (size_t)(2 * SCD_TILE_BYTES) + stages * (size_t)SCD_TILE_BYTES +
-           (2 * stages + 1 + GROUPS) * sizeof(gpu_mbarrier);
+    return across * (size_t)(2 * SCD_TILE_BYTES) + (size_t)(STAGES * STAGE_BYTES) +
+           (2 * STAGES + 1 + GROUPS) * sizeof(gpu_mbarrier);
 }
 
-/* Where the next tile of x lies in the ring, and the parity of that round. */
+/* Where x goes on in the ring, and the parity of that round. */
 typedef struct ring {
     unsigned slot, parity;
 } ring;
 
-SCD_DEVICE void go_on(ring &r, unsigned by, unsigned stages)
+SCD_DEVICE void go_on(ring &r, unsigned by)
 {
-    for (r.slot += by; r.slot >= stages; r.slot -= stages)
+    for (r.slot += by; r.slot >= STAGES; r.slot -= STAGES)
         r.parity ^= 1;
 }
 
@@ -93,7 +93,7 @@ SCD_DEVICE void go_on(ring &r, unsigned by, unsigned stages)
 
 SCD_DEVICE void copy_in(const stream_args &s)
 {
-    unsigned rank = gpu_cluster_rank(), half = SCD_TILE_BYTES / (unsigned)PAIR;
+    unsigned rank = gpu_cluster_rank();
     unsigned block = blockIdx.x < s.n_blocks ? blockIdx.x : s.n_blocks - 1;
     const unsigned char *w = s.w + (size_t)(s.first + block * s.each) * s.across * SCD_TILE_BYTES;
     gpu_mbarrier_expect(weights_here(s), s.across * 2 * SCD_TILE_BYTES);
@@ -104,11 +104,11 @@ SCD_DEVICE void copy_in(const stream_args &s)
                           SCD_TILE_BYTES, weights_here(s));
     ring at = {};
     for (unsigned tile = blockIdx.y; tile < s.row_tiles; tile += gridDim.y)
-        for (unsigned k = 0; k < s.across; k++, go_on(at, 1, s.stages)) {
-            const unsigned char *x = s.x + ((size_t)tile * s.across + k) * SCD_TILE_BYTES;
+        for (unsigned k = 0; k < s.across; k += PAIR, go_on(at, 1)) {
+            const unsigned char *x = s.x + ((size_t)tile * s.across + k + rank) * SCD_TILE_BYTES;
             gpu_mbarrier_wait(empty_at(s, at.slot), at.parity ^ 1);
-            gpu_mbarrier_expect(full_at(s, at.slot), SCD_TILE_BYTES);
-            gpu_copy_bulk_pair(stage_at(s, at.slot) + rank * half, x + rank * half, half,
+            gpu_mbarrier_expect(full_at(s, at.slot), STAGE_BYTES);
+            gpu_copy_bulk_pair(stage_at(s, at.slot) + rank * SCD_TILE_BYTES, x, SCD_TILE_BYTES,
                                full_at(s, at.slot));
         }
 }
@@ -127,19 +127,22 @@ SCD_DEVICE void leave(const stream_args &s, unsigned slot)
 SCD_DEVICE void multiply(const stream_args &s, ring &at, unsigned next, float d[64])
 {
     unsigned last = 0;
-    for (unsigned k = 0; k < s.across; k++) {
+    for (unsigned k = 0; k < s.across; k += PAIR) {
         gpu_mbarrier_wait(full_at(s, at.slot), at.parity);
         gpu_group_begin();
         SCD_UNROLL
+        for (int i = 0; i < PAIR; i++)
+            SCD_UNROLL
         for (int step = 0; step < SCD_TILE_SIDE / 16; step++)
-            gpu_group_mma_shared(d, stage_at(s, at.slot), weights_at(k), step, k || step);
+            gpu_group_mma_shared(d, stage_at(s, at.slot) + i * SCD_TILE_BYTES,
+                                 weights_at(k + (unsigned)i), step, k || i || step);
         gpu_group_commit();
         if (k) {
             gpu_group_wait_for<1>(d);
             leave(s, last);
         }
         last = at.slot;
-        go_on(at, 1, s.stages);
+        go_on(at, 1);
     }
     if (threadIdx.x % SCD_WARP == 0)
         gpu_mbarrier_arrive(turn_of(s, next), gpu_cluster_rank());
@@ -265,10 +268,10 @@ template <typename E> SCD_DEVICE void take_rows(const stream_args &s, const E &e
     int lane = (int)threadIdx.x % SCD_WARP, warp = (int)threadIdx.x / SCD_WARP % 4;
     ring at = {};
     unsigned round = group ? 0 : 1; /* nobody gives the first warpgroup its first turn */
-    go_on(at, group * s.across, s.stages);
+    go_on(at, group * s.across / PAIR);
     gpu_mbarrier_wait(weights_here(s), 0);
     for (unsigned tile = blockIdx.y + group * gridDim.y; tile < s.row_tiles;
-         tile += GROUPS * gridDim.y, go_on(at, (GROUPS - 1) * s.across, s.stages)) {
+         tile += GROUPS * gridDim.y, go_on(at, (GROUPS - 1) * s.across / PAIR)) {
         float d[64];
         gpu_mbarrier_wait(turn_of(s, group), round);
         round ^= 1;
@@ -286,7 +289,7 @@ template <typename E> SCD_DEVICE void take_rows(const stream_args &s, const E &e
 template <typename E> SCD_KERNEL_PAIRS(THREADS) stream_rows(stream_args s, E e)
 {
     if (threadIdx.x == 0) {
-        for (unsigned i = 0; i < s.stages; i++) {
+        for (unsigned i = 0; i < STAGES; i++) {
             gpu_mbarrier_init(full_at(s, i), 1);
             gpu_mbarrier_init(empty_at(s, i), 4 * PAIR); /* the warps that have it */
         }
@@ -308,8 +311,8 @@ template <typename E> SCD_KERNEL_PAIRS(THREADS) stream_rows(stream_args s, E e)
 
 bool scd_cuda_streams(const scd_device *device, size_t n_parts, size_t part_rows, size_t cols)
 {
-    return device->own && n_parts > 1 && part_rows % SCD_TILE_SIDE == 0 &&
-           cols % SCD_TILE_SIDE == 0 && cols / SCD_TILE_SIDE <= MAX_ACROSS;
+    return device->next && n_parts > 1 && part_rows % SCD_TILE_SIDE == 0 &&
+           cols % (SCD_TILE_SIDE * (size_t)PAIR) == 0 && cols / SCD_TILE_SIDE <= MAX_ACROSS;
 }
 
 /* A thread takes four columns. */
@@ -343,12 +346,11 @@ static scd_code stream(scd_device *device, stream_args *s, const scd_matrix *w, 
     s->rows = (unsigned)rows;
     s->row_tiles = (unsigned)scd_ceil_div(rows, ROWS);
     s->across = (unsigned)(w->cols / SCD_TILE_SIDE);
-    s->stages = MAX_STAGES;
     unsigned blocks = (s->n_blocks + PAIR - 1) / PAIR * PAIR;
     unsigned groups = (unsigned)device->processors / blocks;
     groups = groups > s->row_tiles ? s->row_tiles : groups;
     return SCD_LAUNCH_PAIRS(device, err, stream_rows<E>, dim3(blocks, groups ? groups : 1), THREADS,
-                            shared_bytes(s->across, s->stages), *s, e);
+                            shared_bytes(s->across), *s, e);
 }
 
 scd_code scd_cuda_stream_gated(scd_device *device, const scd_matrix *w, const void *x, size_t rows,

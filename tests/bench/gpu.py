@@ -4,11 +4,11 @@
     tests/bench/gpu.py --build build [--seconds S] [--out FILE]
     tests/bench/gpu.py --build build --dry-run
 
-Runs build/bench/bench_gpu (ours) and gpu_torch.py (ceilings, PyTorch eager and compiled) one after
-the other on the same GPU, within eight minutes, prints the table and writes it. TORCH_PYTHON names
-a Python that has PyTorch; without one the ceilings are those of GPU.md's prediction, and the table
-says so. --dry-run does the same on a tiny model with the emulator as GPU, to see that all of it
-works; its figures mean nothing.
+Runs build/bench/bench_gpu (ours, then with the kernels that come next where the GPU has them) and
+gpu_torch.py (ceilings, PyTorch eager and compiled) one after the other on the same GPU, within
+eight minutes, prints the table and writes it. TORCH_PYTHON names a Python that has PyTorch; without
+one the ceilings are those of GPU.md's prediction, and the table says so. --dry-run does the same on
+a tiny model with the emulator as GPU, to see that all of it works; its figures mean nothing.
 """
 import argparse
 import os
@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 
 LIMIT_S = 8 * 60
-OURS_S, TORCH_S = 200, 240  # of each part; what is printed until then counts
+OURS_S, NEXT_S, TORCH_S = 160, 60, 240  # of each part; what is printed until then counts
 # H100 SXM, dense, what GPU.md's prediction takes as reached.
 ASSUMED = {"product bf16": 620e12, "product fp32": 50e12, "copy": 2.8e12}
 
@@ -63,6 +63,19 @@ def operation_rows(ours, roof, bf16):
     return rows
 
 
+def next_rows(ours, following):
+    """What the kernels that come next (engine/cuda/README.md) change."""
+    rows = []
+    for kind, at, times in (("op", 2, "ms a call"), ("rate", 1, "cells/s"), ("latency", 1, "ms")):
+        before = {line[0]: float(line[at]) for line in of_kind(ours, kind)}
+        for line in of_kind(following, kind):
+            name, now = line[0], float(line[at])
+            if name in before:
+                rows.append([name, times, f"{before[name]:,.3f}", f"{now:,.3f}",
+                             f"{now / before[name]:.2f}"])
+    return rows
+
+
 def table(head, rows):
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
@@ -92,7 +105,7 @@ def latency_rows(ours, torch):
     return rows
 
 
-def compose(ours, torch, notes, took):
+def compose(ours, following, torch, notes, took):
     roof, measured = ceilings(torch)
     device = (of_kind(ours, "device") or [["no device", ""]])[0]
     version = (of_kind(torch, "torch_version") or [["none", ""]])[0]
@@ -107,6 +120,9 @@ def compose(ours, torch, notes, took):
     text += table(["workload", "cells/s", "PyTorch SDPA", "torch.compile", "ours over the faster"],
                   rate_rows(ours, torch)) + [""]
     text += table(["latency", "ms (10th to 90th percentile)"], latency_rows(ours, torch)) + [""]
+    if any("next/" in line[1] for line in of_kind(following, "device")):
+        text += table(["kernels that come next", "", "measured ones", "next", "next over measured"],
+                      next_rows(ours, following)) + [""]
     text += table(["training", "tokens/s (least to most)", "rows of a micro-batch"],
                   [[name, f"{float(m):,.0f} ({float(low):,.0f} to {float(high):,.0f})", n]
                    for name, m, low, high, n in of_kind(ours, "train")])
@@ -134,8 +150,13 @@ def main():
     os.makedirs(os.path.dirname(model), exist_ok=True)
     make_model(os.path.join(build, "scdiva-train"), model, a.dry_run)
     sizes = ["--rows", "300", "--seconds", "0.02"] if a.dry_run else ["--seconds", str(a.seconds)]
+    if a.dry_run:
+        os.environ["CUDA_EMULATOR_ISA"] = "90"
     ours, said = run([bench, model, *sizes, *(["--train", "130"] if a.dry_run else [])], OURS_S)
     notes = [f"bench_gpu: {said}"] if said else []
+    following, said = run([bench, model, *sizes, "--train", "0"], NEXT_S,
+                    {**os.environ, "SCDIVA_CUDA_KERNELS": "next"})
+    notes += [f"bench_gpu with the kernels that come next: {said}"] if said else []
     python = os.environ.get("TORCH_PYTHON", sys.executable)
     left = min(TORCH_S, LIMIT_S - (time.monotonic() - start) - 10)
     torch, said = run([python, os.path.join(HERE, "gpu_torch.py"), model, *sizes,
@@ -143,7 +164,7 @@ def main():
     notes += [f"gpu_torch.py: {said}"] if said else []
     if a.dry_run:
         notes.append("A DRY RUN on the emulator: no figure here means anything.")
-    text = compose(ours, torch, notes, time.monotonic() - start)
+    text = compose(ours, following, torch, notes, time.monotonic() - start)
     out = a.out or os.path.join(build, "bench-gpu.md")
     with open(out, "w", encoding="utf-8") as f:
         f.write(text)

@@ -58,7 +58,8 @@ def scdiva_train():
 
 
 def clean_environment(extra=None):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("SCDIVA")}
+    env = {k: v for k, v in os.environ.items()
+           if not k.startswith("SCDIVA") or k == "SCDIVA_CUDA_KERNELS"}
     return {**env, **(extra or {})}
 
 

@@ -12,6 +12,7 @@ import subprocess
 import numpy as np
 
 import harness
+import models
 import reference
 import test_train as train
 from harness import SLOW, Daemon, Skip, clean_environment, scratch
@@ -61,6 +62,35 @@ def test_left_to_itself_the_daemon_takes_the_gpu_and_bf16_and_says_why():
     want = reference.embed(reference.Model(harness.small_model()), harness.demo_request(3))
     for a, (b, _) in zip(got.astype(np.float64), want):
         assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.999
+
+
+def test_kernels_that_come_next_match_and_share_no_cached_result_with_others():
+    path, data = scratch("next"), scratch("next-data")
+    names = [f"GENE{i}" for i in range(90)]
+    models.write_model(path, names, seed=4, MAX_GENE_LEN=90, SCGPT_DIM=32, HIDDEN_DIM=128,
+                       N_HEADS=2, N_LAYERS=2, D_HID=192)
+    body = {"cells": [{"genes": names[i:i + n], "values": [1 + (i + j) % 7 for j in range(n)]}
+                      for i, n in enumerate((1, 63, 64, 80))]}
+    flags = ("--device", "cuda", "--data", data)
+    hopper = {**GUARD, "CUDA_EMULATOR_ISA": "90", "CUDA_EMULATOR_PROCESSORS": "7"}
+    got = {}
+    for kernels in ("measured", "next", "next"):
+        env = {**hopper, "SCDIVA_CUDA_KERNELS": kernels}
+        with Daemon(path, command=emulated(harness.scdivad()), flags=flags, env=env) as d:
+            answer = d.embed(body)
+            cached = {item["cache"] for item in answer.json()["data"]}
+            assert cached == ({"hit"} if kernels in got else {"miss"}), (kernels, cached)
+            got.setdefault(kernels, answer.embeddings())
+    assert got["next"].tobytes() != got["measured"].tobytes()
+    want = reference.embed(reference.Model(path), body)
+    for mine in got.values():
+        for a, (b, _) in zip(mine.astype(np.float64), want):
+            assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.999
+    env = {**hopper, "SCDIVA_CUDA_KERNELS": "mine"}
+    p = subprocess.run(emulated(harness.scdivad()) + ["--model", path, *flags],
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                       timeout=60 * SLOW, env=clean_environment(env), check=False)
+    assert p.returncode and "measured or next" in p.stdout, p.stdout
 
 
 def test_without_room_for_its_batches_the_device_gets_smaller_ones():

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-enum { HOPPER = N_DEVICES - 2, HOPPER_OWN };
+enum { HOPPER = N_DEVICES - 2, HOPPER_NEXT };
 
 static const struct {
     const char *isa;
@@ -35,15 +35,15 @@ static bool open_cuda(fixture *f, size_t config, bool needed)
     const scd_backend *be = &scd_backend_cuda;
     if (config >= HOPPER)
         setenv("CUDA_EMULATOR_ISA", "90", 1);
-    if (config == HOPPER_OWN) {
-        setenv("SCDIVA_CUDA_PRODUCTS", "own", 1);
+    if (config == HOPPER_NEXT) {
+        setenv("SCDIVA_CUDA_KERNELS", "next", 1);
         setenv("CUDA_EMULATOR_PROCESSORS", "6", 1); /* several groups of blocks */
     }
     bool there =
         be && fixture_open_on(f, be, configs[config].precision, configs[config].tolerance, &err);
     unsetenv("CUDA_EMULATOR_ISA");
     unsetenv("CUDA_EMULATOR_PROCESSORS");
-    unsetenv("SCDIVA_CUDA_PRODUCTS");
+    unsetenv("SCDIVA_CUDA_KERNELS");
     if (needed && !there)
         fail_msg("%s", err.message);
     return there;

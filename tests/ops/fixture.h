@@ -32,9 +32,9 @@ typedef struct fixture {
 } fixture;
 
 /* Config i: generic, avx2 and avx512 in fp32, avx512_bf16 in bf16; from N_CONFIGS on CUDA in fp32
- * and bf16, in bf16 as on Hopper where the device is the emulator, and there with products of our
- * own. False where the machine, or this build, lacks it. SCDIVA_TEST_DEVICES=cpu or cuda leaves the
- * other out; CUDA that is not there is a failure then. */
+ * and bf16, in bf16 as on Hopper where the device is the emulator, and there with the kernels
+ * that come next. False where the machine, or this build, lacks it. SCDIVA_TEST_DEVICES=cpu or cuda
+ * leaves the other out; CUDA that is not there is a failure then. */
 bool fixture_open(fixture *f, size_t config, int threads);
 /* check(f) on every device there is, with two threads; a failure where there is none. */
 void fixture_on_every_device(void (*check)(fixture *f));

@@ -339,12 +339,12 @@ static void a_cell_has_the_same_bits_alone_and_in_any_packing(void **state)
     setenv("CUDA_EMULATOR_ISA", "90", 1); /* attention of heads of 64 by warpgroups */
     H = MOST_H;
     check_model(1);
-    setenv("SCDIVA_CUDA_PRODUCTS", "own", 1);
+    setenv("SCDIVA_CUDA_KERNELS", "next", 1);
     setenv("CUDA_EMULATOR_PROCESSORS", "4", 1);
     F = 128; /* whole tiles */
     check_model(1);
     unsetenv("CUDA_EMULATOR_PROCESSORS");
-    unsetenv("SCDIVA_CUDA_PRODUCTS");
+    unsetenv("SCDIVA_CUDA_KERNELS");
     unsetenv("CUDA_EMULATOR_ISA");
 }
 

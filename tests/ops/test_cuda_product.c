@@ -9,38 +9,44 @@
 
 enum { WIDTH = 128, FFN = 64, ROWS = 5 };
 
-static void setenv_all(const char *isa, const char *products)
+static void setenv_all(const char *isa, const char *kernels)
 {
     setenv("CUDA_EMULATOR_ISA", isa, 1);
-    setenv("SCDIVA_CUDA_PRODUCTS", products, 1);
+    setenv("SCDIVA_CUDA_KERNELS", kernels, 1);
 }
 
 static void unsetenv_all(void)
 {
     unsetenv("CUDA_EMULATOR_ISA");
-    unsetenv("SCDIVA_CUDA_PRODUCTS");
+    unsetenv("SCDIVA_CUDA_KERNELS");
 }
 
-static bool named(const char *isa, const char *products, int bf16)
+static bool named(const char *isa, const char *kernels, int bf16)
 {
     fixture f;
-    setenv_all(isa, products);
+    setenv_all(isa, kernels);
     cuda_open(&f, bf16);
     unsetenv_all();
-    bool own = strstr(f.info->identity, "own/") != NULL;
+    bool next = strstr(f.info->identity, "next/") != NULL;
     fixture_release(&f);
-    return own;
+    return next;
 }
 
 /* Their bits are others', so the identity must tell; only Hopper has them, and only in bf16. */
-static void an_identity_says_whose_products_they_are(void **state)
+static void an_identity_says_which_kernels_they_are(void **state)
 {
     (void)state;
-    assert_true(named("90", "own", 1));
-    assert_false(named("90", "own", 0));
-    assert_false(named("80", "own", 1));
+    assert_true(named("90", "next", 1));
+    assert_false(named("90", "next", 0));
+    assert_false(named("80", "next", 1));
     assert_false(named("90", "", 1));
-    assert_false(named("90", "cublaslt", 1));
+    assert_false(named("90", "measured", 1));
+    fixture f;
+    scd_error err;
+    setenv_all("90", "theirs");
+    assert_false(fixture_open_on(&f, &scd_backend_cuda, SCD_PRECISION_BF16, 0, &err));
+    unsetenv_all();
+    assert_non_null(strstr(err.message, "SCDIVA_CUDA_KERNELS is \"theirs\": measured or next"));
 }
 
 static void tiles_hold_every_element_once(void **state)
@@ -91,15 +97,15 @@ static scd_code pack(life *l, size_t parts, size_t rows, size_t cols, scd_matrix
 static scd_code load(life *l, bool with_qkv, scd_error *err)
 {
     scd_device_options options = {.precision = SCD_PRECISION_BF16};
-    setenv_all("90", "own");
+    setenv_all("90", "next");
     scd_code code = be->open(&options, &l->device, err);
     unsetenv_all();
     if (!code)
-        code = pack(l, 2, FFN, SCD_TILE_SIDE, &l->gate_up, err);
+        code = pack(l, 2, FFN, WIDTH, &l->gate_up, err);
     if (!code)
-        code = pack(l, 1, SCD_TILE_SIDE, SCD_TILE_SIDE, &l->square, err);
+        code = pack(l, 1, WIDTH, WIDTH, &l->square, err);
     if (!code)
-        code = pack(l, 1, SCD_TILE_SIDE, FFN, &l->down, err);
+        code = pack(l, 1, WIDTH, FFN, &l->down, err);
     if (!code && with_qkv)
         code = pack(l, 3, WIDTH, WIDTH, &l->qkv, err);
     if (!code)
@@ -128,7 +134,7 @@ static scd_code run(life *l, scd_error *err)
     static const float floats[1 << 14];
     scd_code code = be->upload(l->device, l->memory, floats, sizeof floats, err);
     scd_block_out_args o = {.rows = ROWS,
-                            .hidden_dim = SCD_TILE_SIDE,
+                            .hidden_dim = WIDTH,
                             .ffn_dim = FFN,
                             .h = (float *)(void *)l->memory,
                             .att = l->memory + 8192,
@@ -201,7 +207,7 @@ static void a_position_beyond_the_reserve_is_noted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(an_identity_says_whose_products_they_are),
+        cmocka_unit_test(an_identity_says_which_kernels_they_are),
         cmocka_unit_test(tiles_hold_every_element_once),
         cmocka_unit_test(any_call_that_fails_is_an_error_and_nothing_leaks),
         cmocka_unit_test(a_position_beyond_the_reserve_is_noted),

@@ -266,8 +266,8 @@ static void check_block_out(fixture *f)
     block_out_case(f, 1, 32, 48);
     block_out_case(f, 63, 90, 250);
     block_out_case(f, 70, 272, 300);
-    block_out_case(f, 65, 64, 64); /* in tiles: one of everything, */
-    block_out_case(f, 400, 64, 192);
+    block_out_case(f, 65, 128, 64); /* in tiles: one of everything, */
+    block_out_case(f, 400, 128, 192);
     block_out_case(f, 450, 512,
                    128); /* as many columns as are kept in tiles: stages are used anew */
     if (on_cpu(f))
