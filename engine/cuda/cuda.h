@@ -88,7 +88,8 @@ struct scd_graph {
 struct scd_matrix {
     size_t n_parts, part_rows, cols;
     void *weights; /* device (n_parts * part_rows, cols) act */
-    void *tiles;   /* device: the same in tiles (index.h), or NULL */
+    bool streams;  /* product_group.cu takes it too, by this map of its rows */
+    scd_gpu_map map;
     scd_gemm_plan *plan;
 };
 
@@ -163,25 +164,26 @@ scd_code scd_cuda_attention_bf16(scd_device *device, const scd_attention_args *a
 scd_code scd_cuda_rows_act(scd_device *device, const float *x, size_t n, size_t width, void *room,
                            const void **out, scd_error *err);
 
-/* RMSNorm of rows h (rows, width) to act (op_norm.cu); to bf16 in tiles (index.h), width being a
- * multiple of 64. */
+/* RMSNorm of rows h (rows, width) to act (op_norm.cu). */
 scd_code scd_cuda_norm_act(scd_device *device, const float *h, const float *weight, size_t rows,
                            size_t width, void *out, scd_error *err);
-scd_code scd_cuda_norm_tiles(scd_device *device, const float *h, const float *weight, size_t rows,
-                             size_t width, void *out, scd_error *err);
 
-/* ---- products of our own (product_group.cu) ---- */
+/* ---- products that end in what follows them (product_group.cu) ---- */
 
-/* Whether weights of this shape are multiplied there, and then kept in tiles. */
-bool scd_cuda_streams(const scd_device *device, size_t n_parts, size_t part_rows, size_t cols);
-scd_code scd_cuda_tiles_new(scd_device *device, const void *weights, size_t rows, size_t cols,
-                            void **out, scd_error *err);
-/* mid (rows, part_rows) act = silu(x gate^T) (x up^T); x (rows, cols) in tiles, w's parts gate and
- * up. */
-scd_code scd_cuda_stream_gated(scd_device *device, const scd_matrix *w, const void *x, size_t rows,
-                               void *mid, scd_error *err);
-/* q, k and v of normed rows x in tiles, q and k turned by `rope` (max_rows, 64). Heads are of 64,
- * and an even number. */
+/* Whether weights of this shape are multiplied there where an operation can do with it. */
+bool scd_cuda_streams(const scd_device *device, size_t part_rows, size_t cols);
+
+/* Half of a block: h (rows, H) += att wo^T; mid (rows, F) act = silu(gate) up of n = RMSNorm(h).
+ * x (rows, H) act is scratch: h times the norm's weight; so is squares (rows, scd_cuda_squares(H)):
+ * sums of h^2. */
+static inline size_t scd_cuda_squares(size_t hidden_dim)
+{
+    return (hidden_dim + 127) / 128;
+}
+scd_code scd_cuda_stream_out(scd_device *device, const scd_block_out_args *args, void *x,
+                             float *squares, void *mid, scd_error *err);
+/* q, k and v of normed rows x, q and k turned by `rope` (max_rows, 64). Heads are of 64, and an
+ * even number. */
 scd_code scd_cuda_stream_turned(scd_device *device, const scd_qkv_args *args, const void *x,
                                 const float *rope, scd_error *err);
 

@@ -14,6 +14,8 @@
 
 #ifndef SCD_CUDA_HOST
 
+#define SCD_GRID_CONSTANT const __grid_constant__
+
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define SCD_KERNEL_PAIRS(threads)                                                                  \
     __global__ static void __cluster_dims__(2, 1, 1) __launch_bounds__(threads, 1)
@@ -109,24 +111,27 @@ SCD_DEVICE void gpu_mbarrier_wait(gpu_mbarrier *b, unsigned parity)
                : "memory");
 }
 
-/* One thread: `bytes` from global memory to this block's shared memory and b; both sides and bytes
- * are multiples of 16. */
-SCD_DEVICE void gpu_copy_bulk(void *to, const void *from, unsigned bytes, gpu_mbarrier *b)
+/* One thread: the tile of 64 rows from `row` on and 64 columns from `col` on to this block's shared
+ * memory, at a multiple of 1,024 and swizzled (scd_swizzled), and its SCD_TILE_BYTES to b. The map
+ * is a kernel's SCD_GRID_CONSTANT argument. */
+SCD_DEVICE void gpu_copy_tile(void *to, const scd_gpu_map *map, unsigned col, unsigned row,
+                              gpu_mbarrier *b)
 {
-    SCD_HOPPER("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-               "[%0], [%1], %2, [%3];"
+    SCD_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+               "[%0], [%1, {%2, %3}], [%4];"
                :
-               : "r"(gpu_shared_at(to)), "l"(from), "r"(bytes), "r"(gpu_shared_at(b))
+               : "r"(gpu_shared_at(to)), "l"(map), "r"(col), "r"(row), "r"(gpu_shared_at(b))
                : "memory");
 }
 
 /* The same to both blocks of the pair, at the same places, and to each one's own b. */
-SCD_DEVICE void gpu_copy_bulk_pair(void *to, const void *from, unsigned bytes, gpu_mbarrier *b)
+SCD_DEVICE void gpu_copy_tile_pair(void *to, const scd_gpu_map *map, unsigned col, unsigned row,
+                                   gpu_mbarrier *b)
 {
-    SCD_HOPPER("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-               ".multicast::cluster [%0], [%1], %2, [%3], %4;"
+    SCD_HOPPER("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+               ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;"
                :
-               : "r"(gpu_shared_at(to)), "l"(from), "r"(bytes), "r"(gpu_shared_at(b)),
+               : "r"(gpu_shared_at(to)), "l"(map), "r"(col), "r"(row), "r"(gpu_shared_at(b)),
                  "h"((uint16_t)3)
                : "memory");
 }
@@ -134,7 +139,7 @@ SCD_DEVICE void gpu_copy_bulk_pair(void *to, const void *from, unsigned bytes, g
 #define SCD_64(x, mod) SCD_32(x, mod), SCD_32((x + 32), mod)
 
 /* d (64, 128) of a warpgroup = [d +] a (64, 16) b (128, 16)^T: columns 16 step .. 16 step + 15 of
- * tiles (64, 64) and (128, 64) as scd_tiled() lays them, at a multiple of 1,024. Between
+ * tiles (64, 64) and (128, 64) as gpu_copy_tile leaves them. Between
  * gpu_group_begin and gpu_group_wait_for nobody touches d or the tiles. */
 SCD_DEVICE void gpu_group_mma_shared(float d[64], const void *a, const void *b, int step, bool add)
 {

@@ -86,27 +86,8 @@ SCD_BOTH int scd_swizzled(int row, int piece)
     return row * 128 + (piece ^ (row & 7)) * 16;
 }
 
-/* ---- a matrix of bf16 in tiles: 64 rows x 64 columns each, swizzled ----
- *
- * Tiles of the same rows lie one behind the other, those of columns 0 .. 63 first. Rows are padded
- * to a multiple of 64; columns are one. What a tile holds is one piece of memory, and lies as
- * wgmma's operands do. */
-
+/* Bulk copies bring tiles of 64 rows and 64 columns of bf16, laid so. */
 enum { SCD_TILE_SIDE = 64, SCD_TILE_BYTES = SCD_TILE_SIDE * SCD_TILE_SIDE * 2 };
-
-SCD_BOTH size_t scd_tiled_rows(size_t rows)
-{
-    return scd_ceil_div(rows, SCD_TILE_SIDE) * SCD_TILE_SIDE;
-}
-
-/* The byte at which column `col`, a multiple of 4, of row `row` lies; `across` tiles are a row's.
- */
-SCD_BOTH size_t scd_tiled(size_t row, size_t col, size_t across)
-{
-    size_t tile = row / SCD_TILE_SIDE * across + col / SCD_TILE_SIDE;
-    int in = scd_swizzled((int)(row % SCD_TILE_SIDE), (int)(col % SCD_TILE_SIDE / 8));
-    return tile * SCD_TILE_BYTES + (size_t)in + col % 8 * 2;
-}
 
 /* ---- attention: blocks and tiles ---- */
 

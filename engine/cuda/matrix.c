@@ -308,9 +308,10 @@ scd_code scd_cuda_matrix_pack(scd_device *device, const scd_tensor *parts, size_
     m->part_rows = parts[0].rows;
     m->cols = parts[0].cols;
     code = upload_parts(device, m, parts, err);
-    if (!code && scd_cuda_streams(device, n_parts, m->part_rows, m->cols))
-        code =
-            scd_cuda_tiles_new(device, m->weights, n_parts * m->part_rows, m->cols, &m->tiles, err);
+    m->streams = !code && scd_cuda_streams(device, m->part_rows, m->cols);
+    if (m->streams)
+        code = scd_gpu_map_rows(device->gpu, m->weights, n_parts * m->part_rows, m->cols, &m->map,
+                                err);
     if (!code)
         code = plan_for(device, m, &m->plan, err);
     if (!code && n_parts == 1)
@@ -327,10 +328,8 @@ void scd_cuda_matrix_free(scd_device *device, scd_matrix *m)
 {
     if (!m)
         return;
-    if (scd_gpu_enter(device->gpu, NULL) == SCD_OK) {
+    if (scd_gpu_enter(device->gpu, NULL) == SCD_OK)
         scd_gpu_free(device->gpu, m->weights);
-        scd_gpu_free(device->gpu, m->tiles);
-    }
     free(m);
 }
 

@@ -5,20 +5,23 @@
 enum { THREADS = 256 };
 
 typedef struct out_space {
-    void *n;       /* (rows, H) act: normed rows, or the same in tiles */
+    void *n;       /* (rows, H) act: normed rows */
     void *gate_up; /* (2, step) act: gate (rows, F), then up */
     size_t step;
-    void *mid; /* (rows, F) act: silu(gate) up */
+    void *mid;      /* (rows, F) act: silu(gate) up */
+    float *squares; /* see scd_cuda_stream_out */
 } out_space;
 
 static size_t carve(char *base, size_t rows, size_t hidden_dim, size_t ffn_dim, size_t act,
                     out_space *s)
 {
     size_t used = 0;
-    s->n = scd_cuda_carve(base, &used, scd_tiled_rows(rows) * hidden_dim, act);
+    s->n = scd_cuda_carve(base, &used, rows * hidden_dim, act);
     s->step = scd_gemm_step(rows, ffn_dim);
     s->gate_up = scd_cuda_carve(base, &used, 2 * s->step, act);
     s->mid = scd_cuda_carve(base, &used, rows * ffn_dim, act);
+    s->squares =
+        (float *)scd_cuda_carve(base, &used, rows * scd_cuda_squares(hidden_dim), sizeof(float));
     return used;
 }
 
@@ -55,24 +58,24 @@ static scd_code gated(scd_device *device, const out_space *s, size_t rows, size_
                       ffn_dim, (T *)s->mid);
 }
 
-/* mid of the stream as it is now. */
-static scd_code gate(scd_device *device, const scd_block_out_args *args, const out_space *s,
-                     scd_error *err)
+/* s->mid, and the stream with o_proj's part. */
+static scd_code to_mid(scd_device *device, const scd_block_out_args *args, const out_space *s,
+                       scd_error *err)
 {
-    size_t rows = args->rows, hidden_dim = args->hidden_dim, ffn_dim = args->ffn_dim;
-    if (args->wgate_up->tiles) {
-        scd_code code =
-            scd_cuda_norm_tiles(device, args->h, args->norm2, rows, hidden_dim, s->n, err);
-        return code ? code : scd_cuda_stream_gated(device, args->wgate_up, s->n, rows, s->mid, err);
-    }
-    scd_code code = scd_cuda_norm_act(device, args->h, args->norm2, rows, hidden_dim, s->n, err);
+    size_t rows = args->rows;
+    if (args->wo->streams && args->wgate_up->streams)
+        return scd_cuda_stream_out(device, args, s->n, s->squares, s->mid, err);
+    scd_code code =
+        scd_cuda_product(device, args->wo, 0, 1, args->att, rows, true, args->h, 0, err);
+    if (!code)
+        code = scd_cuda_norm_act(device, args->h, args->norm2, rows, args->hidden_dim, s->n, err);
     if (!code)
         code = scd_cuda_product(device, args->wgate_up, 0, 2, s->n, rows, false, s->gate_up,
                                 s->step, err);
     if (code)
         return code;
-    return device->bf16 ? gated<uint16_t>(device, s, rows, ffn_dim, err)
-                        : gated<float>(device, s, rows, ffn_dim, err);
+    return device->bf16 ? gated<uint16_t>(device, s, rows, args->ffn_dim, err)
+                        : gated<float>(device, s, rows, args->ffn_dim, err);
 }
 
 scd_code scd_cuda_block_out(scd_device *device, const scd_block_out_args *args, scd_error *err)
@@ -85,9 +88,7 @@ scd_code scd_cuda_block_out(scd_device *device, const scd_block_out_args *args, 
         return code;
     out_space s;
     carve(device->scratch, rows, args->hidden_dim, args->ffn_dim, device->act, &s);
-    code = scd_cuda_product(device, args->wo, 0, 1, args->att, rows, true, args->h, 0, err);
-    if (!code)
-        code = gate(device, args, &s, err);
+    code = to_mid(device, args, &s, err);
     if (!code)
         code = scd_cuda_product(device, args->wdown, 0, 1, s.mid, rows, true, args->h, 0, err);
     return code;

@@ -7,8 +7,7 @@
 
 enum { WARPS = 8 };
 
-/* tiled: out is bf16 in tiles (index.h), W is 4. */
-template <typename T, size_t W, bool tiled>
+template <typename T, size_t W>
 SCD_KERNEL norm_rows(const float *h, const float *w, size_t rows, size_t width, T *out)
 {
     size_t row = (size_t)blockIdx.x * WARPS + threadIdx.x / SCD_WARP;
@@ -16,6 +15,7 @@ SCD_KERNEL norm_rows(const float *h, const float *w, size_t rows, size_t width, 
     if (row >= rows)
         return;
     h += row * width;
+    out += row * width;
     float square = 0.0f, x[W];
     for (size_t i = first; i < width; i += SCD_WARP * W) {
         gpu_load_pack<W>(h + i, x);
@@ -29,8 +29,7 @@ SCD_KERNEL norm_rows(const float *h, const float *w, size_t rows, size_t width, 
         SCD_UNROLL
         for (size_t k = 0; k < W; k++)
             x[k] *= scale * w[i + k];
-        size_t at = tiled ? scd_tiled(row, i, width / SCD_TILE_SIDE) / sizeof(T) : row * width + i;
-        gpu_store_pack<W>(out + at, x);
+        gpu_store_pack<W>(out + i, x);
     }
 }
 
@@ -39,7 +38,7 @@ static scd_code launch(scd_device *device, const float *h, const float *w, size_
                        size_t width, T *out, scd_error *err)
 {
     void (*kernel)(const float *, const float *, size_t, size_t, T *) =
-        width % 4 ? norm_rows<T, 1, false> : norm_rows<T, 4, false>;
+        width % 4 ? norm_rows<T, 1> : norm_rows<T, 4>;
     if (width % 4 == 0 && !(scd_cuda_aligned(h) && scd_cuda_aligned(out)))
         return scd_fail(err, SCD_E_INVALID, "a norm's rows lie at no multiple of 16 bytes");
     return SCD_LAUNCH(device, err, kernel, scd_ceil_div(rows, WARPS), WARPS * SCD_WARP, 0, h, w,
@@ -51,17 +50,6 @@ scd_code scd_cuda_norm_act(scd_device *device, const float *h, const float *weig
 {
     return device->bf16 ? launch(device, h, weight, rows, width, (uint16_t *)out, err)
                         : launch(device, h, weight, rows, width, (float *)out, err);
-}
-
-scd_code scd_cuda_norm_tiles(scd_device *device, const float *h, const float *weight, size_t rows,
-                             size_t width, void *out, scd_error *err)
-{
-    if (!scd_cuda_aligned(h))
-        return scd_fail(err, SCD_E_INVALID, "a norm's rows lie at no multiple of 16 bytes");
-    void (*kernel)(const float *, const float *, size_t, size_t, uint16_t *) =
-        norm_rows<uint16_t, 4, true>;
-    return SCD_LAUNCH(device, err, kernel, scd_ceil_div(rows, WARPS), WARPS * SCD_WARP, 0, h,
-                      weight, rows, width, (uint16_t *)out);
 }
 
 scd_code scd_cuda_rms_norm(scd_device *device, const float *h, const float *weight, size_t rows,

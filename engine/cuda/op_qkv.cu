@@ -10,7 +10,7 @@ enum { THREADS = 256 };
 size_t scd_cuda_qkv_scratch(size_t rows, size_t hidden_dim, size_t act)
 {
     size_t used = 0;
-    scd_cuda_carve(NULL, &used, scd_tiled_rows(rows) * hidden_dim, act);
+    scd_cuda_carve(NULL, &used, rows * hidden_dim, act);
     return used;
 }
 
@@ -157,14 +157,11 @@ scd_code scd_cuda_qkv(scd_device *device, const scd_qkv_args *args, scd_error *e
     if (!code)
         code = rope_of(device, args->hidden_dim / args->n_heads,
                        args->rope_theta > 0 ? args->rope_theta : 10000.0, &rope, err);
-    if (code)
-        return code;
-    if (args->wqkv->tiles && args->hidden_dim == args->n_heads * 64 && args->n_heads % 2 == 0) {
-        code =
-            scd_cuda_norm_tiles(device, args->h, args->norm, args->rows, args->hidden_dim, n, err);
-        return code ? code : scd_cuda_stream_turned(device, args, n, rope, err);
-    }
-    code = scd_cuda_norm_act(device, args->h, args->norm, args->rows, args->hidden_dim, n, err);
+    if (!code)
+        code = scd_cuda_norm_act(device, args->h, args->norm, args->rows, args->hidden_dim, n, err);
+    if (!code && args->wqkv->streams && args->hidden_dim == args->n_heads * 64 &&
+        args->n_heads % 2 == 0)
+        return scd_cuda_stream_turned(device, args, n, rope, err);
     if (!code)
         code = multiply(device, args, n, err);
     return code ? code : turn_parts(device, args, rope, err);

@@ -31,7 +31,7 @@ enum {
 };
 
 typedef struct stream_args {
-    const unsigned char *x, *w;  /* in tiles */
+    scd_gpu_map x, w;
     unsigned rows, row_tiles;    /* of x */
     unsigned across;             /* tiles of k, an even number */
     unsigned n_blocks;           /* of COLS columns; a block more may fill the last pair */
@@ -95,21 +95,19 @@ SCD_DEVICE void copy_in(const stream_args &s)
 {
     unsigned rank = gpu_cluster_rank();
     unsigned block = blockIdx.x < s.n_blocks ? blockIdx.x : s.n_blocks - 1;
-    const unsigned char *w = s.w + (size_t)(s.first + block * s.each) * s.across * SCD_TILE_BYTES;
+    unsigned w = s.first + block * s.each;
     gpu_mbarrier_expect(weights_here(s), s.across * 2 * SCD_TILE_BYTES);
     for (unsigned k = 0; k < s.across; k++)
         for (unsigned i = 0; i < 2; i++)
-            gpu_copy_bulk(weights_at(k) + i * SCD_TILE_BYTES,
-                          w + ((size_t)(i * s.apart) * s.across + k) * SCD_TILE_BYTES,
-                          SCD_TILE_BYTES, weights_here(s));
+            gpu_copy_tile(weights_at(k) + i * SCD_TILE_BYTES, &s.w, k * SCD_TILE_SIDE,
+                          (w + i * s.apart) * SCD_TILE_SIDE, weights_here(s));
     ring at = {};
     for (unsigned tile = blockIdx.y; tile < s.row_tiles; tile += gridDim.y)
         for (unsigned k = 0; k < s.across; k += PAIR, go_on(at, 1)) {
-            const unsigned char *x = s.x + ((size_t)tile * s.across + k + rank) * SCD_TILE_BYTES;
             gpu_mbarrier_wait(empty_at(s, at.slot), at.parity ^ 1);
             gpu_mbarrier_expect(full_at(s, at.slot), STAGE_BYTES);
-            gpu_copy_bulk_pair(stage_at(s, at.slot) + rank * SCD_TILE_BYTES, x, SCD_TILE_BYTES,
-                               full_at(s, at.slot));
+            gpu_copy_tile_pair(stage_at(s, at.slot) + rank * SCD_TILE_BYTES, &s.x,
+                               (k + rank) * SCD_TILE_SIDE, tile * ROWS, full_at(s, at.slot));
         }
 }
 
@@ -182,11 +180,53 @@ SCD_DEVICE void store_row(uint32_t u[8], uint16_t *out, bool real)
     }
 }
 
-/* ---- what follows a product: `row` is that of the thread's half h of the fragments ---- */
+/* ---- what follows a product: `row` is that of this half of the thread's fragments ---- */
+
+typedef struct added_args {
+    float *h; /* (rows, width) */
+    unsigned width, blocks;
+    const float *norm; /* (width) */
+    uint16_t *x;       /* (rows, width): h norm */
+    float *squares;    /* (rows, blocks): sums of h^2 over a block's columns */
+} added_args;
+
+/* h += d, and what the norm that follows needs: its scale is found by whoever reads x. */
+SCD_DEVICE void finish(const added_args &a, const float d[64], int half, unsigned row, bool real)
+{
+    unsigned col = blockIdx.x * COLS + threadIdx.x % 4 * 2;
+    size_t at = (size_t)row * a.width + col;
+    float sum = 0.0f;
+    SCD_UNROLL
+    for (int part = 0; part < 2; part++) {
+        uint32_t u[8];
+        SCD_UNROLL
+        for (int j = 0; j < 8; j++) {
+            int off = part * 64 + j * 8;
+            const float *add = d + part * 32 + 4 * j + 2 * half;
+            float h[2] = {}, norm[2];
+            gpu_load_pack<2>(a.norm + col + off, norm);
+            if (real)
+                gpu_load_pack<2>(a.h + at + off, h);
+            h[0] += add[0];
+            h[1] += add[1];
+            if (real)
+                gpu_store_pack<2>(a.h + at + off, h);
+            sum += h[0] * h[0] + h[1] * h[1];
+            u[j] = gpu_pack_bf16(h[0] * norm[0], h[1] * norm[1]);
+        }
+        store_row(u, a.x + (size_t)row * a.width + blockIdx.x * COLS + part * 64, real);
+    }
+    sum += gpu_shfl_xor(sum, 1);
+    sum += gpu_shfl_xor(sum, 2);
+    if (real && threadIdx.x % 4 == 0)
+        a.squares[(size_t)row * a.blocks + blockIdx.x] = sum;
+}
 
 typedef struct gated_args {
     uint16_t *mid; /* (rows, width) */
     unsigned width;
+    const float *squares; /* (rows, blocks): of n columns */
+    unsigned blocks, n;
 } gated_args;
 
 /* x / (1 + e^-x) */
@@ -195,14 +235,19 @@ SCD_DEVICE float silu(float x)
     return x * gpu_reciprocal(1.0f + gpu_exp2(x * -1.44269504f)); /* log2 e */
 }
 
-/* Columns 0 .. 63 of d are gate's, the others up's. */
-SCD_DEVICE void finish(const gated_args &a, const float d[64], int h, unsigned row, bool real)
+/* Columns 0 .. 63 of d are gate's, the others up's, both of rows that are still to be normed. */
+SCD_DEVICE void finish(const gated_args &a, const float d[64], int half, unsigned row, bool real)
 {
+    float sum = 0.0f;
+    for (unsigned i = 0; real && i < a.blocks; i++)
+        sum += a.squares[(size_t)row * a.blocks + i];
+    float scale = 1.0f / sqrtf(sum / (float)a.n + 1e-5f);
     uint32_t u[8];
     SCD_UNROLL
     for (int j = 0; j < 8; j++) {
-        const float *gate = d + 4 * j + 2 * h, *up = gate + 32;
-        u[j] = gpu_pack_bf16(silu(gate[0]) * up[0], silu(gate[1]) * up[1]);
+        const float *gate = d + 4 * j + 2 * half, *up = gate + 32;
+        u[j] = gpu_pack_bf16(silu(gate[0] * scale) * (up[0] * scale),
+                             silu(gate[1] * scale) * (up[1] * scale));
     }
     store_row(u, a.mid + (size_t)row * a.width + blockIdx.x * 64, real);
 }
@@ -218,7 +263,7 @@ typedef struct turned_args {
 } turned_args;
 
 /* d is two heads of 64; column i of a head turns with column i + 32. */
-SCD_DEVICE void finish(const turned_args &a, const float d[64], int h, unsigned row, bool real)
+SCD_DEVICE void finish(const turned_args &a, const float d[64], int half, unsigned row, bool real)
 {
     unsigned block = a.first + blockIdx.x;
     unsigned part = block < a.each ? 0 : block < 2 * a.each ? 1 : 2;
@@ -245,7 +290,7 @@ SCD_DEVICE void finish(const turned_args &a, const float d[64], int h, unsigned 
         uint32_t u[8];
         SCD_UNROLL
         for (int j = 0; j < 4; j++) {
-            const float *x = d + head * 32 + 4 * j + 2 * h, *y = x + 16;
+            const float *x = d + head * 32 + 4 * j + 2 * half, *y = x + 16;
             float x0 = x[0], x1 = x[1], y0 = y[0], y1 = y[1];
             if (part < 2) {
                 x0 = x[0] * c[j][0] - y[0] * s[j][0];
@@ -286,7 +331,9 @@ template <typename E> SCD_DEVICE void take_rows(const stream_args &s, const E &e
     }
 }
 
-template <typename E> SCD_KERNEL_PAIRS(THREADS) stream_rows(stream_args s, E e)
+template <typename E>
+SCD_KERNEL_PAIRS(THREADS)
+stream_rows(SCD_GRID_CONSTANT stream_args s, SCD_GRID_CONSTANT E e)
 {
     if (threadIdx.x == 0) {
         for (unsigned i = 0; i < STAGES; i++) {
@@ -309,30 +356,10 @@ template <typename E> SCD_KERNEL_PAIRS(THREADS) stream_rows(stream_args s, E e)
 
 /* ---- from the host ---- */
 
-bool scd_cuda_streams(const scd_device *device, size_t n_parts, size_t part_rows, size_t cols)
+bool scd_cuda_streams(const scd_device *device, size_t part_rows, size_t cols)
 {
-    return device->next && n_parts > 1 && part_rows % SCD_TILE_SIDE == 0 &&
+    return device->next && part_rows % SCD_TILE_SIDE == 0 &&
            cols % (SCD_TILE_SIDE * (size_t)PAIR) == 0 && cols / SCD_TILE_SIDE <= MAX_ACROSS;
-}
-
-/* A thread takes four columns. */
-SCD_KERNEL lay_tiles(const uint16_t *from, size_t rows, size_t cols, unsigned char *to)
-{
-    size_t at = ((size_t)blockIdx.x * 256 + threadIdx.x) * 4;
-    if (at >= rows * cols)
-        return;
-    size_t row = at / cols, col = at % cols;
-    *(uint64_t *)(void *)(to + scd_tiled(row, col, cols / SCD_TILE_SIDE)) =
-        *(const uint64_t *)(const void *)(from + at);
-}
-
-scd_code scd_cuda_tiles_new(scd_device *device, const void *weights, size_t rows, size_t cols,
-                            void **out, scd_error *err)
-{
-    scd_code code = scd_gpu_alloc(device->gpu, rows * cols * sizeof(uint16_t), out, err);
-    return code ? code
-                : SCD_LAUNCH(device, err, lay_tiles, scd_ceil_div(rows * cols, 4 * 256), 256, 0,
-                             (const uint16_t *)weights, rows, cols, (unsigned char *)*out);
 }
 
 template <typename E>
@@ -341,8 +368,10 @@ static scd_code stream(scd_device *device, stream_args *s, const scd_matrix *w, 
 {
     if (!rows)
         return SCD_OK;
-    s->x = (const unsigned char *)x;
-    s->w = (const unsigned char *)w->tiles;
+    scd_code code = scd_gpu_map_rows(device->gpu, x, rows, w->cols, &s->x, err);
+    if (code)
+        return code;
+    s->w = w->map;
     s->rows = (unsigned)rows;
     s->row_tiles = (unsigned)scd_ceil_div(rows, ROWS);
     s->across = (unsigned)(w->cols / SCD_TILE_SIDE);
@@ -353,15 +382,32 @@ static scd_code stream(scd_device *device, stream_args *s, const scd_matrix *w, 
                             shared_bytes(s->across), *s, e);
 }
 
-scd_code scd_cuda_stream_gated(scd_device *device, const scd_matrix *w, const void *x, size_t rows,
-                               void *mid, scd_error *err)
+/* Consecutive rows of w, from tile `first` on. */
+static stream_args in_order(unsigned first, unsigned n_blocks)
 {
     stream_args s = {};
-    s.n_blocks = (unsigned)(w->part_rows / SCD_TILE_SIDE);
+    s.n_blocks = n_blocks;
+    s.first = first;
+    s.each = 2;
+    s.apart = 1;
+    return s;
+}
+
+scd_code scd_cuda_stream_out(scd_device *device, const scd_block_out_args *args, void *x,
+                             float *squares, void *mid, scd_error *err)
+{
+    unsigned width = (unsigned)args->hidden_dim, ffn_dim = (unsigned)args->ffn_dim;
+    unsigned blocks = (unsigned)scd_cuda_squares(width);
+    stream_args s = in_order(0, blocks);
+    added_args added = {args->h, width, blocks, args->norm2, (uint16_t *)x, squares};
+    scd_code code = stream(device, &s, args->wo, args->att, args->rows, added, err);
+    if (code)
+        return code;
+    s.n_blocks = ffn_dim / SCD_TILE_SIDE;
     s.each = 1;
     s.apart = s.n_blocks;
-    gated_args e = {(uint16_t *)mid, (unsigned)w->part_rows};
-    return stream(device, &s, w, x, rows, e, err);
+    gated_args gated = {(uint16_t *)mid, ffn_dim, squares, blocks, width};
+    return stream(device, &s, args->wgate_up, x, args->rows, gated, err);
 }
 
 scd_code scd_cuda_stream_turned(scd_device *device, const scd_qkv_args *args, const void *x,
@@ -382,12 +428,8 @@ scd_code scd_cuda_stream_turned(scd_device *device, const scd_qkv_args *args, co
     for (unsigned first = 0, parts; first < 3 && !code; first += parts) { /* runs of parts */
         for (parts = 0; first + parts < 3 && args->parts >> (first + parts) & 1; parts++)
             ;
-        stream_args s = {};
         e.first = first * e.each;
-        s.n_blocks = parts * e.each;
-        s.first = 2 * e.first;
-        s.each = 2;
-        s.apart = 1;
+        stream_args s = in_order(2 * e.first, parts * e.each);
         if (parts)
             code = stream(device, &s, w, x, args->rows, e, err);
         parts += !parts;

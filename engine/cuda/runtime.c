@@ -4,6 +4,8 @@
 
 #include "engine/base/mem.h"
 
+#include <cuda.h>
+#include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +15,7 @@ struct scd_gpu {
     cudaStream_t stream, beside;
     cudaEvent_t marks[SCD_GPU_MARKS];
     cudaEvent_t copied; /* beside, for the work to wait for: recorded anew for each wait */
+    PFN_cuTensorMapEncodeTiled_v12000 encode; /* NULL until it is asked for */
 };
 
 static scd_code check(cudaError_t e, const char *call, scd_error *err)
@@ -243,6 +246,47 @@ void scd_gpu_graph_free(scd_gpu *gpu, void *graph)
         cudaStreamSynchronize(gpu->stream);
         cudaGraphExecDestroy((cudaGraphExec_t)graph);
     }
+}
+
+_Static_assert(sizeof(scd_gpu_map) == sizeof(CUtensorMap), "a map is the driver's");
+
+/* The driver's encoder: this object is not linked with the driver. */
+static scd_code find_encoder(scd_gpu *gpu, scd_error *err)
+{
+    if (gpu->encode)
+        return SCD_OK;
+    void *found = NULL;
+    enum cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
+    cudaError_t e = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000,
+                                                     cudaEnableDefault, &result);
+#else
+    cudaError_t e =
+        cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
+#endif
+    scd_code code = check(e, "cudaGetDriverEntryPoint", err);
+    if (!code && (result != cudaDriverEntryPointSuccess || !found))
+        code = scd_fail(err, SCD_E_DEVICE, "the driver has no cuTensorMapEncodeTiled");
+    gpu->encode = code ? NULL : (PFN_cuTensorMapEncodeTiled_v12000)found;
+    return code;
+}
+
+scd_code scd_gpu_map_rows(scd_gpu *gpu, const void *matrix, size_t rows, size_t cols,
+                          scd_gpu_map *out, scd_error *err)
+{
+    scd_code code = find_encoder(gpu, err);
+    if (code)
+        return code;
+    const cuuint64_t sizes[2] = {cols, rows}, step[1] = {cols * 2};
+    const cuuint32_t tile[2] = {64, 64}, every[2] = {1, 1};
+    CUresult e = gpu->encode((CUtensorMap *)(void *)out, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
+                             (void *)(uintptr_t)matrix, sizes, step, tile, every,
+                             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return e == CUDA_SUCCESS
+               ? SCD_OK
+               : scd_fail(err, SCD_E_DEVICE, "cuTensorMapEncodeTiled of %zu x %zu: error %d", rows,
+                          cols, (int)e);
 }
 
 scd_code scd_gpu_allow_shared(scd_gpu *gpu, const void *kernel, size_t bytes, scd_error *err)

@@ -73,6 +73,16 @@ scd_code scd_gpu_record_end(scd_gpu *gpu, void **out, scd_error *err);
 scd_code scd_gpu_replay(scd_gpu *gpu, void *graph, scd_error *err);
 void scd_gpu_graph_free(scd_gpu *gpu, void *graph); /* NULL is fine */
 
+/* How bulk copies of Hopper find a tile of 64 x 64 in a matrix of bf16 (rows, cols): what lies
+ * outside is 0. The matrix starts at a multiple of 16 bytes, cols is a multiple of 8. The map is
+ * the device's business; it goes to a kernel by value. */
+typedef struct scd_gpu_map {
+    uint64_t of_the_device[16];
+} __attribute__((aligned(64))) scd_gpu_map;
+
+scd_code scd_gpu_map_rows(scd_gpu *gpu, const void *matrix, size_t rows, size_t cols,
+                          scd_gpu_map *out, scd_error *err);
+
 /* Before a launch with more shared memory than every kernel may have. */
 scd_code scd_gpu_allow_shared(scd_gpu *gpu, const void *kernel, size_t bytes, scd_error *err);
 /* After a launch: what became of it. */

@@ -7,6 +7,7 @@
 #include "tests/cuda_host/cluster.h"
 
 #include "engine/cuda/number.h"
+#include "engine/cuda/runtime.h"
 #include "tests/cuda_host/host.h"
 
 #include <string.h>
@@ -58,26 +59,37 @@ void scd_emu_mbarrier_wait(scd_emu_place place, scd_emu_mbarrier *b, unsigned pa
 
 /* ---- bulk copies ---- */
 
+enum { SIDE = 64, TILE_BYTES = SIDE * SIDE * 2 };
+
 struct bulk_copy {
-    void *to;
-    const void *from;
-    unsigned bytes;
+    unsigned char *to;
+    const uint16_t *from; /* (rows, cols) */
+    uint64_t rows, cols, row, col;
     scd_emu_mbarrier *b;
 };
 
 static std::vector<bulk_copy> under_way;
 
-void scd_emu_copy_bulk(void *shared, const void *global, unsigned bytes, scd_emu_mbarrier *b,
-                       unsigned blocks)
+/* PTX ISA, "Swizzling modes": with 128 bytes, bits 4 to 6 of an address are turned by bits 7 to 9.
+ */
+static uint32_t swizzled(uint64_t row, uint64_t col)
 {
-    if (((uintptr_t)shared | (uintptr_t)global | bytes) % 16)
-        scd_emu_fault("a bulk copy that is not aligned to 16 bytes", here);
+    uint32_t at = (uint32_t)(row * 128 + col * 2);
+    return at ^ (at >> 3 & 0x70);
+}
+
+void scd_emu_copy_tile(void *shared, const scd_gpu_map *map, unsigned col, unsigned row,
+                       scd_emu_mbarrier *b, unsigned blocks)
+{
+    const uint64_t *m = map->of_the_device;
+    if (((const char *)shared - (const char *)scd_emu_shared()) % 1024)
+        scd_emu_fault("a tile that does not lie at a multiple of 1,024", here);
     for (unsigned rank = 0; rank < SCD_EMU_CLUSTER; rank++)
         if (blocks >> rank & 1) {
-            void *to = scd_emu_shared_at(rank, shared);
-            memset(to, 0xff, bytes);
-            under_way.push_back(
-                {to, global, bytes, (scd_emu_mbarrier *)scd_emu_shared_at(rank, b)});
+            unsigned char *to = (unsigned char *)scd_emu_shared_at(rank, shared);
+            memset(to, 0xff, TILE_BYTES);
+            under_way.push_back({to, (const uint16_t *)(uintptr_t)m[0], m[1], m[2], row, col,
+                                 (scd_emu_mbarrier *)scd_emu_shared_at(rank, b)});
         }
 }
 
@@ -88,9 +100,15 @@ bool scd_emu_finish_bulk_copy(void)
     size_t which = scd_emu_order ? under_way.size() - 1 : 0;
     bulk_copy c = under_way[which];
     under_way.erase(under_way.begin() + (ptrdiff_t)which);
-    memcpy(c.to, c.from, c.bytes);
+    for (uint64_t i = 0; i < SIDE; i++)
+        for (uint64_t j = 0; j < SIDE; j++) {
+            uint64_t row = c.row + i, col = c.col + j;
+            bool inside = row < c.rows && col < c.cols;
+            uint16_t value = inside ? c.from[row * c.cols + col] : 0;
+            memcpy(c.to + swizzled(i, j), &value, sizeof value);
+        }
     check(c.b);
-    c.b->bytes -= (int32_t)c.bytes;
+    c.b->bytes -= TILE_BYTES;
     settle(c.b);
     return true;
 }
@@ -115,13 +133,10 @@ struct thread_products {
 static thread_products products[MAX_THREADS];
 static bool used; /* by this cluster */
 
-/* PTX ISA, "Swizzling modes": with 128 bytes, bits 4 to 6 of an address are turned by bits 7 to 9.
- */
 static float element(const void *tile, int row, int col)
 {
-    uint32_t at = (uint32_t)(row * 128 + col * 2);
     uint16_t value;
-    memcpy(&value, (const char *)tile + (at ^ (at >> 3 & 0x70)), sizeof value);
+    memcpy(&value, (const char *)tile + swizzled((uint64_t)row, (uint64_t)col), sizeof value);
     return scd_bf16_to_f32(value);
 }
 

@@ -17,6 +17,7 @@
 #define SCD_TESTS_EMULATOR_H
 
 #include "engine/cuda/index.h"
+#include "engine/cuda/runtime.h"
 #include "tests/cuda_host/host.h"
 
 #include <math.h>
@@ -29,6 +30,7 @@
 #define SCD_KERNEL_OF(threads) static void
 #define SCD_KERNEL_BESIDE(threads, blocks) static void
 #define SCD_KERNEL_PAIRS(threads) static void
+#define SCD_GRID_CONSTANT const
 #define SCD_DEVICE static inline
 #define SCD_UNROLL
 
@@ -158,8 +160,8 @@ void scd_emu_sync_cluster(scd_emu_place place);
 void scd_emu_mbarrier_init(gpu_mbarrier *b, unsigned arrivals);
 void scd_emu_mbarrier_arrive(gpu_mbarrier *b, unsigned rank, int32_t bytes);
 void scd_emu_mbarrier_wait(scd_emu_place place, gpu_mbarrier *b, unsigned parity);
-void scd_emu_copy_bulk(void *shared, const void *global, unsigned bytes, gpu_mbarrier *b,
-                       unsigned blocks);
+void scd_emu_copy_tile(void *shared, const scd_gpu_map *map, unsigned col, unsigned row,
+                       gpu_mbarrier *b, unsigned blocks);
 void scd_emu_group_product(float *d, const void *a, const void *b, int step, bool add);
 
 #define gpu_cluster_rank() scd_emu_rank()
@@ -169,9 +171,10 @@ void scd_emu_group_product(float *d, const void *a, const void *b, int step, boo
 #define gpu_mbarrier_expect(b, bytes) scd_emu_mbarrier_arrive((b), scd_emu_rank(), (int32_t)(bytes))
 #define gpu_mbarrier_arrive(b, rank) scd_emu_mbarrier_arrive((b), (rank), 0)
 #define gpu_mbarrier_wait(b, parity) scd_emu_mbarrier_wait(SCD_EMU_HERE, (b), (parity))
-#define gpu_copy_bulk(to, from, bytes, b)                                                          \
-    scd_emu_copy_bulk((to), (from), (bytes), (b), 1u << scd_emu_rank())
-#define gpu_copy_bulk_pair(to, from, bytes, b) scd_emu_copy_bulk((to), (from), (bytes), (b), 3u)
+#define gpu_copy_tile(to, map, col, row, b)                                                        \
+    scd_emu_copy_tile((to), (map), (col), (row), (b), 1u << scd_emu_rank())
+#define gpu_copy_tile_pair(to, map, col, row, b)                                                   \
+    scd_emu_copy_tile((to), (map), (col), (row), (b), 3u)
 #define gpu_group_mma_shared(d, a, b, step, add) scd_emu_group_product((d), (a), (b), (step), (add))
 
 template <int left> void gpu_group_wait_for(float *)

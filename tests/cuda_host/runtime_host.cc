@@ -486,6 +486,16 @@ scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
     return code ? code : not_recorded(gpu, "synchronize", err);
 }
 
+scd_code scd_gpu_map_rows(scd_gpu *gpu, const void *matrix, size_t rows, size_t cols,
+                          scd_gpu_map *out, scd_error *err)
+{
+    scd_code code = call_of(gpu, "map_rows", err);
+    if (!code && ((uintptr_t)matrix % 16 || cols % 8 || !rows || !cols))
+        code = scd_fail(err, SCD_E_DEVICE, "no such matrix can be mapped");
+    *out = {{(uint64_t)(uintptr_t)matrix, rows, cols}};
+    return code;
+}
+
 scd_code scd_gpu_allow_shared(scd_gpu *gpu, const void *kernel, size_t bytes, scd_error *err)
 {
     (void)kernel, (void)bytes; /* the launch is held to what there is */

@@ -3,6 +3,7 @@
 #include "engine/cuda/gpu_cluster.cuh"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,8 +16,9 @@ extern "C" {
 
 static struct scd_device device;
 
-enum { THREADS = 128, ROWS = SCD_TILE_SIDE, COLS = 128, K = SCD_TILE_SIDE };
-enum { A_BYTES = SCD_TILE_BYTES, B_BYTES = 2 * SCD_TILE_BYTES };
+/* a has fewer rows than a tile; two tiles side by side are its columns. */
+enum { THREADS = 128, ROWS = 56, COLS = 128, SIDE = SCD_TILE_SIDE, K = 2 * SIDE };
+enum { TILE = SCD_TILE_BYTES, A_BYTES = 2 * TILE, B_BYTES = 4 * TILE };
 
 typedef enum mistake {
     NONE,
@@ -25,37 +27,39 @@ typedef enum mistake {
     FILLED_TOO_EARLY,
     ONE_ARRIVAL_TOO_FEW,
     LEAVES_THE_OTHER,
-    COPY_FROM_NOWHERE_NEAR,
+    CROOKED_TILE,
     NO_BARRIER_MADE,
     MISTAKES
 } mistake;
 
-/* Both blocks multiply the same a, half of which each copies to both, by a b of their own. Tiles
- * are then filled anew with another half of a, which must not show. */
+/* Both blocks multiply the same a, one tile of which each copies to both, by rows of b of their
+ * own. A tile is then filled anew, which must not show. */
 SCD_KERNEL_PAIRS(THREADS)
-pair_product(const unsigned char *a, const unsigned char *b, float *c, int m)
+pair_product(SCD_GRID_CONSTANT scd_gpu_map a, SCD_GRID_CONSTANT scd_gpu_map b, float *c, int m)
 {
     unsigned char *s = (unsigned char *)gpu_shared(), *to = s + A_BYTES;
     gpu_mbarrier *full = (gpu_mbarrier *)(void *)(to + B_BYTES), *used = full + 1;
-    unsigned rank = gpu_cluster_rank(), half = A_BYTES / 2;
+    unsigned rank = gpu_cluster_rank();
     if (threadIdx.x == 0 && m != NO_BARRIER_MADE) {
         gpu_mbarrier_init(full, 1);
         gpu_mbarrier_init(used, m == ONE_ARRIVAL_TOO_FEW ? 9 : 8);
         gpu_mbarrier_ready();
     }
     gpu_cluster_sync();
-    const unsigned char *half_a = a + rank * half + (m == COPY_FROM_NOWHERE_NEAR ? 8 : 0);
     if (threadIdx.x == 0) {
         gpu_mbarrier_expect(full, A_BYTES + B_BYTES);
-        gpu_copy_bulk_pair(s + rank * half, half_a, half, full);
-        gpu_copy_bulk(to, b + rank * B_BYTES, B_BYTES, full);
+        gpu_copy_tile_pair(s + rank * TILE + (m == CROOKED_TILE ? 128 : 0), &a, rank * SIDE, 0,
+                           full);
+        for (unsigned i = 0; i < 4; i++)
+            gpu_copy_tile(to + i * TILE, &b, i / 2 * SIDE, rank * COLS + i % 2 * SIDE, full);
     }
     float d[64];
     if (m != NO_WAIT_FOR_COPIES)
         gpu_mbarrier_wait(full, 0);
     gpu_group_begin();
-    for (int step = 0; step < K / 16; step++)
-        gpu_group_mma_shared(d, s, to, step, step > 0);
+    for (int k = 0; k < 2; k++)
+        for (int step = 0; step < SIDE / 16; step++)
+            gpu_group_mma_shared(d, s + k * TILE, to + k * 2 * TILE, step, k || step);
     gpu_group_commit();
     if (m != FILLED_TOO_EARLY && m != NO_WAIT_FOR_PRODUCTS)
         gpu_group_wait_for<0>(d);
@@ -63,8 +67,8 @@ pair_product(const unsigned char *a, const unsigned char *b, float *c, int m)
         gpu_mbarrier_arrive(used, threadIdx.x % 32);
     if (threadIdx.x == 0) {
         gpu_mbarrier_wait(used, 0);
-        gpu_mbarrier_expect(full, half);
-        gpu_copy_bulk(s, a + half, half, full);
+        gpu_mbarrier_expect(full, TILE);
+        gpu_copy_tile(s, &a, SIDE, 0, full);
     }
     gpu_mbarrier_wait(full, 1);
     if (m == FILLED_TOO_EARLY)
@@ -80,8 +84,8 @@ pair_product(const unsigned char *a, const unsigned char *b, float *c, int m)
         gpu_cluster_sync();
 }
 
-alignas(16) static unsigned char tile_a[A_BYTES + 16], tile_b[2 * B_BYTES];
-static float c[ROWS][2 * COLS];
+alignas(16) static uint16_t matrix_a[ROWS][K], matrix_b[2 * COLS][K];
+static float c[SIDE][2 * COLS];
 
 /* Small whole numbers, whose sums are exact. */
 static float number(int row, int k, int of)
@@ -89,26 +93,27 @@ static float number(int row, int k, int of)
     return (float)((row * 7 + k * (3 + of)) % 9 - 4);
 }
 
-static void fill(unsigned char *to, int rows, int of)
+static void fill(uint16_t m[][K], int rows, int of)
 {
     for (int row = 0; row < rows; row++)
-        for (int k = 0; k < K; k++) {
-            uint16_t value = scd_f32_to_bf16(number(row, k, of));
-            size_t at = scd_tiled((size_t)row, (size_t)(k / 4 * 4), 1) + (size_t)(k % 4) * 2;
-            *(uint16_t *)(void *)(to + at) = value;
-        }
+        for (int k = 0; k < K; k++)
+            m[row][k] = scd_f32_to_bf16(number(row, k, of));
 }
 
-/* How many elements are wrong. */
+/* How many elements are wrong; rows that a does not have are 0. */
 static int run(mistake m)
 {
     int wrong = 0;
+    scd_gpu_map a, b;
+    if (scd_gpu_map_rows(NULL, matrix_a, ROWS, K, &a, NULL) ||
+        scd_gpu_map_rows(NULL, matrix_b, (size_t)(2 * COLS), K, &b, NULL))
+        abort();
     (void)SCD_LAUNCH_PAIRS(&device, (scd_error *)NULL, pair_product, dim3(2, 1), THREADS,
-                           (size_t)(A_BYTES + B_BYTES + 64), tile_a, tile_b, &c[0][0], m);
-    for (int i = 0; i < ROWS; i++)
+                           (size_t)(A_BYTES + B_BYTES + 64), a, b, &c[0][0], m);
+    for (int i = 0; i < SIDE; i++)
         for (int j = 0; j < 2 * COLS; j++) {
             float sum = 0.0f;
-            for (int k = 0; k < K; k++)
+            for (int k = 0; k < K && i < ROWS; k++)
                 sum += number(i, k, 0) * number(j, k, 1);
             wrong += !(c[i][j] == sum);
         }
@@ -152,7 +157,7 @@ int main(void)
         cmocka_unit_test(a_pair_multiplies_what_both_have_copied),
         cmocka_unit_test(every_mistake_shows),
     };
-    fill(tile_a, ROWS, 0);
-    fill(tile_b, 2 * COLS, 1);
+    fill(matrix_a, ROWS, 0);
+    fill(matrix_b, 2 * COLS, 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

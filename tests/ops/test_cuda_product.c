@@ -1,7 +1,6 @@
 /* test_cuda_product.c - products of our own (engine/cuda/product_group.cu) on the emulator: who
  * uses them, their layout, what happens when something fails. That they are right is test_ops.c's,
  * that a row's bits do not depend on its place test_cuda_exact.c's. */
-#include "engine/cuda/index.h"
 #include "tests/cuda_host/host.h"
 #include "tests/ops/cuda_backend.h"
 
@@ -49,31 +48,7 @@ static void an_identity_says_which_kernels_they_are(void **state)
     assert_non_null(strstr(err.message, "SCDIVA_CUDA_KERNELS is \"theirs\": measured or next"));
 }
 
-static void tiles_hold_every_element_once(void **state)
-{
-    (void)state;
-    enum { ACROSS = 3, TALL = 130, COLS = ACROSS * SCD_TILE_SIDE };
-    size_t bytes = scd_tiled_rows(TALL) * COLS * 2;
-    assert_int_equal(scd_tiled_rows(TALL), 192);
-    assert_int_equal(scd_tiled_rows(0), 0);
-    unsigned char *seen = calloc(bytes, 1);
-    assert_non_null(seen);
-    for (size_t row = 0; row < TALL; row++)
-        for (size_t col = 0; col < COLS; col += 4) {
-            size_t at = scd_tiled(row, col, ACROSS);
-            assert_true(at + 8 <= bytes && at % 8 == 0);
-            for (size_t i = 0; i < 8; i++)
-                assert_int_equal(seen[at + i]++, 0);
-        }
-    /* a tile is one piece; its rows are of 128 bytes, their pieces turned by the row */
-    assert_int_equal(scd_tiled(0, 64, ACROSS), SCD_TILE_BYTES);
-    assert_int_equal(scd_tiled(64, 0, ACROSS), ACROSS * SCD_TILE_BYTES);
-    assert_int_equal(scd_tiled(1, 0, ACROSS), 128 + 16);
-    assert_int_equal(scd_tiled(66, 20, ACROSS), ACROSS * SCD_TILE_BYTES + 2 * 128 + 8);
-    free(seen);
-}
-
-/* A block's second half and q, k, v, with weights in tiles. */
+/* A block's second half and q, k, v. */
 typedef struct life {
     scd_device *device;
     scd_matrix *square, *gate_up, *down, *qkv;
@@ -208,7 +183,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_identity_says_which_kernels_they_are),
-        cmocka_unit_test(tiles_hold_every_element_once),
         cmocka_unit_test(any_call_that_fails_is_an_error_and_nothing_leaks),
         cmocka_unit_test(a_position_beyond_the_reserve_is_noted),
     };
