@@ -20,6 +20,12 @@ static const scd_safetensors *file_of(const scd_forward *f, const char *name)
     return changed ? f->overlay : scd_model_tensors(f->model);
 }
 
+/* Floats that a vector of n takes: the next one starts at a multiple of 16 bytes (backend.h). */
+static size_t room_of(size_t n)
+{
+    return (n + 3) & ~(size_t)3;
+}
+
 /* cols is 1 for value_encoder.0.weight, which the format writes as d x 1, and 0 for vectors. */
 static scd_code load_column(scd_forward *f, const char *name, size_t n, size_t cols, float **out,
                             scd_error *err)
@@ -28,14 +34,14 @@ static scd_code load_column(scd_forward *f, const char *name, size_t n, size_t c
     scd_code code = scd_safetensors_get(file_of(f, name), name, n, cols, &t, err);
     if (code)
         return code;
-    if (f->vectors_cap - f->vectors_used < n)
+    if (f->vectors_cap - f->vectors_used < room_of(n))
         return scd_fail(err, SCD_E_INTERNAL, "no room for vector %s", name);
     float *host = scd_malloc(n, sizeof *host);
     if (!host)
         return scd_fail(err, SCD_E_NOMEM, "out of memory loading %s", name);
     scd_tensor_to_f32(&t, 0, n, host);
     *out = f->vectors + f->vectors_used;
-    f->vectors_used += n;
+    f->vectors_used += room_of(n);
     code = f->be->upload(f->device, *out, host, n * sizeof *host, err);
     free(host);
     return code;
@@ -126,7 +132,7 @@ static scd_code load_vectors(scd_forward *f, scd_error *err)
         {"latent_encoder.mlp.3.bias", h, &f->latent_b3},
         {"final_norm.weight", h, &f->final_norm},
     };
-    f->vectors_cap = 5 * d + 5 * h + 2 * h * f->c.n_layers;
+    f->vectors_cap = 5 * room_of(d) + (5 + 2 * f->c.n_layers) * room_of(h);
     void *memory = NULL;
     scd_code code = f->be->alloc(f->device, f->vectors_cap * sizeof(float), &memory, err);
     f->vectors = memory;

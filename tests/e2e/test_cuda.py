@@ -12,6 +12,7 @@ import subprocess
 import numpy as np
 
 import harness
+import models
 import reference
 import test_train as train
 from harness import SLOW, Daemon, Skip, clean_environment, scratch
@@ -61,6 +62,19 @@ def test_left_to_itself_the_daemon_takes_the_gpu_and_bf16_and_says_why():
     want = reference.embed(reference.Model(harness.small_model()), harness.demo_request(3))
     for a, (b, _) in zip(got.astype(np.float64), want):
         assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.999
+
+
+def test_a_model_whose_sizes_are_no_multiples_of_four_matches_the_reference():
+    """Its vectors start at multiples of 16 bytes all the same."""
+    names = [f"GENE{i}" for i in range(80)]
+    path = models.write_model(scratch("odd"), names, seed=3, SCGPT_DIM=42, HIDDEN_DIM=54, D_HID=91)
+    body = {"cells": [{"genes": names[i:i + n], "values": [1 + j % 7 for j in range(n)]}
+                      for i, n in enumerate((1, 20, 63))]}
+    want = reference.embed(reference.Model(path), body)
+    with Daemon(path, command=emulated(harness.scdivad()), env=GUARD,
+                flags=("--device", "cuda", "--precision", "fp32")) as d:
+        for a, (b, _) in zip(d.embed(body).embeddings(), want):
+            assert np.abs(a - b).max() / np.abs(b).max() <= 1e-4
 
 
 def test_without_room_for_its_batches_the_device_gets_smaller_ones():
