@@ -1,6 +1,6 @@
 /* op_embed.cu - from gene ids and values to the first residual stream.
  *
- *   x = relu(w0 value + b0);  clean = W2 x + b2 + E[id];  h[token] = input_proj(masked clean)
+ *   x = relu(w0 value + b0);  clean = (W2 x + b2) + E[id];  h[token] = input_proj(masked clean)
  *   mean of the pooled clean rows of each cell;  h[LAT] = MLP(mean)
  *
  * Products run over all rows: in [LAT] rows they multiply zeros, and what they leave in h there is
@@ -13,7 +13,7 @@ enum { THREADS = 256, WARPS = THREADS / SCD_WARP };
 typedef struct embed_space {
     void *x;      /* (rows, d) act: relu(..), then the masked rows */
     void *mean;   /* (cells, d) act */
-    float *y;     /* (cells, H): Linear(mean), then z without its bias */
+    float *y;     /* (cells, H): Linear(mean), then z */
     void *latent; /* (cells, H) act: relu(LayerNorm(..)) */
 } embed_space;
 
@@ -58,9 +58,9 @@ typedef struct token_args {
     const void *table;     /* (vocab, d) */
     scd_dtype dtype;
     size_t vocab, d;
-    const float *b2, *value_mask, *gene_mask; /* (d) */
-    float *clean;                             /* (rows, d): W2 x in, clean out */
-    void *x;                                  /* (rows, d) act out: masked clean, 0 in [LAT] rows */
+    const float *value_mask, *gene_mask; /* (d) */
+    float *clean;                        /* (rows, d): W2 x + b2 in, clean out */
+    void *x;                             /* (rows, d) act out: masked clean, 0 in [LAT] rows */
     volatile uint32_t *fault;
 } token_args;
 
@@ -78,7 +78,7 @@ template <typename T> SCD_KERNEL token_rows(token_args a)
     }
     for (size_t i = threadIdx.x; i < a.d; i += THREADS) {
         float gene = lat ? 0.0f : table_at(a.table, a.dtype, (size_t)id * a.d + i);
-        float whole = clean[i] + a.b2[i] + gene;
+        float whole = clean[i] + gene;
         float masked = hidden & SCD_HIDE_GENE    ? a.gene_mask[i] + a.value_mask[i]
                        : hidden & SCD_HIDE_VALUE ? gene + a.value_mask[i]
                                                  : whole;
@@ -87,10 +87,10 @@ template <typename T> SCD_KERNEL token_rows(token_args a)
     }
 }
 
-/* out = relu(LayerNorm(y + b)), a warp takes a row; the variance is biased, eps 1e-5. */
+/* out = relu(LayerNorm(y)), a warp takes a row; the variance is biased, eps 1e-5. */
 template <typename T>
-SCD_KERNEL latent_norm(const float *y, const float *b, const float *norm_w, const float *norm_b,
-                       size_t rows, size_t width, T *out)
+SCD_KERNEL latent_norm(const float *y, const float *norm_w, const float *norm_b, size_t rows,
+                       size_t width, T *out)
 {
     size_t row = (size_t)blockIdx.x * WARPS + threadIdx.x / SCD_WARP;
     size_t lane = threadIdx.x % SCD_WARP;
@@ -99,26 +99,25 @@ SCD_KERNEL latent_norm(const float *y, const float *b, const float *norm_w, cons
     y += row * width;
     float sum = 0.0f, square = 0.0f;
     for (size_t i = lane; i < width; i += SCD_WARP)
-        sum += y[i] + b[i];
+        sum += y[i];
     float mean = gpu_warp_sum(sum) / (float)width;
     for (size_t i = lane; i < width; i += SCD_WARP) {
-        float off = y[i] + b[i] - mean;
+        float off = y[i] - mean;
         square += off * off;
     }
     float scale = 1.0f / sqrtf(gpu_warp_sum(square) / (float)width + 1e-5f);
     for (size_t i = lane; i < width; i += SCD_WARP)
         gpu_store(&out[row * width + i],
-                  fmaxf((y[i] + b[i] - mean) * scale * norm_w[i] + norm_b[i], 0.0f));
+                  fmaxf((y[i] - mean) * scale * norm_w[i] + norm_b[i], 0.0f));
 }
 
-/* h[first row of cell c] = y[c] + b */
-SCD_KERNEL latent_out(const float *y, const float *b, const uint32_t *cu_rows, size_t width,
-                      float *h)
+/* h[first row of cell c] = y[c] */
+SCD_KERNEL latent_out(const float *y, const uint32_t *cu_rows, size_t width, float *h)
 {
     y += blockIdx.x * width;
     h += cu_rows[blockIdx.x] * width;
     for (size_t i = threadIdx.x; i < width; i += THREADS)
-        h[i] = y[i] + b[i];
+        h[i] = y[i];
 }
 
 template <typename T>
@@ -132,7 +131,6 @@ static scd_code tokens(scd_device *device, const scd_batch_rows *b, const scd_em
     t.dtype = a->gene_embedding_dtype;
     t.vocab = a->vocab;
     t.d = a->d;
-    t.b2 = a->value_b2;
     t.value_mask = a->value_mask;
     t.gene_mask = a->gene_mask;
     t.clean = a->clean;
@@ -141,8 +139,8 @@ static scd_code tokens(scd_device *device, const scd_batch_rows *b, const scd_em
     scd_code code = SCD_LAUNCH(device, err, value_rows<T>, b->n_rows, THREADS, 0, b->values,
                                a->value_w0, a->value_b0, a->d, (T *)s->x);
     if (!code)
-        code =
-            scd_cuda_product(device, a->value_w2, 0, 1, s->x, b->n_rows, false, a->clean, 0, err);
+        code = scd_cuda_product_bias(device, a->value_w2, s->x, b->n_rows, a->value_b2, false,
+                                     a->clean, err);
     if (!code)
         code = SCD_LAUNCH(device, err, token_rows<T>, b->n_rows, THREADS, 0, t);
     if (!code)
@@ -160,16 +158,16 @@ static scd_code latents(scd_device *device, const scd_batch_rows *b, const scd_e
         SCD_LAUNCH_2D(device, err, pool_cells<T>, pieces, POOL_THREADS, POOL_SHARED, a->clean,
                       b->hidden, b->cu_rows, a->visible_pooling, a->d, (T *)s->mean);
     if (!code)
-        code = scd_cuda_product(device, a->latent_w0, 0, 1, s->mean, n, false, s->y, 0, err);
-    if (!code)
         code =
-            SCD_LAUNCH(device, err, latent_norm<T>, scd_ceil_div(n, WARPS), THREADS, 0, s->y,
-                       a->latent_b0, a->latent_norm_w, a->latent_norm_b, n, width, (T *)s->latent);
+            scd_cuda_product_bias(device, a->latent_w0, s->mean, n, a->latent_b0, false, s->y, err);
     if (!code)
-        code = scd_cuda_product(device, a->latent_w3, 0, 1, s->latent, n, false, s->y, 0, err);
+        code = SCD_LAUNCH(device, err, latent_norm<T>, scd_ceil_div(n, WARPS), THREADS, 0, s->y,
+                          a->latent_norm_w, a->latent_norm_b, n, width, (T *)s->latent);
     if (!code)
-        code = SCD_LAUNCH(device, err, latent_out, n, THREADS, 0, s->y, a->latent_b3, b->cu_rows,
-                          width, a->h);
+        code = scd_cuda_product_bias(device, a->latent_w3, s->latent, n, a->latent_b3, false, s->y,
+                                     err);
+    if (!code)
+        code = SCD_LAUNCH(device, err, latent_out, n, THREADS, 0, s->y, b->cu_rows, width, a->h);
     return code;
 }
 

@@ -84,7 +84,7 @@ static const scd_matrix *random_matrix(ops *o, size_t parts, size_t rows, size_t
     for (size_t i = 0; i < parts; i++)
         t[i] = (scd_tensor){.data = w, .dtype = SCD_F32, .rows = rows, .cols = cols};
     if (w && !o->code)
-        o->code = o->be->matrix_pack(o->device, t, parts, &m, o->err);
+        o->code = o->be->matrix_pack(o->device, t, parts, SCD_FOR_BIAS, &m, o->err);
     if (m)
         o->matrices[o->n_matrices++] = m;
     free(w);

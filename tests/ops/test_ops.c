@@ -516,7 +516,7 @@ static void check_dtypes(fixture *f)
     const float x[4] = {1, 0, 0, 1}, want[4] = {1.5f, 0.25f, -2, 0x1p-24f};
     scd_tensor t = {.data = half, .dtype = SCD_F16, .rows = 2, .cols = 2};
     scd_matrix *m = NULL;
-    ok(f->be->matrix_pack(f->device, &t, 1, &m, &err), &err);
+    ok(f->be->matrix_pack(f->device, &t, 1, 0, &m, &err), &err);
     scd_linear_args a = {.rows = 2,
                          .in_dim = 2,
                          .out_dim = 2,
