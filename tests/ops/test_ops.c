@@ -427,6 +427,9 @@ static void check_embed(fixture *f)
     embed_case(f, 48, 64, SCD_F32, 0);
     embed_case(f, 100, 36, SCD_F16, 1);
     embed_case(f, 130, 160, SCD_BF16, 1);
+    embed_case(f, 36, 40, SCD_BF16, 0); /* each type of table by fours and by ones */
+    embed_case(f, 33, 40, SCD_F32, 0);
+    embed_case(f, 34, 40, SCD_F16, 0);
 }
 
 static void embed_gives_the_first_stream_with_masks_pooling_and_latent(void **state)
