@@ -76,6 +76,7 @@ static void *random_act(ops *o, size_t n)
     return p;
 }
 
+/* embed's have a bias; the others are no worse for being asked about one. */
 static const scd_matrix *random_matrix(ops *o, size_t parts, size_t rows, size_t cols)
 {
     scd_tensor t[3];
