@@ -63,6 +63,9 @@ scd_code scd_gemm_plan_new(scd_gemm_lib *lib, const scd_gemm_shape *shape, scd_g
 void scd_gemm_plan_free(scd_gemm_plan *plan); /* NULL is fine */
 /* Go on to the next best algorithm; false when there is none. */
 bool scd_gemm_plan_next(scd_gemm_plan *plan);
+/* Did the last run since then fail because the library does not take these arguments with this
+ * algorithm, after all? That says nothing of the device, and is so whenever it is tried. */
+bool scd_gemm_plan_refused(const scd_gemm_plan *plan);
 
 /* parts: how many consecutive parts, w being the first's first row; their y lie `step` elements
  * apart (one part: it does not matter). add: y += x w^T, fp32 results only. */

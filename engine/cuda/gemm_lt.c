@@ -29,6 +29,7 @@ struct scd_gemm_plan {
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algos[2 * CANDIDATES]; /* best first: for many rows, then for few */
     size_t n_algos, at;
+    bool refused;
 };
 
 scd_code scd_lt_check(const scd_cublaslt *lt, cublasStatus_t s, const char *call, scd_error *err)
@@ -319,10 +320,16 @@ void scd_gemm_plan_free(scd_gemm_plan *p)
 
 bool scd_gemm_plan_next(scd_gemm_plan *p)
 {
+    p->refused = false;
     if (p->at + 1 >= p->n_algos)
         return false;
     p->at++;
     return true;
+}
+
+bool scd_gemm_plan_refused(const scd_gemm_plan *p)
+{
+    return p->refused;
 }
 
 scd_code scd_gemm_run_bias(scd_gemm_plan *p, const void *w, const void *x, size_t m, const float *b,
@@ -340,6 +347,7 @@ scd_code scd_gemm_run(scd_gemm_plan *p, size_t parts, const void *w, const void 
 {
     const scd_cublaslt *lt = p->lib->lt;
     const float one = 1.0f, times_y = add ? 1.0f : 0.0f;
+    p->refused = false;
     size_t y_bytes = scd_gemm_gives_act(&p->shape) && p->shape.bf16 ? 2 : 4;
     if (((uintptr_t)x | (uintptr_t)y) % SCD_GEMM_ALIGN ||
         (parts > 1 && step * y_bytes % SCD_GEMM_ALIGN) ||
@@ -347,8 +355,12 @@ scd_code scd_gemm_run(scd_gemm_plan *p, size_t parts, const void *w, const void 
         return scd_fail(err, SCD_E_INVALID, "a product's rows lie at no multiple of %d bytes",
                         (int)SCD_GEMM_ALIGN);
     scd_code code = set_sizes(p, parts, m, step, err);
-    return code ? code
-                : SCD_LT(Matmul, p->lib->handle, p->desc, &one, w, p->w, x, p->x, &times_y, y, p->y,
-                         y, p->y, &p->algos[p->at], p->lib->workspace, SCD_LT_WORKSPACE_BYTES,
-                         (cudaStream_t)scd_gpu_stream(p->lib->gpu));
+    if (code)
+        return code;
+    cublasStatus_t s =
+        lt->Matmul(p->lib->handle, p->desc, &one, w, p->w, x, p->x, &times_y, y, p->y, y, p->y,
+                   &p->algos[p->at], p->lib->workspace, SCD_LT_WORKSPACE_BYTES,
+                   (cudaStream_t)scd_gpu_stream(p->lib->gpu));
+    p->refused = s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE;
+    return scd_lt_check(lt, s, "Matmul", err);
 }

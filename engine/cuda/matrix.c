@@ -3,8 +3,8 @@
  * A weight lies as in the file, parts stacked, rounded to bf16 on the host where that is the
  * precision. Promise 1 of the specification rests on products whose rows do not know of each other:
  * look, do not believe. Each new shape is multiplied with many rows and with few, as it will be
- * used, and the bytes of a row compared; an algorithm that fails gives way to the next. A shape
- * with an epilogue may run out of them: its matrices then leave the bias to a kernel
+ * used, and the bytes of a row compared; an algorithm that fails, or is refused, gives way to the
+ * next. A shape with an epilogue may run out of them: its matrices then leave the bias to a kernel
  * (op_linear.cu). That is found out here, by the shape, and never by what a batch looks like. */
 #include "engine/base/mem.h"
 #include "engine/cuda/cuda.h"
@@ -273,11 +273,16 @@ static scd_code settle(scd_device *device, const scd_gemm_shape *s, scd_gemm_pla
     scd_code code = probe_open(device, s, &p, err);
     while (!code && more && !*exact) {
         code = try_all(device, plan, &p, exact, err);
+        if (code && scd_gemm_plan_refused(plan)) {
+            code = SCD_OK;
+            *exact = false;
+        }
         more = *exact || scd_gemm_plan_next(plan);
     }
     if (!code && !*exact && !s->epilogue)
         code = scd_fail(err, SCD_E_DEVICE,
-                        "every product of %s for %zu x %zu depends on a row's place in its batch",
+                        "every product of %s for %zu x %zu depends on a row's place in its batch, "
+                        "or is refused",
                         scd_gemm_version(device->gemm), s->part_rows, s->cols);
     probe_release(device, &p);
     return code;

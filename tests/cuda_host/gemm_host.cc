@@ -2,7 +2,8 @@
  * fp32, one chain in order of k, then the bias.
  *
  * CUDA_EMULATOR_EPILOGUES=none: no shape with an epilogue can be had; =bad: each can, by bad
- * algorithms. A device opened after that keeps to it. */
+ * algorithms; =refused: each can, and the products are refused. A device opened after that keeps to
+ * it. */
 #include "engine/cuda/gemm.h"
 
 #include "engine/cuda/number.h"
@@ -13,13 +14,14 @@
 #include <string.h>
 
 struct scd_gemm_lib {
-    bool none, bad; /* products with an epilogue */
+    bool none, bad, refused; /* products with an epilogue */
 };
 
 struct scd_gemm_plan {
     const scd_gemm_lib *lib;
     scd_gemm_shape shape;
     int algorithm;
+    bool refused;
 };
 
 enum { ALGORITHMS = 3 };
@@ -39,6 +41,7 @@ scd_code scd_gemm_open(scd_gpu *gpu, scd_gemm_lib **out, scd_error *err)
     const char *epilogues = getenv("CUDA_EMULATOR_EPILOGUES");
     (*out)->none = epilogues && !strcmp(epilogues, "none");
     (*out)->bad = epilogues && !strcmp(epilogues, "bad");
+    (*out)->refused = epilogues && !strcmp(epilogues, "refused");
     return SCD_OK;
 }
 
@@ -75,7 +78,13 @@ void scd_gemm_plan_free(scd_gemm_plan *plan)
 
 bool scd_gemm_plan_next(scd_gemm_plan *plan)
 {
+    plan->refused = false;
     return ++plan->algorithm < ALGORITHMS;
+}
+
+bool scd_gemm_plan_refused(const scd_gemm_plan *plan)
+{
+    return plan->refused;
 }
 
 /* One row or more of numbers as fp32. */
@@ -174,9 +183,13 @@ scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const vo
 scd_code scd_gemm_run_bias(scd_gemm_plan *plan, const void *w, const void *x, size_t m,
                            const float *b, float *y, scd_error *err)
 {
+    plan->refused = false;
     scd_code code = scd_emu_call("gemm_bias", err);
     if (code)
         return code;
+    plan->refused = plan->lib->refused;
+    if (plan->refused)
+        return scd_fail(err, SCD_E_DEVICE, "gemm_bias: not supported");
     if ((uintptr_t)b % SCD_GEMM_ALIGN)
         return scd_fail(err, SCD_E_INVALID, "a bias lies at no multiple of 16 bytes");
     scd_emu_fused++;

@@ -314,9 +314,9 @@ static void products_whose_rows_know_of_each_other_are_passed_over(void **state)
 static void a_bias_that_no_product_adds_exactly_is_added_by_a_kernel_after_it(void **state)
 {
     (void)state;
-    static const char *const epilogues[] = {"", "none", "bad"};
+    static const char *const epilogues[] = {"", "none", "bad", "refused"};
     float want[2 * H], got[2 * H];
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         life l = {0};
         scd_error err;
         setenv("CUDA_EMULATOR_EPILOGUES", epilogues[i], 1);
