@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SCD_BACKEND_ABI 4u
+#define SCD_BACKEND_ABI 5u
 
 typedef enum scd_dtype { SCD_F32, SCD_F16, SCD_BF16 } scd_dtype;
 typedef enum scd_precision {
@@ -202,6 +202,10 @@ static inline size_t scd_pick_words(size_t vocab)
 
 enum { SCD_SLOTS = 2 };
 
+/* What a matrix of one part is multiplied for besides the bare product, so that a device may look
+ * for the best way while it packs it. It is no promise: any other use is right as well. */
+enum { SCD_FOR_BIAS = 1, SCD_FOR_BIAS_RELU = 2 };
+
 typedef struct scd_backend {
     uint32_t abi;     /* SCD_BACKEND_ABI */
     uint32_t size;    /* sizeof(scd_backend): both are checked at load */
@@ -229,9 +233,10 @@ typedef struct scd_backend {
     scd_code (*table_load)(scd_device *device, const scd_tensor *tensor, void **out,
                            scd_error *err);
 
-    /* Stack n_parts (1..3) tensors of equal cols by rows and pack them for products. */
+    /* Stack n_parts (1..3) tensors of equal cols by rows and pack them for products; uses:
+     * SCD_FOR_* bits. */
     scd_code (*matrix_pack)(scd_device *device, const scd_tensor *parts, size_t n_parts,
-                            scd_matrix **out, scd_error *err);
+                            unsigned uses, scd_matrix **out, scd_error *err);
     void (*matrix_free)(scd_device *device, scd_matrix *matrix);
 
     scd_code (*embed)(scd_device *device, const scd_batch_rows *batch, const scd_embed_args *args,

@@ -97,7 +97,7 @@ struct scd_matrix {
 };
 
 scd_code scd_cpu_matrix_pack(scd_device *device, const scd_tensor *parts, size_t n_parts,
-                             scd_matrix **out, scd_error *err);
+                             unsigned uses, scd_matrix **out, scd_error *err);
 void scd_cpu_matrix_free(scd_device *device, scd_matrix *matrix);
 
 /* Rows to provide for m rows of input: products of oneDNN compute whole steps. */

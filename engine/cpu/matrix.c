@@ -142,9 +142,11 @@ static scd_code check_exact(scd_device *device, scd_matrix *m, scd_error *err)
                             m->part_rows, m->cols);
 }
 
+/* op_linear.c adds the bias to a panel in cache: every use is served alike. */
 scd_code scd_cpu_matrix_pack(scd_device *device, const scd_tensor *parts, size_t n_parts,
-                             scd_matrix **out, scd_error *err)
+                             unsigned uses, scd_matrix **out, scd_error *err)
 {
+    (void)uses;
     *out = NULL;
     scd_pool_no_openmp();
     scd_code code = check_parts(parts, n_parts, err);

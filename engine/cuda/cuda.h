@@ -22,7 +22,7 @@ extern "C" {
 #include <stdbool.h>
 
 /* Counts up whenever a kernel's bits change: it is part of every cache key. */
-#define SCD_CUDA_KERNEL_VERSION 3
+#define SCD_CUDA_KERNEL_VERSION 4
 
 /* `linear` converts at least so many rows to act at once. */
 enum { SCD_CUDA_MAX_HEAD = 128, SCD_CUDA_ALIGN = 256, SCD_CUDA_LINEAR_ROWS = 256 };
@@ -32,7 +32,7 @@ enum { SCD_FAULT_ID = 1, SCD_FAULT_POS = 2, SCD_FAULT_SET = 3 };
 
 typedef struct scd_shape_plan {
     scd_gemm_shape shape;
-    scd_gemm_plan *plan;
+    scd_gemm_plan *plan; /* NULL: nothing multiplies with this epilogue */
 } scd_shape_plan;
 
 /* Cosines, then sines, of every position up to the rows that are reserved: device (max_rows, dim).
@@ -91,6 +91,7 @@ struct scd_matrix {
     bool streams;  /* product_group.cu takes it too, by this map of its rows */
     scd_gpu_map map;
     scd_gemm_plan *plan;
+    scd_gemm_plan *biased[2]; /* with a bias, with a bias and ReLU; NULL: a kernel does that */
 };
 
 /* Consecutive pieces of a block, *used bytes into it; with base NULL only their bytes add up. */
@@ -120,7 +121,7 @@ scd_code scd_cuda_check_heads(size_t hidden_dim, size_t n_heads, scd_error *err)
 /* ---- matrices and products (matrix.c) ---- */
 
 scd_code scd_cuda_matrix_pack(scd_device *device, const scd_tensor *parts, size_t n_parts,
-                              scd_matrix **out, scd_error *err);
+                              unsigned uses, scd_matrix **out, scd_error *err);
 void scd_cuda_matrix_free(scd_device *device, scd_matrix *matrix);
 /* Host memory to the device through the pinned halves (device.c). */
 scd_code scd_cuda_upload(scd_device *device, void *dst, const void *src, size_t bytes,
@@ -132,6 +133,10 @@ scd_code scd_cuda_download(scd_device *device, void *dst, const void *src, size_
  */
 scd_code scd_cuda_product(scd_device *device, const scd_matrix *w, size_t first, size_t parts,
                           const void *x, size_t m, bool add, void *y, size_t step, scd_error *err);
+/* y (m, part_rows) = x (m, cols) w^T + bias, with relu max(.., 0); bias may be NULL (op_linear.cu).
+ */
+scd_code scd_cuda_product_bias(scd_device *device, const scd_matrix *w, const void *x, size_t m,
+                               const float *bias, bool relu, float *y, scd_error *err);
 
 /* ---- operations (op_*.cu) ---- */
 

@@ -8,7 +8,11 @@
  * What could let a row's bits depend on m is ruled out three times: the heuristic is asked when a
  * shape is first seen, for a nominal m, without reductions; algorithms with split-K are passed
  * over; and each is checked for one row, some and many (matrix.c then compares bytes). What is best
- * for many rows of one column may not take an odd number of them, so algorithms for few follow. */
+ * for many rows of one column may not take an odd number of them, so algorithms for few follow.
+ *
+ * An epilogue's bias runs along the rows of y', as the library's does, and has D's type: fp32.
+ * Where it will lie is not known when algorithms are asked for, and they are chosen by its
+ * alignment: they are shown an address that is as aligned as the contract promises and no more. */
 #include "engine/cuda/gemm_lt.h"
 
 #include "engine/base/mem.h"
@@ -25,6 +29,7 @@ struct scd_gemm_plan {
     cublasLtMatrixLayout_t w, x, y;
     cublasLtMatmulAlgo_t algos[2 * CANDIDATES]; /* best first: for many rows, then for few */
     size_t n_algos, at;
+    bool refused;
 };
 
 scd_code scd_lt_check(const scd_cublaslt *lt, cublasStatus_t s, const char *call, scd_error *err)
@@ -98,6 +103,28 @@ static uint32_t weight_alignment(const scd_gemm_shape *s)
     return (uint32_t)to;
 }
 
+static scd_code set_bias(scd_gemm_plan *p, const void *b, scd_error *err)
+{
+    const scd_cublaslt *lt = p->lib->lt;
+    return SCD_LT(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &b, sizeof b);
+}
+
+static scd_code set_epilogue(scd_gemm_plan *p, scd_error *err)
+{
+    const scd_cublaslt *lt = p->lib->lt;
+    const cublasLtEpilogue_t epilogue = p->shape.epilogue == SCD_EPILOGUE_BIAS_RELU
+                                            ? CUBLASLT_EPILOGUE_RELU_BIAS
+                                            : CUBLASLT_EPILOGUE_BIAS;
+    const int32_t type = CUDA_R_32F;
+    scd_code code = SCD_LT(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE,
+                           &epilogue, sizeof epilogue);
+    if (!code)
+        code = SCD_LT(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type,
+                      sizeof type);
+    /* the workspace is at a multiple of 256 */
+    return code ? code : set_bias(p, (const char *)p->lib->workspace + SCD_GEMM_ALIGN, err);
+}
+
 static scd_code make_descriptors(scd_gemm_plan *p, scd_error *err)
 {
     const scd_cublaslt *lt = p->lib->lt;
@@ -108,6 +135,8 @@ static scd_code make_descriptors(scd_gemm_plan *p, scd_error *err)
     if (!code)
         code = SCD_LT(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                       sizeof transposed);
+    if (!code && s->epilogue)
+        code = set_epilogue(p, err);
     if (!code)
         code =
             SCD_LT(MatrixLayoutCreate, &p->w, act_type(s), s->cols, s->part_rows, (int64_t)s->cols);
@@ -241,7 +270,7 @@ static scd_code find_algorithms(scd_gemm_plan *p, cublasLtMatmulPreference_t lik
         code = ask(p, like, NOMINAL_ROWS, &tried, err);
     if (!code)
         code = ask(p, like, FEW_ROWS, &tried, err);
-    if (!code && !p->n_algos)
+    if (!code && !p->n_algos && !p->shape.epilogue)
         code = scd_fail(err, SCD_E_DEVICE,
                         "%s has no algorithm without split-K for %zu x %zu%s (of %zu tried)",
                         p->lib->version, p->shape.part_rows, p->shape.cols,
@@ -267,7 +296,7 @@ scd_code scd_gemm_plan_new(scd_gemm_lib *lib, const scd_gemm_shape *shape, scd_g
         code = find_algorithms(p, like, err);
     if (like)
         lt->MatmulPreferenceDestroy(like);
-    if (code) {
+    if (code || !p->n_algos) {
         scd_gemm_plan_free(p);
         return code;
     }
@@ -291,10 +320,26 @@ void scd_gemm_plan_free(scd_gemm_plan *p)
 
 bool scd_gemm_plan_next(scd_gemm_plan *p)
 {
+    p->refused = false;
     if (p->at + 1 >= p->n_algos)
         return false;
     p->at++;
     return true;
+}
+
+bool scd_gemm_plan_refused(const scd_gemm_plan *p)
+{
+    return p->refused;
+}
+
+scd_code scd_gemm_run_bias(scd_gemm_plan *p, const void *w, const void *x, size_t m, const float *b,
+                           float *y, scd_error *err)
+{
+    if ((uintptr_t)b % SCD_GEMM_ALIGN)
+        return scd_fail(err, SCD_E_INVALID, "a bias lies at no multiple of %d bytes",
+                        (int)SCD_GEMM_ALIGN);
+    scd_code code = set_bias(p, b, err);
+    return code ? code : scd_gemm_run(p, 1, w, x, m, false, y, 0, err);
 }
 
 scd_code scd_gemm_run(scd_gemm_plan *p, size_t parts, const void *w, const void *x, size_t m,
@@ -302,6 +347,7 @@ scd_code scd_gemm_run(scd_gemm_plan *p, size_t parts, const void *w, const void 
 {
     const scd_cublaslt *lt = p->lib->lt;
     const float one = 1.0f, times_y = add ? 1.0f : 0.0f;
+    p->refused = false;
     size_t y_bytes = scd_gemm_gives_act(&p->shape) && p->shape.bf16 ? 2 : 4;
     if (((uintptr_t)x | (uintptr_t)y) % SCD_GEMM_ALIGN ||
         (parts > 1 && step * y_bytes % SCD_GEMM_ALIGN) ||
@@ -309,8 +355,12 @@ scd_code scd_gemm_run(scd_gemm_plan *p, size_t parts, const void *w, const void 
         return scd_fail(err, SCD_E_INVALID, "a product's rows lie at no multiple of %d bytes",
                         (int)SCD_GEMM_ALIGN);
     scd_code code = set_sizes(p, parts, m, step, err);
-    return code ? code
-                : SCD_LT(Matmul, p->lib->handle, p->desc, &one, w, p->w, x, p->x, &times_y, y, p->y,
-                         y, p->y, &p->algos[p->at], p->lib->workspace, SCD_LT_WORKSPACE_BYTES,
-                         (cudaStream_t)scd_gpu_stream(p->lib->gpu));
+    if (code)
+        return code;
+    cublasStatus_t s =
+        lt->Matmul(p->lib->handle, p->desc, &one, w, p->w, x, p->x, &times_y, y, p->y, y, p->y,
+                   &p->algos[p->at], p->lib->workspace, SCD_LT_WORKSPACE_BYTES,
+                   (cudaStream_t)scd_gpu_stream(p->lib->gpu));
+    p->refused = s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE;
+    return scd_lt_check(lt, s, "Matmul", err);
 }

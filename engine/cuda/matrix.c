@@ -3,7 +3,9 @@
  * A weight lies as in the file, parts stacked, rounded to bf16 on the host where that is the
  * precision. Promise 1 of the specification rests on products whose rows do not know of each other:
  * look, do not believe. Each new shape is multiplied with many rows and with few, as it will be
- * used, and the bytes of a row compared; an algorithm that fails gives way to the next. */
+ * used, and the bytes of a row compared; an algorithm that fails, or is refused, gives way to the
+ * next. A shape with an epilogue may run out of them: its matrices then leave the bias to a kernel
+ * (op_linear.cu). That is found out here, by the shape, and never by what a batch looks like. */
 #include "engine/base/mem.h"
 #include "engine/cuda/cuda.h"
 #include "engine/cuda/number.h"
@@ -80,6 +82,7 @@ typedef struct probe {
     size_t rows;         /* of the large product, a multiple of BLOCK */
     size_t x_row, y_row; /* bytes of a row of x and of a part's y */
     char *w;             /* device, of the shape */
+    float *bias;         /* device (part_rows); NULL without an epilogue */
     char *x, *y;         /* device: of the large product */
     char *few_x, *few_y; /* device (BLOCK, ..): of a small one */
     char *block;         /* host (BLOCK, cols) act: x of every block */
@@ -110,6 +113,8 @@ static scd_code run(scd_gemm_plan *plan, const probe *p, const trial *t, const c
                     char *y, scd_error *err)
 {
     size_t part = p->shape->part_rows * p->x_row;
+    if (p->bias)
+        return scd_gemm_run_bias(plan, p->w, x, rows, p->bias, (float *)(void *)y, err);
     return scd_gemm_run(plan, t->parts, p->w + t->first * part, x, rows, t->add, y,
                         scd_gemm_step(rows, p->shape->part_rows), err);
 }
@@ -174,25 +179,37 @@ static scd_code try_all(scd_device *device, scd_gemm_plan *plan, const probe *p,
     for (size_t first = 0; first < n && !code && *exact; first++)
         for (size_t parts = 1; parts <= n - first && !code && *exact; parts++)
             code = try_rows(device, plan, p, &(trial){first, parts, false}, exact, err);
-    if (n == 1 && !code && *exact)
+    if (n == 1 && !p->bias && !code && *exact)
         code = try_rows(device, plan, p, &(trial){0, 1, true}, exact, err);
     return code;
 }
 
-/* Weights of our own: real ones may all be zero, and would prove nothing. */
+/* n numbers of our own on the device: real weights may all be zero, and would prove nothing. */
+static scd_code numbers(scd_device *device, bool bf16, uint32_t state, size_t n, void **out,
+                        scd_error *err)
+{
+    const scd_gemm_shape like = {.bf16 = bf16};
+    size_t each = bf16 ? 2 : 4;
+    void *host = scd_malloc(n, each);
+    if (!host)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    fill(&like, state, n, host);
+    scd_code code = scd_gpu_alloc(device->gpu, n * each, out, err);
+    if (!code)
+        code = scd_cuda_upload(device, *out, host, n * each, err);
+    free(host);
+    return code;
+}
+
 static scd_code probe_weights(scd_device *device, probe *p, scd_error *err)
 {
     const scd_gemm_shape *s = p->shape;
-    size_t n = s->n_parts * s->part_rows * s->cols;
-    void *host = scd_malloc(n, device->act), *w = NULL;
-    if (!host)
-        return scd_fail(err, SCD_E_NOMEM, "out of memory");
-    fill(s, 2, n, host);
-    scd_code code = scd_gpu_alloc(device->gpu, n * device->act, &w, err);
+    void *w = NULL, *bias = NULL;
+    scd_code code = numbers(device, s->bf16, 2, s->n_parts * s->part_rows * s->cols, &w, err);
+    if (!code && s->epilogue)
+        code = numbers(device, false, 4, s->part_rows, &bias, err);
     p->w = w;
-    if (!code)
-        code = scd_cuda_upload(device, w, host, n * device->act, err);
-    free(host);
+    p->bias = bias;
     return code;
 }
 
@@ -237,7 +254,7 @@ static scd_code probe_open(scd_device *device, const scd_gemm_shape *s, probe *p
 
 static void probe_release(scd_device *device, probe *p)
 {
-    char *const placed[] = {p->w, p->x, p->y, p->few_x, p->few_y};
+    void *const placed[] = {p->bias, p->w, p->x, p->y, p->few_x, p->few_y};
     char *const made[] = {p->block, p->before, p->large, p->got};
     for (size_t i = 0; i < sizeof placed / sizeof placed[0]; i++)
         scd_gpu_free(device->gpu, placed[i]);
@@ -245,32 +262,42 @@ static void probe_release(scd_device *device, probe *p)
         free(made[i]);
 }
 
+/* *exact: the plan has come to an algorithm that is. Only a shape with an epilogue may have none.
+ */
 static scd_code settle(scd_device *device, const scd_gemm_shape *s, scd_gemm_plan *plan,
-                       scd_error *err)
+                       bool *exact, scd_error *err)
 {
     probe p = {0};
-    bool exact = false;
+    bool more = true;
+    *exact = false;
     scd_code code = probe_open(device, s, &p, err);
-    while (!code && !exact) {
-        code = try_all(device, plan, &p, &exact, err);
-        if (!code && !exact && !scd_gemm_plan_next(plan))
-            code = scd_fail(err, SCD_E_DEVICE,
-                            "every product of %s for %zu x %zu depends on a row's place in its "
-                            "batch",
-                            scd_gemm_version(device->gemm), s->part_rows, s->cols);
+    while (!code && more && !*exact) {
+        code = try_all(device, plan, &p, exact, err);
+        if (code && scd_gemm_plan_refused(plan)) {
+            code = SCD_OK;
+            *exact = false;
+        }
+        more = *exact || scd_gemm_plan_next(plan);
     }
+    if (!code && !*exact && !s->epilogue)
+        code = scd_fail(err, SCD_E_DEVICE,
+                        "every product of %s for %zu x %zu depends on a row's place in its batch, "
+                        "or is refused",
+                        scd_gemm_version(device->gemm), s->part_rows, s->cols);
     probe_release(device, &p);
     return code;
 }
 
-/* The plan of a matrix's shape, made when the shape is first seen. */
-static scd_code plan_for(scd_device *device, const scd_matrix *m, scd_gemm_plan **out,
-                         scd_error *err)
+/* The plan of a matrix's shape, made when the shape is first seen; NULL: none with this epilogue.
+ */
+static scd_code plan_for(scd_device *device, const scd_matrix *m, scd_epilogue epilogue,
+                         scd_gemm_plan **out, scd_error *err)
 {
-    scd_gemm_shape s = {m->part_rows, m->n_parts, m->cols, device->bf16};
+    scd_gemm_shape s = {m->part_rows, m->n_parts, m->cols, device->bf16, epilogue};
     for (size_t i = 0; i < device->n_plans; i++) {
         const scd_gemm_shape *o = &device->plans[i].shape;
-        if (o->part_rows == s.part_rows && o->n_parts == s.n_parts && o->cols == s.cols) {
+        if (o->part_rows == s.part_rows && o->n_parts == s.n_parts && o->cols == s.cols &&
+            o->epilogue == s.epilogue) {
             *out = device->plans[i].plan;
             return SCD_OK;
         }
@@ -280,20 +307,23 @@ static scd_code plan_for(scd_device *device, const scd_matrix *m, scd_gemm_plan 
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     device->plans = more;
     scd_gemm_plan *plan;
+    bool exact = false;
     scd_code code = scd_gemm_plan_new(device->gemm, &s, &plan, err);
-    if (!code)
-        code = settle(device, &s, plan, err);
-    if (code) {
+    if (!code && plan)
+        code = settle(device, &s, plan, &exact, err);
+    if (code || !exact) {
         scd_gemm_plan_free(plan);
-        return code;
+        plan = NULL;
     }
+    if (code)
+        return code;
     device->plans[device->n_plans++] = (scd_shape_plan){s, plan};
     *out = plan;
     return SCD_OK;
 }
 
 scd_code scd_cuda_matrix_pack(scd_device *device, const scd_tensor *parts, size_t n_parts,
-                              scd_matrix **out, scd_error *err)
+                              unsigned uses, scd_matrix **out, scd_error *err)
 {
     *out = NULL;
     scd_code code = check_parts(parts, n_parts, err);
@@ -313,7 +343,11 @@ scd_code scd_cuda_matrix_pack(scd_device *device, const scd_tensor *parts, size_
         code = scd_gpu_map_rows(device->gpu, m->weights, n_parts * m->part_rows, m->cols, &m->map,
                                 err);
     if (!code)
-        code = plan_for(device, m, &m->plan, err);
+        code = plan_for(device, m, SCD_EPILOGUE_NONE, &m->plan, err);
+    if (!code && n_parts == 1 && uses & SCD_FOR_BIAS)
+        code = plan_for(device, m, SCD_EPILOGUE_BIAS, &m->biased[false], err);
+    if (!code && n_parts == 1 && uses & SCD_FOR_BIAS_RELU)
+        code = plan_for(device, m, SCD_EPILOGUE_BIAS_RELU, &m->biased[true], err);
     if (!code && n_parts == 1)
         code = scd_cuda_scratch_want(device, SCD_CUDA_LINEAR_ROWS * m->cols * device->act, err);
     if (code) {

@@ -1,7 +1,8 @@
 /* op_linear.cu - the general product for heads, and rows by index.
  *
- * y = x W^T + b, optionally ReLU. The input is fp32; where act is bf16 it is rounded into scratch,
- * as many rows at once as there is room for, which no row's bits depend on. */
+ * y = x W^T + b, optionally ReLU: in the product where its matrix has a plan for that, else by a
+ * kernel after it. The input is fp32; where act is bf16 it is rounded into scratch, as many rows at
+ * once as there is room for, which no row's bits depend on. */
 #include "engine/cuda/gpu.cuh"
 
 enum { THREADS = 256 };
@@ -13,14 +14,14 @@ SCD_KERNEL round_rows(const float *x, size_t n, uint16_t *out)
         gpu_store(&out[i], x[i]);
 }
 
-/* y (rows, width) += b, in place; a block takes a row. */
-SCD_KERNEL bias_rows(float *y, const float *bias, int relu, size_t width)
+/* y (n / width, width) += b, in place; a thread takes an element. */
+SCD_KERNEL bias_rows(float *y, const float *bias, bool relu, size_t n, size_t width)
 {
-    y += blockIdx.x * width;
-    for (size_t i = threadIdx.x; i < width; i += THREADS) {
-        float sum = y[i] + (bias ? bias[i] : 0.0f);
-        y[i] = relu && sum < 0.0f ? 0.0f : sum;
-    }
+    size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= n)
+        return;
+    float sum = y[i] + (bias ? bias[i % width] : 0.0f);
+    y[i] = relu && sum < 0.0f ? 0.0f : sum;
 }
 
 SCD_KERNEL gather(const float *src, const uint32_t *index, size_t width, float *dst)
@@ -40,19 +41,32 @@ scd_code scd_cuda_rows_act(scd_device *device, const float *x, size_t n, size_t 
                         : SCD_OK;
 }
 
+scd_code scd_cuda_product_bias(scd_device *device, const scd_matrix *w, const void *x, size_t m,
+                               const float *bias, bool relu, float *y, scd_error *err)
+{
+    scd_gemm_plan *plan = bias ? w->biased[relu] : NULL;
+    size_t n = m * w->part_rows;
+    if (!m)
+        return SCD_OK;
+    if (plan)
+        return scd_gemm_run_bias(plan, w->weights, x, m, bias, y, err);
+    scd_code code = scd_cuda_product(device, w, 0, 1, x, m, false, y, 0, err);
+    if (!code && (bias || relu))
+        code = SCD_LAUNCH(device, err, bias_rows, scd_ceil_div(n, THREADS), THREADS, 0, y, bias,
+                          relu, n, w->part_rows);
+    return code;
+}
+
 /* Rows [first, first + n). */
 static scd_code some_rows(scd_device *device, const scd_linear_args *a, size_t first, size_t n,
                           scd_error *err)
 {
-    float *y = a->y + first * a->out_dim;
     const void *x;
     scd_code code =
         scd_cuda_rows_act(device, a->x + first * a->in_dim, n, a->in_dim, device->scratch, &x, err);
-    if (!code)
-        code = scd_cuda_product(device, a->w, 0, 1, x, n, false, y, 0, err);
-    if (!code && (a->bias || a->relu))
-        code = SCD_LAUNCH(device, err, bias_rows, n, THREADS, 0, y, a->bias, a->relu, a->out_dim);
-    return code;
+    return code ? code
+                : scd_cuda_product_bias(device, a->w, x, n, a->bias, a->relu != 0,
+                                        a->y + first * a->out_dim, err);
 }
 
 scd_code scd_cuda_linear(scd_device *device, const scd_linear_args *args, scd_error *err)

@@ -21,13 +21,13 @@ struct scd_classifier {
 };
 
 static scd_code load_matrix(scd_classifier *c, const char *name, size_t rows, size_t cols,
-                            scd_matrix **out, scd_error *err)
+                            unsigned uses, scd_matrix **out, scd_error *err)
 {
     scd_tensor t;
     const scd_safetensors *file = scd_head_tensors(c->head);
     scd_code code = scd_safetensors_get(file, name, rows, cols, &t, err);
     if (!code)
-        code = c->be->matrix_pack(c->device, &t, 1, out, err);
+        code = c->be->matrix_pack(c->device, &t, 1, uses, out, err);
     if (!code)
         scd_safetensors_forget(file, &t);
     return code;
@@ -70,9 +70,9 @@ static scd_code load(scd_classifier *c, size_t max_cells, scd_error *err)
     if (scd_head_get_info(c->head)->has_backbone)
         code = scd_forward_open_over(c->base, scd_head_tensors(c->head), &c->over, err);
     if (!code)
-        code = load_matrix(c, "mlp.0.weight", k, h, &c->w0, err);
+        code = load_matrix(c, "mlp.0.weight", k, h, SCD_FOR_BIAS_RELU, &c->w0, err);
     if (!code)
-        code = load_matrix(c, "mlp.2.weight", n, k, &c->w2, err);
+        code = load_matrix(c, "mlp.2.weight", n, k, SCD_FOR_BIAS, &c->w2, err);
     if (!code)
         code = load_vector(c, "mlp.0.bias", k, &c->b0, err);
     if (!code)

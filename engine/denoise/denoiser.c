@@ -57,13 +57,13 @@ struct scd_denoiser {
 /* ---- weights and memory --------------------------------------------------------------------- */
 
 static scd_code load_matrix(scd_denoiser *d, const char *name, size_t rows, size_t cols,
-                            scd_matrix **out, scd_error *err)
+                            unsigned uses, scd_matrix **out, scd_error *err)
 {
     scd_tensor t;
     const scd_safetensors *file = scd_model_tensors(d->model);
     scd_code code = scd_safetensors_get(file, name, rows, cols, &t, err);
     if (!code)
-        code = d->be->matrix_pack(d->device, &t, 1, out, err);
+        code = d->be->matrix_pack(d->device, &t, 1, uses, out, err);
     if (!code)
         scd_safetensors_forget(file, &t);
     return code;
@@ -97,11 +97,11 @@ static scd_code load_vector(scd_denoiser *d, const char *name, size_t n, float *
 static scd_code load_weights(scd_denoiser *d, scd_error *err)
 {
     size_t h = d->hidden_dim, k = SCD_VALUE_HEAD_DIM;
-    scd_code code = load_matrix(d, "gene_head.weight", d->vocab, h, &d->gene_head, err);
+    scd_code code = load_matrix(d, "gene_head.weight", d->vocab, h, 0, &d->gene_head, err);
     if (!code)
-        code = load_matrix(d, "value_head.0.weight", k, h, &d->value_w0, err);
+        code = load_matrix(d, "value_head.0.weight", k, h, SCD_FOR_BIAS_RELU, &d->value_w0, err);
     if (!code)
-        code = load_matrix(d, "value_head.2.weight", 1, k, &d->value_w2, err);
+        code = load_matrix(d, "value_head.2.weight", 1, k, SCD_FOR_BIAS, &d->value_w2, err);
     if (!code)
         code = load_vector(d, "value_head.0.bias", k, &d->value_b0, err);
     if (!code)

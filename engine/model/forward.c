@@ -20,6 +20,12 @@ static const scd_safetensors *file_of(const scd_forward *f, const char *name)
     return changed ? f->overlay : scd_model_tensors(f->model);
 }
 
+/* Floats that a vector of n takes: the next one starts at a multiple of 16 bytes (backend.h). */
+static size_t room_of(size_t n)
+{
+    return (n + 3) & ~(size_t)3;
+}
+
 /* cols is 1 for value_encoder.0.weight, which the format writes as d x 1, and 0 for vectors. */
 static scd_code load_column(scd_forward *f, const char *name, size_t n, size_t cols, float **out,
                             scd_error *err)
@@ -28,14 +34,14 @@ static scd_code load_column(scd_forward *f, const char *name, size_t n, size_t c
     scd_code code = scd_safetensors_get(file_of(f, name), name, n, cols, &t, err);
     if (code)
         return code;
-    if (f->vectors_cap - f->vectors_used < n)
+    if (f->vectors_cap - f->vectors_used < room_of(n))
         return scd_fail(err, SCD_E_INTERNAL, "no room for vector %s", name);
     float *host = scd_malloc(n, sizeof *host);
     if (!host)
         return scd_fail(err, SCD_E_NOMEM, "out of memory loading %s", name);
     scd_tensor_to_f32(&t, 0, n, host);
     *out = f->vectors + f->vectors_used;
-    f->vectors_used += n;
+    f->vectors_used += room_of(n);
     code = f->be->upload(f->device, *out, host, n * sizeof *host, err);
     free(host);
     return code;
@@ -54,7 +60,7 @@ typedef struct part {
 /* Stack the parts (each rows x cols), pack them and give their file pages back. Where no part is
  * changed the matrix of the base is in *out already. */
 static scd_code load_matrix(scd_forward *f, const part *parts, size_t n_parts, size_t cols,
-                            scd_matrix **out, scd_error *err)
+                            unsigned uses, scd_matrix **out, scd_error *err)
 {
     scd_tensor t[3];
     bool changed = !f->base;
@@ -69,7 +75,7 @@ static scd_code load_matrix(scd_forward *f, const part *parts, size_t n_parts, s
         if (code)
             return code;
     }
-    scd_code code = f->be->matrix_pack(f->device, t, n_parts, out, err);
+    scd_code code = f->be->matrix_pack(f->device, t, n_parts, uses, out, err);
     for (size_t i = 0; i < n_parts; i++)
         scd_safetensors_forget(file_of(f, parts[i].name), &t[i]);
     return code;
@@ -90,16 +96,16 @@ static scd_code load_layer(scd_forward *f, size_t i, scd_error *err)
     part qkv[3] = {{layer_name(n[0], i, "attn.q_proj.weight"), h},
                    {layer_name(n[1], i, "attn.k_proj.weight"), h},
                    {layer_name(n[2], i, "attn.v_proj.weight"), h}};
-    scd_code code = load_matrix(f, qkv, 3, h, &l->qkv, err);
+    scd_code code = load_matrix(f, qkv, 3, h, 0, &l->qkv, err);
     if (!code)
-        code =
-            load_matrix(f, &(part){layer_name(n[0], i, "attn.o_proj.weight"), h}, 1, h, &l->o, err);
+        code = load_matrix(f, &(part){layer_name(n[0], i, "attn.o_proj.weight"), h}, 1, h, 0, &l->o,
+                           err);
     part gate_up[2] = {{layer_name(n[1], i, "mlp.gate_proj.weight"), ffn},
                        {layer_name(n[2], i, "mlp.up_proj.weight"), ffn}};
     if (!code)
-        code = load_matrix(f, gate_up, 2, h, &l->gate_up, err);
+        code = load_matrix(f, gate_up, 2, h, 0, &l->gate_up, err);
     if (!code)
-        code = load_matrix(f, &(part){layer_name(n[3], i, "mlp.down_proj.weight"), h}, 1, ffn,
+        code = load_matrix(f, &(part){layer_name(n[3], i, "mlp.down_proj.weight"), h}, 1, ffn, 0,
                            &l->down, err);
     if (!code)
         code = load_vector(f, layer_name(n[0], i, "norm1.weight"), h, &l->norm1, err);
@@ -126,7 +132,7 @@ static scd_code load_vectors(scd_forward *f, scd_error *err)
         {"latent_encoder.mlp.3.bias", h, &f->latent_b3},
         {"final_norm.weight", h, &f->final_norm},
     };
-    f->vectors_cap = 5 * d + 5 * h + 2 * h * f->c.n_layers;
+    f->vectors_cap = 5 * room_of(d) + (5 + 2 * f->c.n_layers) * room_of(h);
     void *memory = NULL;
     scd_code code = f->be->alloc(f->device, f->vectors_cap * sizeof(float), &memory, err);
     f->vectors = memory;
@@ -159,13 +165,16 @@ static scd_code load_weights(scd_forward *f, scd_error *err)
     if (!code)
         code = load_vectors(f, err);
     if (!code)
-        code = load_matrix(f, &(part){"value_encoder.2.weight", d}, 1, d, &f->value_w2, err);
+        code = load_matrix(f, &(part){"value_encoder.2.weight", d}, 1, d, SCD_FOR_BIAS,
+                           &f->value_w2, err);
     if (!code)
-        code = load_matrix(f, &(part){"input_proj.weight", h}, 1, d, &f->input_proj, err);
+        code = load_matrix(f, &(part){"input_proj.weight", h}, 1, d, 0, &f->input_proj, err);
     if (!code)
-        code = load_matrix(f, &(part){"latent_encoder.mlp.0.weight", h}, 1, d, &f->latent_w0, err);
+        code = load_matrix(f, &(part){"latent_encoder.mlp.0.weight", h}, 1, d, SCD_FOR_BIAS,
+                           &f->latent_w0, err);
     if (!code)
-        code = load_matrix(f, &(part){"latent_encoder.mlp.3.weight", h}, 1, h, &f->latent_w3, err);
+        code = load_matrix(f, &(part){"latent_encoder.mlp.3.weight", h}, 1, h, SCD_FOR_BIAS,
+                           &f->latent_w3, err);
     for (size_t i = 0; i < f->c.n_layers && !code; i++)
         code = load_layer(f, i, err);
     return code;

@@ -49,7 +49,7 @@ struct scd_forward {
     scd_matrix *value_w2, *input_proj, *latent_w0, *latent_w3;
     void *gene_embedding; /* device table (V, d) in its file type */
     scd_dtype gene_embedding_dtype;
-    float *vectors;                   /* device: every vector tensor, one after the other */
+    float *vectors;                   /* device: every vector tensor, each at 16 bytes */
     size_t vectors_used, vectors_cap; /* floats */
     float *value_w0, *value_b0, *value_b2, *value_mask, *gene_mask;
     float *latent_b0, *latent_norm_w, *latent_norm_b, *latent_b3, *final_norm;

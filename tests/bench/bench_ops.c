@@ -115,7 +115,7 @@ static scd_matrix *random_matrix(bench *b, size_t parts, size_t rows, size_t col
     float *w = random_floats(rows * cols, 0.07f);
     for (size_t i = 0; i < parts; i++)
         t[i] = (scd_tensor){.data = w, .dtype = SCD_F32, .rows = rows, .cols = cols};
-    must(b->be->matrix_pack(b->device, t, parts, &m, &err), &err);
+    must(b->be->matrix_pack(b->device, t, parts, 0, &m, &err), &err);
     free(w);
     return m;
 }

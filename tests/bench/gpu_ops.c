@@ -76,6 +76,7 @@ static void *random_act(ops *o, size_t n)
     return p;
 }
 
+/* embed's have a bias; the others are no worse for being asked about one. */
 static const scd_matrix *random_matrix(ops *o, size_t parts, size_t rows, size_t cols)
 {
     scd_tensor t[3];
@@ -84,7 +85,7 @@ static const scd_matrix *random_matrix(ops *o, size_t parts, size_t rows, size_t
     for (size_t i = 0; i < parts; i++)
         t[i] = (scd_tensor){.data = w, .dtype = SCD_F32, .rows = rows, .cols = cols};
     if (w && !o->code)
-        o->code = o->be->matrix_pack(o->device, t, parts, &m, o->err);
+        o->code = o->be->matrix_pack(o->device, t, parts, SCD_FOR_BIAS, &m, o->err);
     if (m)
         o->matrices[o->n_matrices++] = m;
     free(w);

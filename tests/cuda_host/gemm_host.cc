@@ -1,5 +1,9 @@
 /* gemm_host.cc - engine/cuda/gemm.h in plain loops: inputs as they are (bf16 or fp32), sums in
- * fp32, one chain in order of k. */
+ * fp32, one chain in order of k, then the bias.
+ *
+ * CUDA_EMULATOR_EPILOGUES=none: no shape with an epilogue can be had; =bad: each can, by bad
+ * algorithms; =refused: each can, and the products are refused. A device opened after that keeps to
+ * it. */
 #include "engine/cuda/gemm.h"
 
 #include "engine/cuda/number.h"
@@ -7,18 +11,22 @@
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct scd_gemm_lib {
-    int unused;
+    bool none, bad, refused; /* products with an epilogue */
 };
 
 struct scd_gemm_plan {
+    const scd_gemm_lib *lib;
     scd_gemm_shape shape;
     int algorithm;
+    bool refused;
 };
 
 enum { ALGORITHMS = 3 };
 int scd_emu_bad_algorithms;
+long scd_emu_fused;
 
 scd_code scd_gemm_open(scd_gpu *gpu, scd_gemm_lib **out, scd_error *err)
 {
@@ -28,7 +36,13 @@ scd_code scd_gemm_open(scd_gpu *gpu, scd_gemm_lib **out, scd_error *err)
     if (code)
         return code;
     *out = (scd_gemm_lib *)calloc(1, sizeof **out);
-    return *out ? SCD_OK : scd_fail(err, SCD_E_NOMEM, "out of memory");
+    if (!*out)
+        return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    const char *epilogues = getenv("CUDA_EMULATOR_EPILOGUES");
+    (*out)->none = epilogues && !strcmp(epilogues, "none");
+    (*out)->bad = epilogues && !strcmp(epilogues, "bad");
+    (*out)->refused = epilogues && !strcmp(epilogues, "refused");
+    return SCD_OK;
 }
 
 void scd_gemm_close(scd_gemm_lib *lib)
@@ -45,14 +59,14 @@ const char *scd_gemm_version(const scd_gemm_lib *lib)
 scd_code scd_gemm_plan_new(scd_gemm_lib *lib, const scd_gemm_shape *shape, scd_gemm_plan **out,
                            scd_error *err)
 {
-    (void)lib;
     *out = NULL;
     scd_code code = scd_emu_call("gemm_plan_new", err);
-    if (code)
+    if (code || (shape->epilogue && lib->none))
         return code;
     *out = (scd_gemm_plan *)calloc(1, sizeof **out);
     if (!*out)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
+    (*out)->lib = lib;
     (*out)->shape = *shape;
     return SCD_OK;
 }
@@ -64,7 +78,13 @@ void scd_gemm_plan_free(scd_gemm_plan *plan)
 
 bool scd_gemm_plan_next(scd_gemm_plan *plan)
 {
+    plan->refused = false;
     return ++plan->algorithm < ALGORITHMS;
+}
+
+bool scd_gemm_plan_refused(const scd_gemm_plan *plan)
+{
+    return plan->refused;
 }
 
 /* One row or more of numbers as fp32. */
@@ -98,7 +118,14 @@ struct product {
     bool add;
     void *y;
     size_t step;
+    const float *bias; /* NULL: there is none */
 };
+
+static float finish(const struct product *p, float sum, size_t column)
+{
+    sum += p->bias ? p->bias[column] : 0.0f;
+    return p->shape.epilogue == SCD_EPILOGUE_BIAS_RELU && sum < 0.0f ? 0.0f : sum;
+}
 
 static void multiply(const struct product *p)
 {
@@ -117,32 +144,56 @@ static void multiply(const struct product *p)
                 if (scd_gemm_gives_act(s) && s->bf16)
                     ((uint16_t *)p->y)[at] = scd_f32_to_bf16(sum);
                 else
-                    ((float *)p->y)[at] = sum + (p->add ? ((float *)p->y)[at] : 0.0f);
+                    ((float *)p->y)[at] = finish(p, sum, j) + (p->add ? ((float *)p->y)[at] : 0.0f);
             }
     free(wide_w);
     free(wide_x);
     scd_emu_lock();
 }
 
-scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
-                      bool add, void *y, size_t step, scd_error *err)
+static bool is_bad(const scd_gemm_plan *plan)
+{
+    return plan->algorithm < scd_emu_bad_algorithms || (plan->shape.epilogue && plan->lib->bad);
+}
+
+static scd_code run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
+                    bool add, void *y, size_t step, const float *bias, scd_error *err)
 {
     const scd_gemm_shape *s = &plan->shape;
-    scd_code code = scd_emu_call("gemm", err);
-    if (code)
-        return code;
     size_t bytes = scd_gemm_gives_act(s) && s->bf16 ? 2 : 4;
     if (((uintptr_t)x | (uintptr_t)y) % SCD_GEMM_ALIGN ||
         (parts > 1 && step * bytes % SCD_GEMM_ALIGN))
         return scd_fail(err, SCD_E_INVALID, "a product's rows lie at no multiple of 16 bytes");
     if ((add && scd_gemm_gives_act(s)) || parts > s->n_parts ||
-        (parts > 1 && step < m * s->part_rows))
+        (parts > 1 && step < m * s->part_rows) || !bias != !s->epilogue)
         return scd_fail(err, SCD_E_INTERNAL, "no such product");
-    const struct product p = {*s,  plan->algorithm < scd_emu_bad_algorithms, parts, m, w, x, add, y,
-                              step};
+    const struct product p = {*s, is_bad(plan), parts, m, w, x, add, y, step, bias};
     if (!scd_emu_keep([=] { multiply(&p); }))
         multiply(&p);
     return SCD_OK;
+}
+
+scd_code scd_gemm_run(scd_gemm_plan *plan, size_t parts, const void *w, const void *x, size_t m,
+                      bool add, void *y, size_t step, scd_error *err)
+{
+    scd_code code = scd_emu_call("gemm", err);
+    return code ? code : run(plan, parts, w, x, m, add, y, step, NULL, err);
+}
+
+scd_code scd_gemm_run_bias(scd_gemm_plan *plan, const void *w, const void *x, size_t m,
+                           const float *b, float *y, scd_error *err)
+{
+    plan->refused = false;
+    scd_code code = scd_emu_call("gemm_bias", err);
+    if (code)
+        return code;
+    plan->refused = plan->lib->refused;
+    if (plan->refused)
+        return scd_fail(err, SCD_E_DEVICE, "gemm_bias: not supported");
+    if ((uintptr_t)b % SCD_GEMM_ALIGN)
+        return scd_fail(err, SCD_E_INVALID, "a bias lies at no multiple of 16 bytes");
+    scd_emu_fused++;
+    return run(plan, 1, w, x, m, false, y, 0, b, err);
 }
 
 /* Element (r, c) of a (rows, cols) view, transposed where the matrix lies the other way. */

@@ -15,6 +15,8 @@ extern int scd_emu_order;
 extern long scd_emu_fail_after;
 /* So many of every plan's first algorithms add a row up in an order that depends on its place. */
 extern int scd_emu_bad_algorithms;
+/* Products with an epilogue that were asked for so far (CUDA_EMULATOR_EPILOGUES: gemm_host.cc). */
+extern long scd_emu_fused;
 /* Graphs that were put again so far. */
 extern long scd_emu_replays;
 /* Blocks of device and pinned memory that are allocated now. */

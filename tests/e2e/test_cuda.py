@@ -93,6 +93,21 @@ def test_kernels_that_come_next_match_and_share_no_cached_result_with_others():
     assert p.returncode and "measured or next" in p.stdout, p.stdout
 
 
+def test_a_model_whose_sizes_are_no_multiples_of_four_matches_the_reference():
+    """Its vectors start at multiples of 16 bytes all the same; biases with products and without."""
+    names = [f"GENE{i}" for i in range(80)]
+    path = models.write_model(scratch("odd"), names, seed=3, SCGPT_DIM=42, HIDDEN_DIM=54, D_HID=91)
+    body = {"cells": [{"genes": names[i:i + n], "values": [1 + j % 7 for j in range(n)]}
+                      for i, n in enumerate((1, 20, 63))]}
+    want = reference.embed(reference.Model(path), body)
+    for epilogues in "", "none":
+        with Daemon(path, command=emulated(harness.scdivad()), env={
+                **GUARD, "CUDA_EMULATOR_EPILOGUES": epilogues},
+                flags=("--device", "cuda", "--precision", "fp32")) as d:
+            for a, (b, _) in zip(d.embed(body).embeddings(), want):
+                assert np.abs(a - b).max() / np.abs(b).max() <= 1e-4
+
+
 def test_without_room_for_its_batches_the_device_gets_smaller_ones():
     env = {**GUARD, "CUDA_EMULATOR_LARGEST": str(8 << 20)}
     with Daemon(harness.small_model(), command=emulated(harness.scdivad()), env=env) as d:

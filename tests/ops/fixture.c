@@ -35,12 +35,15 @@ static bool open_cuda(fixture *f, size_t config, bool needed)
     const scd_backend *be = &scd_backend_cuda;
     if (config >= HOPPER)
         setenv("CUDA_EMULATOR_ISA", "90", 1);
+    if (config == HOPPER)
+        setenv("CUDA_EMULATOR_EPILOGUES", "none", 1); /* biases by kernels */
     if (config == HOPPER_NEXT) {
         setenv("SCDIVA_CUDA_KERNELS", "next", 1);
         setenv("CUDA_EMULATOR_PROCESSORS", "6", 1); /* several groups of blocks */
     }
     bool there =
         be && fixture_open_on(f, be, configs[config].precision, configs[config].tolerance, &err);
+    unsetenv("CUDA_EMULATOR_EPILOGUES");
     unsetenv("CUDA_EMULATOR_ISA");
     unsetenv("CUDA_EMULATOR_PROCESSORS");
     unsetenv("SCDIVA_CUDA_KERNELS");
@@ -192,7 +195,8 @@ scd_matrix *fixture_matrix(fixture *f, const array *parts, size_t n_parts, size_
         t[i] = (scd_tensor){.data = parts[i].f, .dtype = SCD_F32, .rows = rows, .cols = cols};
     scd_error err;
     scd_matrix *m = NULL;
-    if (f->be->matrix_pack(f->device, t, n_parts, &m, &err))
+    const unsigned uses = n_parts == 1 ? SCD_FOR_BIAS | SCD_FOR_BIAS_RELU : 0;
+    if (f->be->matrix_pack(f->device, t, n_parts, uses, &m, &err))
         fail_msg("%s", err.message);
     f->matrices[f->n_matrices++] = m;
     return m;

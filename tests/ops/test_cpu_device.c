@@ -89,8 +89,8 @@ static void parts_of_different_shapes_are_refused(void **state)
     const float w[12] = {0};
     scd_tensor parts[2] = {{w, SCD_F32, 3, 4}, {w, SCD_F32, 4, 3}};
     assert_int_equal(open_with(NULL, SCD_PRECISION_AUTO, 1, &device, &err), SCD_OK);
-    assert_int_equal(be->matrix_pack(device, parts, 2, &m, &err), SCD_E_INVALID);
-    assert_int_equal(be->matrix_pack(device, parts, 0, &m, &err), SCD_E_INVALID);
+    assert_int_equal(be->matrix_pack(device, parts, 2, 0, &m, &err), SCD_E_INVALID);
+    assert_int_equal(be->matrix_pack(device, parts, 0, 0, &m, &err), SCD_E_INVALID);
     be->close(device);
 }
 
@@ -128,7 +128,7 @@ static scd_code build(const char *isa, scd_error *err)
     scd_code code = open_with(isa, SCD_PRECISION_AUTO, 2, &device, err);
     if (code)
         return code;
-    code = be->matrix_pack(device, &part, 1, &m, err);
+    code = be->matrix_pack(device, &part, 1, 0, &m, err);
     if (!code)
         code = be->table_load(device, &part, &table, err);
     if (!code)

@@ -32,9 +32,9 @@ static void the_identity_holds_all_that_bits_depend_on(void **state)
         scd_precision asked, got;
         const char *identity;
     } cases[] = {
-        {SCD_PRECISION_AUTO, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k3/emulated/emulated, 1 SMs"},
-        {SCD_PRECISION_BF16, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k3/emulated/emulated, 1 SMs"},
-        {SCD_PRECISION_FP32, SCD_PRECISION_FP32, "cuda/sm_80/fp32/k3/emulated/emulated, 1 SMs"}};
+        {SCD_PRECISION_AUTO, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k4/emulated/emulated, 1 SMs"},
+        {SCD_PRECISION_BF16, SCD_PRECISION_BF16, "cuda/sm_80/bf16/k4/emulated/emulated, 1 SMs"},
+        {SCD_PRECISION_FP32, SCD_PRECISION_FP32, "cuda/sm_80/fp32/k4/emulated/emulated, 1 SMs"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         scd_device_options options = {.precision = cases[i].asked};
         scd_device *device;
@@ -126,7 +126,8 @@ static scd_code pack(life *l, size_t parts, size_t rows, size_t cols, scd_matrix
         weights[i] = (float)((double)(i % 13) / 40 - 0.15);
     for (size_t i = 0; i < parts; i++)
         t[i] = (scd_tensor){.data = weights, .dtype = SCD_F32, .rows = rows, .cols = cols};
-    return be->matrix_pack(l->device, t, parts, out, err);
+    const unsigned uses = SCD_FOR_BIAS | SCD_FOR_BIAS_RELU; /* of several parts: neither */
+    return be->matrix_pack(l->device, t, parts, uses, out, err);
 }
 
 static scd_code load(life *l, scd_error *err)
@@ -231,9 +232,8 @@ static void end(life *l)
     be->close(l->device);
 }
 
-static void any_call_that_fails_is_an_error_with_its_name_and_nothing_leaks(void **state)
+static void fail_each_call(void)
 {
-    (void)state;
     long calls = 0;
     for (bool failed = true; failed; calls++) {
         life l = {0};
@@ -252,6 +252,15 @@ static void any_call_that_fails_is_an_error_with_its_name_and_nothing_leaks(void
         assert_int_equal(scd_emu_blocks, 0);
     }
     assert_true(calls > 100);
+}
+
+static void any_call_that_fails_is_an_error_with_its_name_and_nothing_leaks(void **state)
+{
+    (void)state;
+    fail_each_call();
+    setenv("CUDA_EMULATOR_EPILOGUES", "none", 1);
+    fail_each_call();
+    unsetenv("CUDA_EMULATOR_EPILOGUES");
 }
 
 static void any_allocation_that_fails_is_an_error_and_nothing_leaks(void **state)
@@ -301,6 +310,93 @@ static void products_whose_rows_know_of_each_other_are_passed_over(void **state)
     }
 }
 
+/* The emulator adds a bias up in the same order either way. */
+static void a_bias_that_no_product_adds_exactly_is_added_by_a_kernel_after_it(void **state)
+{
+    (void)state;
+    static const char *const epilogues[] = {"", "none", "bad", "refused"};
+    float want[2 * H], got[2 * H];
+    for (size_t i = 0; i < 4; i++) {
+        life l = {0};
+        scd_error err;
+        setenv("CUDA_EMULATOR_EPILOGUES", epilogues[i], 1);
+        assert_int_equal(load(&l, &err), SCD_OK);
+        long before = scd_emu_fused;
+        assert_int_equal(run(&l, 2, 1, i ? got : want, &err), SCD_OK);
+        assert_int_equal(scd_emu_fused - before, i ? 0 : 4); /* embed's three and the head's */
+        if (i)
+            assert_memory_equal(got, want, sizeof want);
+        end(&l);
+    }
+    unsetenv("CUDA_EMULATOR_EPILOGUES");
+    assert_int_equal(scd_emu_blocks, 0);
+}
+
+/* y (1, H): a vector of ones times a matrix that was packed for `uses`. */
+static scd_code biased(unsigned uses, const float *bias, int relu, float *y, scd_error *err)
+{
+    static float w[H * D];
+    fixture f;
+    scd_matrix *m;
+    float x[D];
+    for (size_t i = 0; i < H * D; i++)
+        w[i] = (float)(i / D) - 8; /* row i sums to D (i - 8) */
+    for (size_t i = 0; i < D; i++)
+        x[i] = 1;
+    scd_tensor t = {w, SCD_F32, H, D};
+    cuda_open(&f, 0);
+    scd_code code = be->matrix_pack(f.device, &t, 1, uses, &m, err);
+    scd_linear_args a = {.rows = 1,
+                         .in_dim = D,
+                         .out_dim = H,
+                         .x = fixture_place(&f, x, sizeof x),
+                         .w = m,
+                         .bias = bias ? fixture_place(&f, bias, H * sizeof *bias) : NULL,
+                         .relu = relu,
+                         .y = fixture_room_floats(&f, H)};
+    if (!code)
+        code = be->linear(f.device, &a, err);
+    if (!code)
+        code = be->download(f.device, y, a.y, H * sizeof *y, err);
+    be->matrix_free(f.device, m);
+    fixture_release(&f);
+    return code;
+}
+
+static void a_matrix_may_be_used_in_ways_that_it_was_not_packed_for(void **state)
+{
+    (void)state;
+    float bias[H], y[H];
+    for (size_t i = 0; i < H; i++)
+        bias[i] = (float)(i % 5) - 2;
+    for (unsigned uses = 0; uses <= (SCD_FOR_BIAS | SCD_FOR_BIAS_RELU); uses++)
+        for (int how = 0; how < 4; how++) {
+            scd_error err;
+            bool relu = how & 1, with = how & 2;
+            long before = scd_emu_fused;
+            assert_int_equal(biased(uses, with ? bias : NULL, relu, y, &err), SCD_OK);
+            if (!uses)
+                assert_int_equal(scd_emu_fused, before);
+            for (size_t i = 0; i < H; i++) {
+                float want = D * ((float)i - 8) + (with ? bias[i] : 0);
+                assert_true(y[i] == (relu && want < 0 ? 0 : want));
+            }
+        }
+}
+
+static void a_bias_at_an_odd_address_is_refused(void **state)
+{
+    (void)state;
+    life l = {0};
+    scd_error err;
+    assert_int_equal(load(&l, &err), SCD_OK);
+    float *m = l.memory;
+    scd_linear_args a = {1, H, H, m, l.wo, m + 129, 1, m + 256};
+    assert_int_equal(be->linear(l.device, &a, &err), SCD_E_INVALID);
+    assert_non_null(strstr(err.message, "a bias lies at no multiple of 16 bytes"));
+    end(&l);
+}
+
 static void parts_that_differ_are_refused(void **state)
 {
     (void)state;
@@ -310,9 +406,9 @@ static void parts_that_differ_are_refused(void **state)
     scd_matrix *m;
     scd_error err;
     cuda_open(&f, 0);
-    assert_int_equal(be->matrix_pack(f.device, t, 2, &m, &err), SCD_E_INVALID);
-    assert_int_equal(be->matrix_pack(f.device, t, 0, &m, &err), SCD_E_INVALID);
-    assert_int_equal(be->matrix_pack(f.device, t, 4, &m, &err), SCD_E_INVALID);
+    assert_int_equal(be->matrix_pack(f.device, t, 2, 0, &m, &err), SCD_E_INVALID);
+    assert_int_equal(be->matrix_pack(f.device, t, 0, 0, &m, &err), SCD_E_INVALID);
+    assert_int_equal(be->matrix_pack(f.device, t, 4, 0, &m, &err), SCD_E_INVALID);
     assert_null(m);
     fixture_release(&f);
 }
@@ -410,6 +506,9 @@ int main(void)
         cmocka_unit_test(any_allocation_that_fails_is_an_error_and_nothing_leaks),
         cmocka_unit_test(what_kernels_find_wrong_is_answered_once_by_the_next_wait),
         cmocka_unit_test(products_whose_rows_know_of_each_other_are_passed_over),
+        cmocka_unit_test(a_bias_that_no_product_adds_exactly_is_added_by_a_kernel_after_it),
+        cmocka_unit_test(a_matrix_may_be_used_in_ways_that_it_was_not_packed_for),
+        cmocka_unit_test(a_bias_at_an_odd_address_is_refused),
         cmocka_unit_test(parts_that_differ_are_refused),
         cmocka_unit_test(every_half_is_read_exactly_and_floats_are_rounded_to_the_nearest),
         cmocka_unit_test(fragments_cover_their_matrices_once),

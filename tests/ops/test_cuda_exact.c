@@ -307,6 +307,28 @@ static void check_packings(fixture *f, const model *m, const buffers *to)
     set_order(0);
 }
 
+/* The same vector at an address that no access of 16 bytes may start from. */
+static const float *moved(fixture *f, uint64_t seed, size_t n)
+{
+    float *host = fixture_block(f, (n + 1) * sizeof *host);
+    host[0] = 0;
+    memcpy(host + 1, fixture_random(f, seed, n, 1).f, n * sizeof *host);
+    return (const float *)fixture_place(f, host, (n + 1) * sizeof *host) + 1;
+}
+
+static void check_narrow_rows(fixture *f, const model *m, const buffers *to)
+{
+    model narrow = *m;
+    narrow.embed.value_mask = moved(f, 6, D);
+    for (size_t i = 0; i < N_CELLS; i++) {
+        uint32_t cu[2];
+        scd_batch_rows b;
+        make_batch(f, to, &i, 1, cu, &b);
+        pass(f, &narrow, &b, to, &packed);
+        same_cell(PACKINGS, i, 0, 0);
+    }
+}
+
 static void check_model(int bf16)
 {
     fixture f;
@@ -326,6 +348,7 @@ static void check_model(int bf16)
         assert_memory_equal(alone[i].lat, alone[i].h, H * sizeof(float));
     }
     check_packings(&f, &m, &to);
+    check_narrow_rows(&f, &m, &to);
     fixture_release(&f);
 }
 
@@ -336,9 +359,11 @@ static void a_cell_has_the_same_bits_alone_and_in_any_packing(void **state)
     for (int bf16 = 0; bf16 <= 1; bf16++)
         for (H = 48; H <= MOST_H; H += MOST_H - 48)
             check_model(bf16);
-    setenv("CUDA_EMULATOR_ISA", "90", 1); /* attention of heads of 64 by warpgroups */
+    setenv("CUDA_EMULATOR_ISA", "90", 1);         /* attention of heads of 64 by warpgroups */
+    setenv("CUDA_EMULATOR_EPILOGUES", "none", 1); /* biases by kernels */
     H = MOST_H;
     check_model(1);
+    unsetenv("CUDA_EMULATOR_EPILOGUES");
     setenv("SCDIVA_CUDA_KERNELS", "next", 1);
     setenv("CUDA_EMULATOR_PROCESSORS", "4", 1);
     F = 128; /* whole tiles */

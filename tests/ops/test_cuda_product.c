@@ -66,7 +66,7 @@ static scd_code pack(life *l, size_t parts, size_t rows, size_t cols, scd_matrix
         weights[i] = (float)((double)(i % 13) / 40 - 0.15);
     for (size_t i = 0; i < parts; i++)
         t[i] = (scd_tensor){.data = weights, .dtype = SCD_F32, .rows = rows, .cols = cols};
-    return be->matrix_pack(l->device, t, parts, out, err);
+    return be->matrix_pack(l->device, t, parts, 0, out, err);
 }
 
 static scd_code load(life *l, bool with_qkv, scd_error *err)

@@ -440,6 +440,9 @@ static void check_embed(fixture *f)
     embed_case(f, 48, 64, SCD_F32, 0);
     embed_case(f, 100, 36, SCD_F16, 1);
     embed_case(f, 130, 160, SCD_BF16, 1);
+    embed_case(f, 36, 40, SCD_BF16, 0); /* each type of table by fours and by ones */
+    embed_case(f, 33, 40, SCD_F32, 0);
+    embed_case(f, 34, 40, SCD_F16, 0);
 }
 
 static void embed_gives_the_first_stream_with_masks_pooling_and_latent(void **state)
@@ -529,7 +532,7 @@ static void check_dtypes(fixture *f)
     const float x[4] = {1, 0, 0, 1}, want[4] = {1.5f, 0.25f, -2, 0x1p-24f};
     scd_tensor t = {.data = half, .dtype = SCD_F16, .rows = 2, .cols = 2};
     scd_matrix *m = NULL;
-    ok(f->be->matrix_pack(f->device, &t, 1, &m, &err), &err);
+    ok(f->be->matrix_pack(f->device, &t, 1, 0, &m, &err), &err);
     scd_linear_args a = {.rows = 2,
                          .in_dim = 2,
                          .out_dim = 2,

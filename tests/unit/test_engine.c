@@ -225,11 +225,11 @@ static scd_code counted_table(scd_device *d, const scd_tensor *t, void **out, sc
     return scd_backend_cpu.table_load(d, t, out, err);
 }
 
-static scd_code counted_pack(scd_device *d, const scd_tensor *parts, size_t n, scd_matrix **out,
-                             scd_error *err)
+static scd_code counted_pack(scd_device *d, const scd_tensor *parts, size_t n, unsigned uses,
+                             scd_matrix **out, scd_error *err)
 {
     n_held++;
-    return scd_backend_cpu.matrix_pack(d, parts, n, out, err);
+    return scd_backend_cpu.matrix_pack(d, parts, n, uses, out, err);
 }
 
 static void counted_free(scd_device *d, void *memory)
