@@ -76,11 +76,29 @@ static bool refuse_mouse(scd_infer_call *call, const name_counts *counts)
 
 /* ---- cells ---------------------------------------------------------------------------------- */
 
+/* In a body of tensors. */
+static void point_at_element(const scd_request *r, size_t c, size_t index, char out[128])
+{
+    const scd_request_places *places = &r->places;
+    size_t first = c * places->cell_step;
+    if (index == SIZE_MAX && !places->cell_step)
+        snprintf(out, 128, "%s", places->cells);
+    else if (index == SIZE_MAX)
+        snprintf(out, 128, "%s/%zu", places->cells, first);
+    else if (places->is_dense)
+        snprintf(out, 128, "%s/%zu", places->values, first + r->cells[c].columns[index]);
+    else
+        snprintf(out, 128, "%s/%zu", places->values,
+                 (size_t)(r->cells[c].values - r->cells[0].values) + index);
+}
+
 void scd_infer_point_at(const scd_infer_call *call, size_t c, size_t index, char out[128])
 {
     const scd_request *r = &call->request;
     size_t in_body = c / (call->copies ? call->copies : 1);
-    if (call->is_lone && index == SIZE_MAX)
+    if (r->places.cells)
+        point_at_element(r, c, index, out);
+    else if (call->is_lone && index == SIZE_MAX)
         snprintf(out, 128, "/genes");
     else if (call->is_lone)
         snprintf(out, 128, "/values/%zu", index);
@@ -98,7 +116,10 @@ void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, cons
 {
     scd_infer_cell *cell = &call->cells[c];
     if (!call->request.skip_errors) {
-        scd_problem_add(&call->problem, pointer, "%s", detail);
+        if (call->request.places.cells) /* a pointer to an element does not say whose it is */
+            scd_problem_add(&call->problem, pointer, "cell %zu: %s", c, detail);
+        else
+            scd_problem_add(&call->problem, pointer, "%s", detail);
         return;
     }
     cell->bad = true;
@@ -278,7 +299,7 @@ static void judge_use(scd_infer_call *call)
             head ? head->n_genes : scd_vocab_n_used(call->model->vocab));
 }
 
-static bool serialize_all(scd_infer_call *call)
+bool scd_infer_serialize(scd_infer_call *call)
 {
     scd_request *r = &call->request;
     name_counts counts = {0};
@@ -386,8 +407,7 @@ static size_t widest_bytes(const scd_infer_call *call)
     return widest * sizeof(float);
 }
 
-/* Fill the results that the cache has, and list the others as orders. */
-static bool look_up(scd_infer_call *call)
+bool scd_infer_look_up(scd_infer_call *call)
 {
     scd_hasher *hasher = scd_hasher_new();
     if (!hasher || !place_results(call)) {
@@ -433,7 +453,9 @@ bool scd_infer_decode(scd_infer_call *call)
     const char *body = scd_exchange_body(call->x, &n);
     call->request.cells_required = !call->task->cells_optional;
     call->request.values_optional = call->task->open_values;
-    if (scd_request_decode(body, n, &call->d->limits, &call->input, &call->request, &call->problem))
+    if (call->task->decode ? !call->task->decode(call)
+                           : scd_request_decode(body, n, &call->d->limits, &call->input,
+                                                &call->request, &call->problem) != SCD_PROBLEM_NONE)
         return false;
     call->decoded = true;
     const char *unknown = NULL;
@@ -494,6 +516,8 @@ static bool let_go_of_input(scd_infer_call *call)
 static bool keep(scd_infer_call *call)
 {
     size_t bytes = call->arena.used_bytes + call->course_bytes + scd_infer_answer_bytes(call);
+    if (call->beside)
+        bytes += call->beside->arena.used_bytes;
     if (scd_exchange_keep(call->x, bytes))
         return true;
     scd_no_room(call->x, &call->problem);
@@ -502,8 +526,9 @@ static bool keep(scd_infer_call *call)
 
 bool scd_infer_prepare(scd_infer_call *call)
 {
-    bool ok = serialize_all(call) && look_up(call) && let_go_of_input(call) && keep(call) &&
-              in_time(call);
+    bool ok = scd_infer_serialize(call) && scd_infer_look_up(call) &&
+              (!call->beside || scd_infer_prepare_beside(call)) && let_go_of_input(call) &&
+              keep(call) && in_time(call);
     if (!ok)
         scd_infer_drop_orders(call);
     return ok;
