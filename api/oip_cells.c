@@ -201,16 +201,22 @@ static bool join_row(forms *f, const double *row, scd_cell_input *cell)
     return true;
 }
 
+/* matrix: all elements; NULL: they are bytes, which become numbers a row at a time, for those are
+ * up to eight times as long. */
 static bool join_rows(forms *f, const double *matrix)
 {
-    size_t n_cells = f->of[MATRIX]->dims[0];
+    size_t n_cells = f->of[MATRIX]->dims[0], n_genes = f->parts.n_genes;
     scd_cell_input *cells = scd_decoder_alloc(f->decoder, n_cells, sizeof *cells);
-    if (!cells)
+    double *scratch = scd_decoder_alloc(f->decoder, n_genes, sizeof *scratch);
+    if (!cells || !scratch)
         return false;
     for (size_t c = 0; c < n_cells; c++) {
+        const double *row = matrix ? matrix + c * n_genes : scratch;
         scd_fault fault;
         fault.kind = SCD_PROBLEM_NONE;
-        if (!join_row(f, matrix + c * f->parts.n_genes, &cells[c]))
+        if (!matrix)
+            scd_oip_convert(f->of[MATRIX], c * n_genes, n_genes, scratch);
+        if (!join_row(f, row, &cells[c]))
             return false;
         scd_join_total(&f->parts, c, &cells[c], &fault);
         if (!scd_cell_blame(f->decoder, &cells[c], &fault))
@@ -230,7 +236,8 @@ static bool join_dense(forms *f)
     if (!is_fine(f))
         return true;
     if (!read_names(f, f->decoder->limits->max_genes_per_cell) ||
-        !read_numbers(f, MATRIX, scd_max_entries(f->decoder->limits), &matrix, &n) ||
+        (!f->of[MATRIX]->is_binary &&
+         !read_numbers(f, MATRIX, scd_max_entries(f->decoder->limits), &matrix, &n)) ||
         !read_totals(f))
         return false;
     f->out->places = (scd_request_places){.cells = f->places.data,

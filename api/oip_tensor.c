@@ -66,9 +66,10 @@ static bool within(const scd_oip_tensor *t, size_t max, scd_fault *fault)
         }                                                                                          \
         break;
 
-static void convert(scd_oip_type kind, const char *bytes, size_t n, double *out)
+void scd_oip_convert(const scd_oip_tensor *t, size_t first, size_t n, double *out)
 {
-    switch (kind) {
+    const char *bytes = t->data.data + first * scd_oip_type_bytes(t->type);
+    switch (t->type) {
         SCD_CONVERT(UINT8, uint8_t, v)
         SCD_CONVERT(UINT16, uint16_t, v)
         SCD_CONVERT(UINT32, uint32_t, v)
@@ -94,7 +95,7 @@ static bool binary_numbers(scd_decoder *decoder, const scd_oip_tensor *t, const 
     double *numbers = scd_decoder_alloc(decoder, t->n, sizeof *numbers);
     if (!numbers)
         return false;
-    convert(t->type, t->data.data, t->n, numbers);
+    scd_oip_convert(t, 0, t->n, numbers);
     *out = numbers;
     return true;
 }

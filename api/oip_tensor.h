@@ -53,4 +53,7 @@ bool scd_oip_numbers(scd_decoder *decoder, const scd_oip_tensor *tensor, size_t 
 bool scd_oip_texts(scd_decoder *decoder, const scd_oip_tensor *tensor, size_t max,
                    const scd_text **out, scd_fault *fault);
 
+/* n numbers of a binary tensor from element `first` on. */
+void scd_oip_convert(const scd_oip_tensor *tensor, size_t first, size_t n, double *out);
+
 #endif

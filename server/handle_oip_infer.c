@@ -230,10 +230,8 @@ static const void *errors(scd_infer_call *call)
     size_t n = call->request.n_cells;
     scd_text *texts = scd_arena_alloc(&call->arena, n, sizeof *texts);
     for (size_t c = 0; texts && c < n; c++) {
-        const scd_infer_cell *cell = &call->cells[c];
-        if (!cell->bad && call->beside)
-            cell = &call->beside->cells[c];
-        texts[c] = text_of(cell->bad ? cell->detail : NULL);
+        const scd_infer_cell *bad = scd_infer_bad_cell(call, c);
+        texts[c] = text_of(bad ? bad->detail : NULL);
     }
     return texts;
 }

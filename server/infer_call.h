@@ -179,6 +179,8 @@ void scd_infer_point_at(const scd_infer_call *call, size_t c, size_t index, char
 /* A cell that cannot be used: an error in its place, or a problem of the whole request. */
 void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const char *pointer,
                      const char *detail);
+/* A cell that cannot be used, in this call or the one beside it; NULL: it can. */
+const scd_infer_cell *scd_infer_bad_cell(const scd_infer_call *call, size_t c);
 /* A warning where cells were left out, for answers without an item of theirs that could say so. */
 void scd_infer_warn_skipped(scd_infer_call *call);
 /* Of a cell that is being planned: all its tokens, though the model sees MAX_GENE_LEN of them,

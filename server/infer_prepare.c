@@ -128,18 +128,26 @@ void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, cons
     cell->pointer = scd_arena_strndup(&call->arena, pointer, strlen(pointer));
 }
 
+const scd_infer_cell *scd_infer_bad_cell(const scd_infer_call *call, size_t c)
+{
+    if (call->cells[c].bad)
+        return &call->cells[c];
+    return call->beside && call->beside->cells[c].bad ? &call->beside->cells[c] : NULL;
+}
+
 void scd_infer_warn_skipped(scd_infer_call *call)
 {
     size_t n = 0, first = 0;
+    const scd_infer_cell *bad = NULL;
     for (size_t c = call->request.n_cells; c-- > 0;)
-        if (call->cells[c].bad) {
+        if (scd_infer_bad_cell(call, c)) {
+            bad = scd_infer_bad_cell(call, c);
             first = c;
             n++;
         }
     if (n)
         scd_infer_warn(call, "cells-skipped", "%zu of %zu cells were left out, cell %zu: %.150s", n,
-                       call->request.n_cells, first,
-                       call->cells[first].detail ? call->cells[first].detail : "");
+                       call->request.n_cells, first, bad->detail ? bad->detail : "");
 }
 
 bool scd_infer_whole_cell(const scd_infer_call *call, size_t c, const scd_measured *measured,
