@@ -38,6 +38,15 @@ size_t scd_oip_member(scd_text key, const char *const *names, size_t n, scd_plac
     return m;
 }
 
+bool scd_oip_is_absent(scd_decoder *d, bool *ok)
+{
+    *ok = true;
+    if (scd_scan_peek(&d->scan) != SCD_SCAN_NULL)
+        return false;
+    *ok = scd_scan_skip(&d->scan, NULL);
+    return true;
+}
+
 bool scd_oip_read_size(scd_decoder *d, const scd_place *place, size_t *out, scd_fault *fault)
 {
     double value = 0;
@@ -175,6 +184,11 @@ static bool read_input_member(scd_oip_reader *r, scd_text key, scd_place *place,
     static const char *const names[] = {"name", "shape", "datatype", "data", "parameters"};
     scd_decoder *d = &r->decoder;
     size_t m = scd_oip_member(key, names, 5, place, seen, fault);
+    bool ok;
+    if ((m == 3 || m == 4) && scd_oip_is_absent(d, &ok)) {
+        *seen &= ~(1u << m);
+        return ok;
+    }
     switch (m) {
     case 0:
         return scd_read_text(d, place, d->limits->max_name_bytes, &t->name, fault);
@@ -262,7 +276,8 @@ static bool read_output_member(scd_oip_reader *r, scd_text key, scd_place *place
         scd_fault_unknown_member(fault, place, key, "name, parameters");
         return scd_scan_skip(scan, NULL);
     }
-    if (!scd_read_expect(&r->decoder, SCD_SCAN_OBJECT, place, fault, &ok))
+    if (scd_oip_is_absent(&r->decoder, &ok) ||
+        !scd_read_expect(&r->decoder, SCD_SCAN_OBJECT, place, fault, &ok))
         return ok;
     char base[48];
     unsigned seen_parameters = 0;

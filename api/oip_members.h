@@ -26,6 +26,10 @@ bool scd_oip_note_unknown(scd_oip_reader *r, const char *where, scd_text key);
 size_t scd_oip_member(scd_text key, const char *const *names, size_t n, scd_place *place,
                       unsigned *seen, scd_fault *fault);
 
+/* A null is next, as some clients write what is not given; it is skipped. *ok: reading can go on.
+ */
+bool scd_oip_is_absent(scd_decoder *d, bool *ok);
+
 /* A whole number from 0. */
 bool scd_oip_read_size(scd_decoder *d, const scd_place *place, size_t *out, scd_fault *fault);
 

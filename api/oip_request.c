@@ -140,6 +140,8 @@ static bool read_top(scd_oip_reader *r)
         size_t m = scd_oip_member(key, names, 6, &place, &seen, &fault);
         if (fault.kind != SCD_PROBLEM_NONE) {
             ok = scd_scan_skip(&d->scan, NULL);
+        } else if (m != 1 && scd_oip_is_absent(d, &ok)) {
+            continue;
         } else if (m == 0) {
             ok = scd_read_text(d, &place, d->limits->max_name_bytes, &r->out->id, &fault);
         } else if (m == 1) {

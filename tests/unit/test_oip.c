@@ -226,6 +226,29 @@ static void parameters_and_outputs_are_kept(void **state)
     finish(&f);
 }
 
+static void null_stands_for_what_is_not_given(void **state)
+{
+    (void)state;
+    fixture f;
+    static const float bytes[] = {1, 2, 3};
+    static const char json[] =
+        "{\"id\":null,\"parameters\":null,\"outputs\":null,\"inputs\":[{\"name\":\"genes\","
+        "\"shape\":"
+        "[3],\"datatype\":\"BYTES\",\"parameters\":null,\"data\":[\"A\",\"B\",\"C\"]},{\"name\":"
+        "\"values\",\"shape\":[3],\"datatype\":\"FP32\",\"data\":null,\"parameters\":{"
+        "\"binary_data_size\":12}}]}";
+    if (decode_bytes(&f, json, strlen(json), bytes, sizeof bytes))
+        fail_msg("%s", f.problem.detail);
+    assert_true(f.oip.id.n == 0 && f.oip.n_outputs == 0 && !f.oip.unknown);
+    finish(&f);
+    assert_refused("{\"inputs\":null}", NULL, SIZE_MAX, SCD_PROBLEM_INVALID, "/inputs",
+                   "must be an array, not null");
+    assert_refused(BODY(TENSOR("genes", "[3]", "BYTES", "null")), NULL, SIZE_MAX,
+                   SCD_PROBLEM_INVALID, "/inputs/0", "\"data\" is missing");
+    assert_refused(BODY(TENSOR("genes", "null", "BYTES", "[]")), NULL, SIZE_MAX,
+                   SCD_PROBLEM_INVALID, "/inputs/0/shape", "must be an array, not null");
+}
+
 /* ---- what is refused
  * ----------------------------------------------------------------------------*/
 
@@ -552,6 +575,7 @@ int main(void)
         cmocka_unit_test(values_may_have_genes_of_their_own_and_be_one_cell),
         cmocka_unit_test(numbers_are_taken_of_every_datatype),
         cmocka_unit_test(parameters_and_outputs_are_kept),
+        cmocka_unit_test(null_stands_for_what_is_not_given),
         cmocka_unit_test(a_header_that_is_no_length_of_the_body_is_refused),
         cmocka_unit_test(lengths_that_lie_are_found_out),
         cmocka_unit_test(wrong_tensors_are_refused_with_their_pointer),
