@@ -172,6 +172,24 @@ static void bad_frame(scd_oip_reader *r, const scd_oip_tensor *t, const char *de
     r->decoder.problem->kind = SCD_PROBLEM_BAD_REQUEST;
 }
 
+static const char needs_header[] = "binary data needs the header Inference-Header-Content-Length: "
+                                   "how long the JSON in front of it "
+                                   "is";
+
+/* Without the header binary data looks like JSON gone wrong: that is not what is to be said. */
+static void explain_malformed(scd_oip_reader *r)
+{
+    scd_problem *problem = r->decoder.problem;
+    if (problem->kind != SCD_PROBLEM_MALFORMED_JSON || r->body->has_length)
+        return;
+    for (size_t i = 0; i < r->n_inputs; i++)
+        if (r->inputs[i].is_binary) {
+            scd_problem_set(problem, SCD_PROBLEM_NONE, "%s", "");
+            bad_frame(r, &r->inputs[i], needs_header);
+            return;
+        }
+}
+
 /* Each binary tensor gets its bytes; they must be there, and none may be left. */
 static void share_out(scd_oip_reader *r)
 {
@@ -185,9 +203,7 @@ static void share_out(scd_oip_reader *r)
             continue;
         any = true;
         if (!body->has_length) {
-            bad_frame(r, t,
-                      "binary data needs the header Inference-Header-Content-Length: how long the "
-                      "JSON in front of it is");
+            bad_frame(r, t, needs_header);
             return;
         }
         if (t->n_binary > body->n - at) {
@@ -258,8 +274,10 @@ scd_problem_kind scd_oip_decode(const scd_oip_body *body, const scd_request_limi
     } else {
         *r = (scd_oip_reader){.body = body, .out = out, .cells = cells};
         scd_decoder_init(&r->decoder, body->bytes, body->n_json, limits, arena, problem);
-        if (!read_whole(r))
+        if (!read_whole(r)) {
             scd_decoder_stopped(&r->decoder);
+            explain_malformed(r);
+        }
         scd_decoder_release(&r->decoder);
     }
     free(r);

@@ -324,8 +324,9 @@ def test_lengths_that_lie_are_refused():
             "/inputs/1/parameters/binary_data_size")
     refused(d, body + b"x", headers, 400, "bad-request", "1 bytes behind the JSON and the binary")
     without = {k: v for k, v in headers.items() if k != HEADER}
-    refused(d, body[:n], without, 400, "bad-request", "needs the header",
-            "/inputs/0/parameters/binary_data_size")
+    for cut in (body, body[:n]):
+        refused(d, cut, without, 400, "bad-request", "needs the header",
+                "/inputs/0/parameters/binary_data_size")
     refused(d, body[:n], {**headers, HEADER: str(n)}, 400, "bad-request", "has 0 left")
 
 
