@@ -57,8 +57,7 @@ bool scd_oip_read_size(scd_decoder *d, const scd_place *place, size_t *out, scd_
     return true;
 }
 
-/* ---- one input --------------------------------------------------------------------------------
- */
+/* ---- one input ------------------------------------------------------------------------------ */
 
 static bool read_shape(scd_oip_reader *r, const scd_place *place, scd_oip_tensor *t,
                        scd_fault *fault)
@@ -239,8 +238,7 @@ bool scd_oip_read_input(scd_oip_reader *r, size_t index, scd_fault *fault)
     return true;
 }
 
-/* ---- one output -------------------------------------------------------------------------------
- */
+/* ---- one output ----------------------------------------------------------------------------- */
 
 static bool read_output_parameter(scd_oip_reader *r, const char *base, scd_text key, unsigned *seen,
                                   scd_oip_output *o, scd_fault *fault)

@@ -59,8 +59,7 @@ static bool read_each(scd_oip_reader *r, const char *base,
     return !scan->error;
 }
 
-/* ---- parameters of the request -----------------------------------------------------------------
- */
+/* ---- parameters of the request -------------------------------------------------------------- */
 
 static bool read_timeout_us(scd_oip_reader *r, const scd_place *place, scd_fault *fault)
 {
@@ -121,8 +120,7 @@ static bool read_parameters(scd_oip_reader *r)
     return !scan->error;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------ */
 
 static bool read_top(scd_oip_reader *r)
 {

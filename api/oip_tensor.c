@@ -165,8 +165,7 @@ static bool binary_texts(scd_decoder *decoder, const scd_oip_tensor *t, const sc
     return true;
 }
 
-/* ---- JSON: the array was read once, to its end, when the request was ---------------------------
- */
+/* ---- JSON: the array was read once, to its end, when the request was ------------------------ */
 
 /* The decoder reads this tensor's array, until json_end gives it back its place. */
 static scd_scan json_begin(scd_decoder *decoder, const scd_oip_tensor *t)

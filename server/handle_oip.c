@@ -126,8 +126,7 @@ void scd_handle_v2_index(scd_daemon *d, scd_exchange *x)
     scd_reply_json(x, &out);
 }
 
-/* ---- one model --------------------------------------------------------------------------------
- */
+/* ---- one model ------------------------------------------------------------------------------ */
 
 static void reply_model(scd_daemon *d, scd_exchange *x,
                         void (*write)(const scd_oip_model *model, scd_buf *out))

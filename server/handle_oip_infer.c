@@ -22,8 +22,7 @@ typedef struct scd_oip_call {
     scd_oip_output_id which[SCD_N_OUTPUTS]; /* (n_results) in the order of the request */
     bool is_binary[SCD_N_OUTPUTS];          /* (n_results) */
     bool embeds;
-    scd_infer_call *annotated; /* the call itself, or the one beside it; NULL: no labels are wanted
-                                */
+    scd_infer_call *annotated; /* the call, or the one beside it; NULL: no labels are wanted */
     /* Of the annotation, for the answer: (cells), the last two (cells, top_k) */
     scd_text *labels, *ontology_ids;
     float *probabilities;
@@ -34,8 +33,7 @@ typedef struct scd_oip_call {
 
 static const scd_infer_task task;
 
-/* ---- what is asked for ------------------------------------------------------------------------
- */
+/* ---- what is asked for ---------------------------------------------------------------------- */
 
 static bool decode(scd_infer_call *call)
 {
@@ -135,8 +133,7 @@ static bool plan_cell(scd_infer_call *call, size_t c, const scd_measured *measur
     return true;
 }
 
-/* ---- the answer -------------------------------------------------------------------------------
- */
+/* ---- the answer ----------------------------------------------------------------------------- */
 
 static scd_text text_of(const char *text)
 {
