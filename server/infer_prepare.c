@@ -189,6 +189,20 @@ static bool part_shown(scd_cell_values *values, scd_measured *measured)
     return true;
 }
 
+/* Of a row of a dense matrix the zeros were left out: what is said of a value names its column. */
+static void name_column(const scd_infer_call *call, size_t c, size_t index, scd_error *err)
+{
+    if (!call->request.places.is_dense || index == SIZE_MAX)
+        return;
+    char before[40], text[sizeof err->message];
+    size_t n = (size_t)snprintf(before, sizeof before, "value %zu ", index);
+    if (strncmp(err->message, before, n) != 0)
+        return;
+    snprintf(text, sizeof text, "value %u %s", call->request.cells[c].columns[index],
+             err->message + n);
+    memcpy(err->message, text, sizeof text);
+}
+
 /* Serialize the cell and plan it. False only when memory is out. */
 static bool take_values(scd_infer_call *call, size_t c, scd_cell_values *values,
                         scd_measured *measured)
@@ -203,6 +217,7 @@ static bool take_values(scd_infer_call *call, size_t c, scd_cell_values *values,
     if (code == SCD_E_INVALID) {
         char pointer[128];
         scd_infer_point_at(call, c, bad_index, pointer);
+        name_column(call, c, bad_index, &err);
         scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
         return true;
     }
