@@ -111,9 +111,9 @@ static int by_order(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Label indices, the most probable first. Floats that are not negative compare as their bits do, so
- * one number holds what decides: the complement of the bits above, the index below. */
-static void sort_labels(const scd_annotation *a)
+/* Floats that are not negative compare as their bits do, so one number holds what decides: the
+ * complement of the bits above, the index below. */
+void scd_annotation_sort(const scd_annotation *a)
 {
     for (size_t i = 0; i < a->n_labels; i++) {
         uint32_t bits;
@@ -125,10 +125,16 @@ static void sort_labels(const scd_annotation *a)
         a->order[i] &= UINT32_MAX;
 }
 
+/* In float32, so that it agrees with what a reader of the two decimals sees. */
+bool scd_annotation_is_unknown(const scd_annotation *a)
+{
+    return a->probabilities[a->order[0]] < (float)a->threshold;
+}
+
 void scd_answer_annotation(scd_answer *answer, const scd_annotation *a)
 {
     scd_buf *out = answer->out;
-    sort_labels(a);
+    scd_annotation_sort(a);
     const scd_head_label *best = &a->labels[a->order[0]];
     float p = a->probabilities[a->order[0]];
     key_uint(out, ",\"genes_unused\":", a->genes_unused);
@@ -141,8 +147,7 @@ void scd_answer_annotation(scd_answer *answer, const scd_annotation *a)
         scd_buf_puts(out, "null");
     scd_buf_puts(out, ",\"probability\":");
     scd_json_float(out, p);
-    /* In float32, so that it agrees with what a reader of the two decimals sees. */
-    scd_buf_puts(out, p < (float)a->threshold ? ",\"unknown\":true" : ",\"unknown\":false");
+    scd_buf_puts(out, scd_annotation_is_unknown(a) ? ",\"unknown\":true" : ",\"unknown\":false");
     scd_buf_puts(out, ",\"top\":[");
     for (size_t k = 0; k < a->top_k; k++) {
         scd_buf_puts(out, k ? ",{\"label\":" : "{\"label\":");

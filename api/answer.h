@@ -59,6 +59,11 @@ typedef struct scd_annotation {
     uint64_t *order;     /* (n_labels) scratch */
 } scd_annotation;
 
+/* Fills order with the labels' indices: the most probable first, of equals the one that the head
+ * lists first. Then: is the first one's probability below the threshold? */
+void scd_annotation_sort(const scd_annotation *annotation);
+bool scd_annotation_is_unknown(const scd_annotation *annotation);
+
 /* In place of a bad cell, with "on_error": "skip". */
 typedef struct scd_answer_error {
     size_t index;

@@ -134,7 +134,8 @@ void scd_problem_add(scd_problem *problem, const char *pointer, const char *fmt,
                  entry->pointer[0] ? ": " : "", entry->detail);
 }
 
-void scd_problem_write(const scd_problem *problem, const char *instance, scd_buf *out)
+static void write_problem(const scd_problem *problem, const char *instance, bool with_error,
+                          scd_buf *out)
 {
     scd_buf_puts(out, "{\"type\":\"urn:scdiva:problem:");
     scd_buf_puts(out, scd_problem_name(problem->kind));
@@ -147,6 +148,10 @@ void scd_problem_write(const scd_problem *problem, const char *instance, scd_buf
         snprintf(detail + n, sizeof detail - n, " (the first %zu of %zu errors are listed)",
                  problem->n_errors, problem->n_seen);
     scd_json_text(out, detail);
+    if (with_error) {
+        scd_buf_puts(out, ",\"error\":");
+        scd_json_text(out, detail);
+    }
     if (instance) {
         scd_buf_puts(out, ",\"instance\":");
         scd_json_text(out, instance);
@@ -160,4 +165,30 @@ void scd_problem_write(const scd_problem *problem, const char *instance, scd_buf
         scd_buf_putc(out, '}');
     }
     scd_buf_puts(out, "]}");
+}
+
+void scd_problem_write(const scd_problem *problem, const char *instance, scd_buf *out)
+{
+    write_problem(problem, instance, false, out);
+}
+
+void scd_problem_write_oip(const scd_problem *problem, const char *instance, scd_buf *out)
+{
+    write_problem(problem, instance, true, out);
+}
+
+void scd_problem_within(scd_problem *problem, const char *base)
+{
+    const char *first = problem->n_errors ? problem->errors[0].pointer : "";
+    if (*first && !strncmp(problem->detail, first, strlen(first))) {
+        char detail[sizeof problem->detail];
+        snprintf(detail, sizeof detail, "%s%.600s", base, problem->detail);
+        memcpy(problem->detail, detail, sizeof detail);
+    }
+    for (size_t i = 0; i < problem->n_errors; i++) {
+        scd_problem_error *entry = &problem->errors[i];
+        char pointer[sizeof entry->pointer];
+        snprintf(pointer, sizeof pointer, "%s%.100s", base, entry->pointer);
+        memcpy(entry->pointer, pointer, sizeof pointer);
+    }
 }

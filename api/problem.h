@@ -66,5 +66,10 @@ void scd_problem_add(scd_problem *problem, const char *pointer, const char *fmt,
 
 /* The application/problem+json document. `instance` is the request id, may be NULL. */
 void scd_problem_write(const scd_problem *problem, const char *instance, scd_buf *out);
+/* The same with the detail once more as "error", the one member that clients of the Open Inference
+ * Protocol read. */
+void scd_problem_write_oip(const scd_problem *problem, const char *instance, scd_buf *out);
+/* What the errors point at stands within `base`, a JSON pointer of at most 20 bytes. */
+void scd_problem_within(scd_problem *problem, const char *base);
 
 #endif

@@ -12,7 +12,7 @@
 
 typedef enum member {
     MODEL,
-    INPUT,
+    INPUT, /* these four are scd_read_field's */
     TIMEOUT,
     ON_ERROR,
     FORCE,
@@ -57,31 +57,6 @@ static member member_of(scd_text key)
     return N_MEMBERS;
 }
 
-static bool read_timeout(top *t, const scd_place *place, scd_fault *fault)
-{
-    double ms = 1;
-    if (!scd_read_number(&t->decoder, place, &ms, fault))
-        return false;
-    if (!(ms >= 1 && ms <= SCD_REQUEST_MAX_TIMEOUT_MS) || ms != (double)(int64_t)ms)
-        scd_fault_set(fault, SCD_PROBLEM_INVALID, place,
-                      "must be a whole number of milliseconds from 1 to %d",
-                      SCD_REQUEST_MAX_TIMEOUT_MS);
-    else
-        t->out->timeout_ms = (int64_t)ms;
-    return true;
-}
-
-static bool read_on_error(top *t, const scd_place *place, scd_fault *fault)
-{
-    scd_text text = {"fail", 4};
-    if (!scd_read_text(&t->decoder, place, SIZE_MAX, &text, fault))
-        return false;
-    t->out->skip_errors = scd_text_is(text, "skip");
-    if (!t->out->skip_errors && !scd_text_is(text, "fail"))
-        scd_fault_set(fault, SCD_PROBLEM_INVALID, place, "must be \"fail\" or \"skip\"");
-    return true;
-}
-
 /* Kept as raw JSON; only its length is looked at. */
 static bool read_external_ids(top *t, const scd_place *place, scd_fault *fault)
 {
@@ -106,49 +81,6 @@ static bool read_external_ids(top *t, const scd_place *place, scd_fault *fault)
     return true;
 }
 
-/* JSON that cJSON cannot keep as it is, of what was read since these were cleared; NULL: it can. */
-static const char *unfit_for_cjson(const scd_scan *scan)
-{
-    enum { CJSON_NUMBER_BYTES = 63 };
-    return scan->longest_number > CJSON_NUMBER_BYTES ? "numbers may have at most 63 characters here"
-           : scan->met_infinity ? "numbers must be finite (a double holds up to 1.8e308)"
-           : scan->met_nul      ? "strings may not contain \\u0000 here"
-                                : NULL;
-}
-
-/* A member that we do not know: one more field of the task, as cJSON. */
-static bool read_task_member(top *t, const scd_place *place, scd_fault *fault)
-{
-    scd_scan *scan = &t->decoder.scan;
-    scd_text raw;
-    scan->longest_number = 0;
-    scan->met_infinity = scan->met_nul = false;
-    if (!scd_scan_skip(scan, &raw))
-        return false;
-    t->n_task_bytes += raw.n;
-    if (t->n_task_bytes > SCD_REQUEST_MAX_TASK_BYTES) {
-        scd_fault_set(fault, SCD_PROBLEM_TOO_LARGE, place,
-                      "members beside the cells may have %d bytes together",
-                      SCD_REQUEST_MAX_TASK_BYTES);
-        return true;
-    }
-    const char *why_not = unfit_for_cjson(scan);
-    if (why_not) {
-        scd_fault_set(fault, SCD_PROBLEM_INVALID, place, "%s", why_not);
-        return true;
-    }
-    if (cJSON_GetObjectItemCaseSensitive(t->out->task, place->member)) {
-        scd_fault_set(fault, SCD_PROBLEM_INVALID, place, "is given twice");
-        return true;
-    }
-    cJSON *value = cJSON_ParseWithLength(raw.data, raw.n);
-    if (!value || !cJSON_AddItemToObject(t->out->task, place->member, value)) {
-        cJSON_Delete(value);
-        return scd_scan_no_memory(scan);
-    }
-    return true;
-}
-
 static bool read_known(top *t, member m, const scd_place *place, scd_fault *fault)
 {
     scd_decoder *d = &t->decoder;
@@ -159,13 +91,10 @@ static bool read_known(top *t, member m, const scd_place *place, scd_fault *faul
     case MODEL:
         return scd_read_text(d, place, limits->max_name_bytes, &out->model, fault);
     case INPUT:
-        return scd_read_input_kind(d, place, &out->input, fault);
     case TIMEOUT:
-        return read_timeout(t, place, fault);
     case ON_ERROR:
-        return read_on_error(t, place, fault);
     case FORCE:
-        return scd_read_bool(d, place, &out->force, fault);
+        return scd_read_field(d, place, out, fault);
     case SAMPLE_ID:
         return scd_scan_skip(&d->scan, &out->sample_id);
     case EXTERNAL_IDS:
@@ -209,15 +138,7 @@ static bool read_member(top *t, scd_text key, size_t i)
         t->seen |= 1u << m;
         ok = read_known(t, m, &place, &fault);
     } else {
-        char *name = scd_decoder_alloc(&t->decoder, key.n + 1, 1);
-        if (!name)
-            return false;
-        memcpy(name, key.data, key.n);
-        name[key.n] = '\0';
-        place.member = name;
-        if (strlen(name) != key.n)
-            scd_fault_set(&fault, SCD_PROBLEM_INVALID, &place, "names may not contain \\u0000");
-        ok = read_task_member(t, &place, &fault);
+        ok = scd_read_task_member(&t->decoder, "", key, &t->n_task_bytes, t->out, &fault);
     }
     if (ok)
         scd_problem_add_fault(t->decoder.problem, &fault);
@@ -332,14 +253,7 @@ static bool judge(top *t)
                         t->n_external_ids, out->n_cells);
     if (out->n_cells && !check_ids(t))
         return false;
-    for (size_t i = 0; i < out->n_cells && !out->skip_errors; i++) {
-        const scd_cell_input *cell = &out->cells[i];
-        if (!cell->fault)
-            continue;
-        scd_problem_add(problem, cell->fault_pointer, "%s", cell->fault);
-        if (cell->fault_kind == SCD_PROBLEM_TOO_LARGE)
-            problem->kind = SCD_PROBLEM_TOO_LARGE;
-    }
+    scd_judge_cells(out, problem);
     return true;
 }
 
@@ -348,7 +262,7 @@ scd_problem_kind scd_request_decode(const char *body, size_t n, const scd_reques
 {
     *out = (scd_request){.cells_required = out->cells_required,
                          .values_optional = out->values_optional};
-    top t = {.out = out};
+    top t = {.out = out, .matrix = {.places = &scd_matrix_of_request}};
     scd_decoder_init(&t.decoder, body, n, limits, arena, problem);
     t.decoder.values_optional = out->values_optional;
     out->task = cJSON_CreateObject();

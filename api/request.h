@@ -51,12 +51,22 @@ typedef struct scd_cell_input {
     scd_problem_kind fault_kind; /* INVALID or TOO_LARGE */
 } scd_cell_input;
 
+/* Where cells and values stand in a body of tensors (oip_request.h), as JSON pointers. */
+typedef struct scd_request_places {
+    const char *cells, *values; /* NULL: in a body of /v1 */
+    size_t cell_step; /* elements of `cells` from one cell to the next; 0: it is the only */
+    bool is_dense;    /* a cell's values stand from c * cell_step on, by their columns;
+                         else all cells' one after the other */
+} scd_request_places;
+
 typedef struct scd_request {
     size_t n_cells;
     scd_cell_input *cells;
     bool is_matrix;
     size_t n_shared_genes;
     const scd_text *shared_genes; /* matrix form; also "genes" alone where no cells are required */
+
+    scd_request_places places;
 
     scd_text model; /* n == 0: the default model */
     scd_input_kind input;

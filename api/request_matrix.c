@@ -13,7 +13,7 @@ static scd_place matrix_place(const char *member, size_t element)
     return (scd_place){"/matrix", SCD_NO_INDEX, member, element};
 }
 
-static size_t max_entries(const scd_request_limits *limits)
+size_t scd_max_entries(const scd_request_limits *limits)
 {
     size_t n;
     return __builtin_mul_overflow(limits->max_cells, limits->max_genes_per_cell, &n) ? SIZE_MAX : n;
@@ -33,7 +33,8 @@ static bool read_format(scd_decoder *decoder, const scd_place *place, scd_fault 
 static bool read_member(scd_decoder *decoder, scd_text key, unsigned *has, scd_matrix_parts *parts,
                         scd_fault *fault)
 {
-    size_t which = 0, max = max_entries(decoder->limits), max_cells = decoder->limits->max_cells;
+    size_t which = 0, max = scd_max_entries(decoder->limits),
+           max_cells = decoder->limits->max_cells;
     while (which < 4 && !scd_text_is(key, member_names[which]))
         which++;
     scd_place place = matrix_place(which < 4 ? member_names[which] : NULL, SCD_NO_INDEX);
@@ -88,13 +89,15 @@ bool scd_read_matrix(scd_decoder *decoder, scd_matrix_parts *parts)
 
 /* ---- joining ----------------------------------------------------------------------------------*/
 
-/* *out = value where it is a whole number from 0 that a double holds exactly. */
-static bool whole(double value, size_t *out)
+const scd_matrix_places scd_matrix_of_request = {.indptr = "/matrix/indptr",
+                                                 .indices = "/matrix/indices",
+                                                 .data = "/matrix/data",
+                                                 .ids = "/ids",
+                                                 .totals = "/totals"};
+
+static scd_place element_place(const char *base, size_t element)
 {
-    if (!(value >= 0) || value > 9007199254740992.0 || value != (double)(uint64_t)value)
-        return false;
-    *out = (size_t)value;
-    return true;
+    return (scd_place){base, SCD_NO_INDEX, NULL, element};
 }
 
 static void check_length(scd_decoder *decoder, const char *pointer, size_t n, size_t n_rows)
@@ -106,7 +109,7 @@ static void check_length(scd_decoder *decoder, const char *pointer, size_t n, si
                         n, n_rows);
 }
 
-/* The row boundaries: 0 = indptr[0] <= indptr[1] <= ... = number of indices. */
+/* The row boundaries: 0 = indptr[0] <= indptr[1] <= ... = number of entries. */
 static void check_indptr(scd_decoder *decoder, const scd_matrix_parts *parts)
 {
     scd_problem *problem = decoder->problem;
@@ -114,8 +117,8 @@ static void check_indptr(scd_decoder *decoder, const scd_matrix_parts *parts)
     for (size_t i = 0; i < parts->n_indptr; i++) {
         size_t value = 0;
         scd_fault fault = {0};
-        scd_place place = matrix_place("indptr", i);
-        if (!whole(parts->indptr[i], &value))
+        scd_place place = element_place(parts->places->indptr, i);
+        if (!scd_whole(parts->indptr[i], &value))
             scd_fault_set(&fault, SCD_PROBLEM_INVALID, &place, "must be a whole number from 0");
         else if (i == 0 && value != 0)
             scd_fault_set(&fault, SCD_PROBLEM_INVALID, &place,
@@ -129,9 +132,9 @@ static void check_indptr(scd_decoder *decoder, const scd_matrix_parts *parts)
         scd_problem_add_fault(problem, &fault);
         before = value;
     }
-    if (problem->kind == SCD_PROBLEM_NONE && before != parts->n_indices)
-        scd_problem_add(problem, "/matrix/indptr", "ends with %zu, but there are %zu indices",
-                        before, parts->n_indices);
+    if (problem->kind == SCD_PROBLEM_NONE && before != parts->n_data)
+        scd_problem_add(problem, parts->places->indptr, "ends with %zu, but there are %zu %s",
+                        before, parts->n_data, parts->own_genes ? "values" : "indices");
 }
 
 static void check_shape(scd_decoder *decoder, const scd_matrix_parts *parts)
@@ -140,18 +143,19 @@ static void check_shape(scd_decoder *decoder, const scd_matrix_parts *parts)
     if (!parts->has_genes)
         scd_problem_add(problem, "", "\"genes\" is missing: the names of the matrix's columns");
     if (parts->n_indptr == 0)
-        scd_problem_add(problem, "/matrix/indptr",
+        scd_problem_add(problem, parts->places->indptr,
                         "must have one element more than there are cells");
     if (problem->kind != SCD_PROBLEM_NONE)
         return;
     size_t n_rows = parts->n_indptr - 1;
-    if (parts->n_data != parts->n_indices)
-        scd_problem_add(problem, "/matrix/data", "has %zu elements, but there are %zu indices",
-                        parts->n_data, parts->n_indices);
+    size_t n_named = parts->own_genes ? parts->n_genes : parts->n_indices;
+    if (parts->n_data != n_named)
+        scd_problem_add(problem, parts->places->data, "has %zu elements, but there are %zu %s",
+                        parts->n_data, n_named, parts->own_genes ? "genes" : "indices");
     if (parts->has_ids)
-        check_length(decoder, "/ids", parts->n_ids, n_rows);
+        check_length(decoder, parts->places->ids, parts->n_ids, n_rows);
     if (parts->has_totals)
-        check_length(decoder, "/totals", parts->n_totals, n_rows);
+        check_length(decoder, parts->places->totals, parts->n_totals, n_rows);
     check_indptr(decoder, parts);
 }
 
@@ -162,8 +166,8 @@ static void join_columns(const scd_matrix_parts *parts, size_t row, size_t first
 {
     for (size_t i = first; i < last; i++) {
         size_t column;
-        scd_place place = matrix_place("indices", i);
-        if (!whole(parts->indices[i], &column) || column >= parts->n_genes) {
+        scd_place place = element_place(parts->places->indices, i);
+        if (!scd_whole(parts->indices[i], &column) || column >= parts->n_genes) {
             scd_fault_set(fault, SCD_PROBLEM_INVALID, &place,
                           "%.17g is not a column: there are %zu genes, counted from 0",
                           parts->indices[i], parts->n_genes);
@@ -180,6 +184,21 @@ static void join_columns(const scd_matrix_parts *parts, size_t row, size_t first
     }
 }
 
+void scd_join_total(const scd_matrix_parts *parts, size_t row, scd_cell_input *cell,
+                    scd_fault *fault)
+{
+    if (!parts->has_totals)
+        return;
+    if (parts->totals[row] > 0) {
+        cell->total = parts->totals[row];
+    } else {
+        scd_place place = element_place(parts->places->totals, row);
+        scd_fault_set(fault, SCD_PROBLEM_INVALID, &place,
+                      "the total of a cell must be above 0, not %g", parts->totals[row]);
+    }
+}
+
+/* columns, last_row: NULL where each entry has a gene of its own. */
 static bool join_row(scd_decoder *decoder, const scd_matrix_parts *parts, size_t row,
                      uint32_t *last_row, uint32_t *columns, scd_cell_input *cell)
 {
@@ -187,22 +206,18 @@ static bool join_row(scd_decoder *decoder, const scd_matrix_parts *parts, size_t
     size_t max = decoder->limits->max_genes_per_cell;
     scd_fault fault;
     fault.kind = SCD_PROBLEM_NONE;
-    *cell = (scd_cell_input){
-        .n = last - first, .columns = columns + first, .values = parts->data + first};
+    *cell = (scd_cell_input){.n = last - first,
+                             .columns = columns ? columns + first : NULL,
+                             .genes = columns ? NULL : parts->genes + first,
+                             .values = parts->data + first};
     if (parts->has_ids)
         cell->id = parts->ids[row];
-    if (parts->has_totals && parts->totals[row] > 0) {
-        cell->total = parts->totals[row];
-    } else if (parts->has_totals) {
-        scd_place place = {"/totals", row, NULL, SCD_NO_INDEX};
-        scd_fault_set(&fault, SCD_PROBLEM_INVALID, &place,
-                      "the total of a cell must be above 0, not %g", parts->totals[row]);
-    }
-    scd_place place = matrix_place("indptr", row + 1);
+    scd_join_total(parts, row, cell, &fault);
+    scd_place place = element_place(parts->places->indptr, row + 1);
     if (cell->n > max)
         scd_fault_set(&fault, SCD_PROBLEM_TOO_LARGE, &place,
                       "the cell has %zu values, at most %zu are accepted", cell->n, max);
-    else
+    else if (columns)
         join_columns(parts, row, first, last, last_row, columns, &fault);
     return scd_cell_blame(decoder, cell, &fault);
 }
@@ -213,16 +228,21 @@ bool scd_join_matrix(scd_decoder *decoder, const scd_matrix_parts *parts, scd_re
     if (decoder->problem->kind != SCD_PROBLEM_NONE)
         return true;
     size_t n_rows = parts->n_indptr - 1;
-    uint32_t *columns = scd_decoder_alloc(decoder, parts->n_indices, sizeof *columns);
-    uint32_t *last_row = scd_decoder_alloc(decoder, parts->n_genes, sizeof *last_row);
+    uint32_t *columns = NULL, *last_row = NULL;
     scd_cell_input *cells = scd_decoder_alloc(decoder, n_rows, sizeof *cells);
-    if (!columns || !last_row || !cells)
+    if (!cells)
         return false;
-    memset(last_row, 0, parts->n_genes * sizeof *last_row);
+    if (!parts->own_genes) {
+        columns = scd_decoder_alloc(decoder, parts->n_indices, sizeof *columns);
+        last_row = scd_decoder_alloc(decoder, parts->n_genes, sizeof *last_row);
+        if (!columns || !last_row)
+            return false;
+        memset(last_row, 0, parts->n_genes * sizeof *last_row);
+    }
     for (size_t row = 0; row < n_rows; row++)
         if (!join_row(decoder, parts, row, last_row, columns, &cells[row]))
             return false;
-    out->is_matrix = true;
+    out->is_matrix = !parts->own_genes;
     out->cells = cells;
     out->n_cells = n_rows;
     return true;

@@ -45,6 +45,14 @@ void *scd_decoder_alloc(scd_decoder *decoder, size_t count, size_t size)
     return scd_scan_alloc(&decoder->scan, decoder->arena, count, size);
 }
 
+bool scd_whole(double value, size_t *out)
+{
+    if (!(value >= 0) || value > 9007199254740992.0 || value != (double)(uint64_t)value)
+        return false;
+    *out = (size_t)value;
+    return true;
+}
+
 /* ---- faults -----------------------------------------------------------------------------------*/
 
 /* "/member" with "~" and "/" escaped as RFC 6901 says, cut to the room there is. */

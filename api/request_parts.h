@@ -48,6 +48,9 @@ scd_problem_kind scd_decoder_stopped(scd_decoder *decoder);
 /* From the arena; NULL: the scanner has stopped. */
 void *scd_decoder_alloc(scd_decoder *decoder, size_t count, size_t size);
 
+/* *out = value where it is a whole number from 0 that a double holds exactly. */
+bool scd_whole(double value, size_t *out);
+
 /* Note a fault; an earlier one is kept. */
 void scd_fault_set(scd_fault *fault, scd_problem_kind kind, const scd_place *place, const char *fmt,
                    ...) __attribute__((format(printf, 4, 5)));
@@ -73,6 +76,16 @@ bool scd_read_total(scd_decoder *decoder, const scd_place *place, double *out, s
 bool scd_read_bool(scd_decoder *decoder, const scd_place *place, bool *out, scd_fault *fault);
 bool scd_read_input_kind(scd_decoder *decoder, const scd_place *place, scd_input_kind *out,
                          scd_fault *fault);
+
+/* The field of every task that place->member names: input, timeout_ms, on_error or force. */
+bool scd_read_field(scd_decoder *decoder, const scd_place *place, scd_request *out,
+                    scd_fault *fault);
+/* A member of the object at `base` that nobody knows: one more field of out->task. n_bytes: of all
+ * of them so far. */
+bool scd_read_task_member(scd_decoder *decoder, const char *base, scd_text key, size_t *n_bytes,
+                          scd_request *out, scd_fault *fault);
+/* Where errors are not skipped, faults of single cells are problems of the request. */
+void scd_judge_cells(const scd_request *request, scd_problem *problem);
 
 /* Arrays into the arena; *n is their length also when there is a fault in one of the elements.
  * More than `max` elements: a TOO_LARGE fault. */

@@ -34,6 +34,8 @@ typedef struct scd_order {
     const scd_cell *cell; /* borrowed until submit returns */
     scd_course *course;   /* its way through many passes, of which submit takes charge whatever it
                              answers, and leaves NULL; or NULL: one pass */
+    const scd_work *work; /* where it is not the ask's; NULL: it is. Orders of equal work stand
+                             together, for a batch has one work */
     scd_digest key;
     float *out; /* (scd_engine_width of the work, or scd_course_width) written before `done` */
     scd_source source; /* written before `done` */

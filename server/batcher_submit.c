@@ -54,7 +54,8 @@ static bool submission_init(submission *s, scd_batcher *b, const scd_ask *ask)
     size_t rows = 0, most_passes = 1;
     for (size_t i = 0; ok && i < ask->n; i++) {
         scd_order *order = &ask->orders[i];
-        s->created[i] = scd_unit_new(&order->key, order->cell, ask->work);
+        s->created[i] =
+            scd_unit_new(&order->key, order->cell, order->work ? *order->work : ask->work);
         ok = s->created[i] != NULL;
         size_t passes = passes_of(order);
         rows += (order->cell->n_tokens + 1) * passes;

@@ -23,7 +23,7 @@ static bool choose_top_k(scd_infer_call *call, size_t asked)
     return true;
 }
 
-static bool read_fields(scd_infer_call *call, const char **unknown)
+bool scd_annotations_read_fields(scd_infer_call *call, const char **unknown)
 {
     scd_annotate_fields fields;
     if (scd_annotate_fields_decode(&call->request, &fields, &call->problem))
@@ -64,7 +64,7 @@ static void size_result(const scd_infer_call *call, size_t *about, size_t *most)
 }
 
 static const scd_infer_task task = {.name = "annotate",
-                                    .read_fields = read_fields,
+                                    .read_fields = scd_annotations_read_fields,
                                     .write_result = write_result,
                                     .size_result = size_result};
 

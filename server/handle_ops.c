@@ -19,14 +19,19 @@ void scd_handle_livez(scd_daemon *d, scd_exchange *x)
     reply_text(x, 200, "ok\n");
 }
 
+const char *scd_daemon_unready(const scd_daemon *d)
+{
+    return atomic_load(&d->draining)      ? "the server is shutting down"
+           : !atomic_load(&d->ready)      ? "the model is being loaded"
+           : atomic_load(&d->device_lost) ? "the device that computes has failed"
+                                          : NULL;
+}
+
 void scd_handle_readyz(scd_daemon *d, scd_exchange *x)
 {
-    if (atomic_load(&d->draining))
-        scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE, "the server is shutting down");
-    else if (!atomic_load(&d->ready))
-        scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE, "the model is being loaded");
-    else if (atomic_load(&d->device_lost))
-        scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE, "the device that computes has failed");
+    const char *why_not = scd_daemon_unready(d);
+    if (why_not)
+        scd_reply_problem(x, SCD_PROBLEM_UNAVAILABLE, "%s", why_not);
     else
         reply_text(x, 200, "ready\n");
 }

@@ -28,6 +28,8 @@ enum {
 static void call_free(scd_infer_call *call)
 {
     scd_infer_drop_orders(call);
+    if (call->beside)
+        scd_infer_drop_beside(call->beside);
     scd_infer_drop_input(call);
     scd_arena_release(&call->arena);
     free(call);
@@ -135,7 +137,7 @@ static bool answer_from_memo(scd_daemon *d, scd_exchange *x, scd_infer_call *cal
 {
     if (!d->config->cache_mb || n > MAX_MEMO_BODY_BYTES)
         return false;
-    char scope = call->as_npy ? 'n' : 'j';
+    char scope = call->as_npy ? 'n' : call->task->by_path ? 'p' : 'j';
     scd_hasher *hasher = scd_hasher_new();
     if (!hasher)
         return false;
@@ -143,6 +145,11 @@ static bool answer_from_memo(scd_daemon *d, scd_exchange *x, scd_infer_call *cal
     scd_hasher_add_text(hasher, call->device->identity);
     scd_hasher_add_text(hasher, call->task->name);
     scd_hasher_add(hasher, &scope, 1);
+    if (call->task->by_path) {
+        const char *n_json = scd_exchange_header(x, SCD_OIP_HEADER);
+        scd_hasher_add_text(hasher, scd_exchange_path(x));
+        scd_hasher_add_text(hasher, n_json ? n_json : "");
+    }
     scd_hasher_add(hasher, body, n);
     call->memo_key = scd_hasher_finish(hasher);
     call->want_memo = true;
@@ -160,6 +167,7 @@ static bool answer_from_memo(scd_daemon *d, scd_exchange *x, scd_infer_call *cal
     snprintf(timing, sizeof timing, "queue;dur=0, infer;dur=0, cache;dur=%.3f",
              (double)(scd_now_ns() - start) * 1e-6);
     scd_exchange_set_header(x, "Server-Timing", timing);
+    scd_infer_set_json_length(x, &info);
     scd_exchange_get_note(x)->cells = info.cells;
     scd_metrics_add(d->metrics, SCD_COUNTER_CACHE_HITS, info.cells);
     scd_exchange_answer(x, 200, info.content_type, &out);

@@ -39,6 +39,7 @@ static void take_sources(scd_infer_call *call)
 static void count_sources(scd_infer_call *call)
 {
     size_t counts[3] = {0};
+    take_sources(call);
     for (size_t c = 0; c < call->request.n_cells; c++)
         if (!call->cells[c].bad && !call->cells[c].idle)
             counts[call->cells[c].source]++;
@@ -150,6 +151,15 @@ static void write_npy(scd_infer_call *call, scd_buf *out)
     scd_buf_append(out, call->results, n * call->width * sizeof(float));
 }
 
+void scd_infer_set_json_length(scd_exchange *x, const scd_memo_info *info)
+{
+    char text[24];
+    if (!info->n_json)
+        return;
+    snprintf(text, sizeof text, "%zu", info->n_json);
+    scd_exchange_set_header(x, SCD_OIP_HEADER, text);
+}
+
 static void set_timing(scd_infer_call *call)
 {
     char text[160];
@@ -166,6 +176,25 @@ static void problem_of_outcome(scd_infer_call *call)
     call->problem.retry_after_s = call->outcome.retry_after_s;
 }
 
+static bool write_answer(scd_infer_call *call, scd_buf *body, scd_memo_info *info)
+{
+    info->content_type = call->as_npy ? "application/x-npy" : "application/json";
+    if (call->task->write_answer)
+        return call->task->write_answer(call, body, info);
+    if (!call->as_npy)
+        return write_list(call, body);
+    write_npy(call, body);
+    return true;
+}
+
+/* Every result was in the cache; how many. */
+static bool all_hits(const scd_infer_call *call, size_t *n)
+{
+    const scd_infer_call *b = call->beside;
+    *n = call->n_hits + (b ? b->n_hits : 0);
+    return call->n_hits == call->request.n_cells && (!b || b->n_hits == b->request.n_cells);
+}
+
 void scd_infer_answer(scd_infer_call *call)
 {
     if (call->outcome.code)
@@ -175,21 +204,19 @@ void scd_infer_answer(scd_infer_call *call)
         scd_reply_with(call->x, &call->problem);
         return;
     }
-    take_sources(call);
     count_sources(call);
+    if (call->beside)
+        count_sources(call->beside);
     scd_buf body;
+    scd_memo_info info = {.timeout_ms = call->request.timeout_ms};
     scd_buf_init(&body, max_answer_bytes(call));
-    const char *type = call->as_npy ? "application/x-npy" : "application/json";
-    if (call->as_npy) {
-        write_npy(call, &body);
-    } else if (!write_list(call, &body)) {
+    if (!write_answer(call, &body, &info)) {
         scd_buf_release(&body);
         scd_reply_with(call->x, &call->problem);
         return;
     }
-    if (call->want_memo && !body.failed && call->n_hits == call->request.n_cells)
-        scd_memo_put(call->d->memo, &call->memo_key,
-                     &(scd_memo_info){type, call->n_hits, call->request.timeout_ms}, body.data,
-                     body.n_bytes);
-    scd_exchange_answer(call->x, 200, type, &body);
+    if (call->want_memo && !body.failed && all_hits(call, &info.cells))
+        scd_memo_put(call->d->memo, &call->memo_key, &info, body.data, body.n_bytes);
+    scd_infer_set_json_length(call->x, &info);
+    scd_exchange_answer(call->x, 200, info.content_type, &body);
 }

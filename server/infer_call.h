@@ -5,6 +5,10 @@
  *     infer_prepare.c   body -> request -> cells -> keys -> what the cache has
  *     infer_answer.c    results -> JSON or .npy
  *
+ * Two works of the same cells - an embedding and a head's probabilities - are two calls, of which
+ * one is `beside` the other: prepared after it, submitted with it as one ticket, and answered by
+ * it.
+ *
  * A request may wait long for its cells, so what it was read from - the body, names, values - goes
  * as soon as the cells are serialized, and what stays counts (scd_exchange_keep).
  *
@@ -18,6 +22,9 @@
 #include "server/daemon.h"
 
 enum { SCD_MAX_WARNINGS = 8 };
+
+/* Of requests and answers with binary tensors: how long the JSON in front of them is. */
+#define SCD_OIP_HEADER "Inference-Header-Content-Length"
 
 typedef struct scd_infer_call scd_infer_call;
 typedef struct scd_infer_cell scd_infer_cell;
@@ -47,6 +54,11 @@ typedef struct scd_infer_task {
     bool blank_cells;    /* a cell may have no inputs: it is planned without tokens */
     bool open_values;    /* a gene may come without a value, as `shown` */
     bool heavy;          /* much is made of a cell when the answer is written */
+    bool by_path;        /* a body means what its path says, and a header, besides */
+
+    /* The body into call->request and, where it names one, call->request.model. False:
+     * call->problem is set. NULL: it is a JSON body of /v1. */
+    bool (*decode)(scd_infer_call *call);
 
     /* The task's own fields; call->model is chosen. Fills call->fields, call->head, call->work.head
      * where the head computes cells, call->large where it is much work for another reason than the
@@ -70,6 +82,9 @@ typedef struct scd_infer_task {
     bool (*write_items)(scd_infer_call *call, scd_answer *answer);
     /* Members of the answer behind "data" (",\"x\":..."). May be NULL. */
     void (*write_end)(const scd_infer_call *call, scd_buf *out);
+    /* The whole answer, where it is no list: its type and, of JSON in front of binary data, its
+     * length. False: call->problem is set. NULL: a list. */
+    bool (*write_answer)(scd_infer_call *call, scd_buf *out, scd_memo_info *info);
     /* How long an item's own members are: about, and at most. */
     void (*size_result)(const scd_infer_call *call, size_t *about, size_t *most);
 } scd_infer_task;
@@ -118,10 +133,12 @@ struct scd_infer_call {
     scd_arena input; /* the decoded request, until it is prepared */
     scd_arena arena; /* the rest */
     scd_request request;
-    bool decoded;        /* request must be released */
-    size_t copies;       /* cells that each cell of the body became; 0 counts as 1 */
-    bool is_lone;        /* the only cell is the body's "genes" and "values" */
-    int64_t deadline_ns; /* from the arrival of the headers; SCD_NEVER: none was asked for */
+    bool decoded;             /* request must be released */
+    scd_infer_call *beside;   /* of the same request's cells; in this call's arena; or NULL */
+    struct scd_oip_call *oip; /* of a request of /v2, in the arena; or NULL */
+    size_t copies;            /* cells that each cell of the body became; 0 counts as 1 */
+    bool is_lone;             /* the only cell is the body's "genes" and "values" */
+    int64_t deadline_ns;      /* from the arrival of the headers; SCD_NEVER: none was asked for */
     scd_infer_fields fields;
     scd_work work;
     const scd_head_info *head; /* that the answer is from; NULL: none */
@@ -144,6 +161,13 @@ struct scd_infer_call {
 /* A whole request of a task: every handle_*.c ends in this. */
 void scd_infer(const scd_infer_task *task, scd_daemon *d, scd_exchange *x);
 
+/* A call of the same request's cells for another work, to be filled in: its head, its work and its
+ * width. NULL: memory is out. */
+scd_infer_call *scd_infer_add_beside(scd_infer_call *call, const scd_infer_task *task);
+
+/* The fields of POST /v1/annotations; a scd_infer_task.read_fields. */
+bool scd_annotations_read_fields(scd_infer_call *call, const char **unknown);
+
 /* A warning of the answer, for programs by `code`; what does not fit is left out. */
 void scd_infer_warn(scd_infer_call *call, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -155,6 +179,8 @@ void scd_infer_point_at(const scd_infer_call *call, size_t c, size_t index, char
 /* A cell that cannot be used: an error in its place, or a problem of the whole request. */
 void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, const char *pointer,
                      const char *detail);
+/* A cell that cannot be used, in this call or the one beside it; NULL: it can. */
+const scd_infer_cell *scd_infer_bad_cell(const scd_infer_call *call, size_t c);
 /* A warning where cells were left out, for answers without an item of theirs that could say so. */
 void scd_infer_warn_skipped(scd_infer_call *call);
 /* Of a cell that is being planned: all its tokens, though the model sees MAX_GENE_LEN of them,
@@ -167,18 +193,28 @@ bool scd_infer_decode(scd_infer_call *call);
 
 /* Resolve, serialize, look up; lets go of the body. False: call->problem is set. */
 bool scd_infer_prepare(scd_infer_call *call);
+/* Its steps: cells of the request's, each fit for the model or blamed; then the results that the
+ * cache has, the others as orders. Then both of the call beside, whose orders join the call's. */
+bool scd_infer_serialize(scd_infer_call *call);
+bool scd_infer_look_up(scd_infer_call *call);
+bool scd_infer_prepare_beside(scd_infer_call *call);
 
 /* The orders' courses that nobody took charge of go. */
 void scd_infer_drop_orders(scd_infer_call *call);
 
 /* The decoded request goes, if there is one. */
 void scd_infer_drop_input(scd_infer_call *call);
+/* All that a call beside another holds; it lies in the other's memory. */
+void scd_infer_drop_beside(scd_infer_call *beside);
 
 /* About what the answer will have. */
 size_t scd_infer_answer_bytes(const scd_infer_call *call);
 
 /* What an item says of all cells that could be used: sums, and the least of their sources. */
 scd_answer_item scd_infer_sum(const scd_infer_call *call);
+
+/* The header of an answer with binary tensors. */
+void scd_infer_set_json_length(scd_exchange *x, const scd_memo_info *info);
 
 /* Answer the exchange: the list, the matrix, or the problem. */
 void scd_infer_answer(scd_infer_call *call);

@@ -76,11 +76,29 @@ static bool refuse_mouse(scd_infer_call *call, const name_counts *counts)
 
 /* ---- cells ---------------------------------------------------------------------------------- */
 
+/* In a body of tensors. */
+static void point_at_element(const scd_request *r, size_t c, size_t index, char out[128])
+{
+    const scd_request_places *places = &r->places;
+    size_t first = c * places->cell_step;
+    if (index == SIZE_MAX && !places->cell_step)
+        snprintf(out, 128, "%s", places->cells);
+    else if (index == SIZE_MAX)
+        snprintf(out, 128, "%s/%zu", places->cells, first);
+    else if (places->is_dense)
+        snprintf(out, 128, "%s/%zu", places->values, first + r->cells[c].columns[index]);
+    else
+        snprintf(out, 128, "%s/%zu", places->values,
+                 (size_t)(r->cells[c].values - r->cells[0].values) + index);
+}
+
 void scd_infer_point_at(const scd_infer_call *call, size_t c, size_t index, char out[128])
 {
     const scd_request *r = &call->request;
     size_t in_body = c / (call->copies ? call->copies : 1);
-    if (call->is_lone && index == SIZE_MAX)
+    if (r->places.cells)
+        point_at_element(r, c, index, out);
+    else if (call->is_lone && index == SIZE_MAX)
         snprintf(out, 128, "/genes");
     else if (call->is_lone)
         snprintf(out, 128, "/values/%zu", index);
@@ -98,7 +116,10 @@ void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, cons
 {
     scd_infer_cell *cell = &call->cells[c];
     if (!call->request.skip_errors) {
-        scd_problem_add(&call->problem, pointer, "%s", detail);
+        if (call->request.places.cells) /* a pointer to an element does not say whose it is */
+            scd_problem_add(&call->problem, pointer, "cell %zu: %s", c, detail);
+        else
+            scd_problem_add(&call->problem, pointer, "%s", detail);
         return;
     }
     cell->bad = true;
@@ -107,18 +128,26 @@ void scd_infer_blame(scd_infer_call *call, size_t c, scd_problem_kind kind, cons
     cell->pointer = scd_arena_strndup(&call->arena, pointer, strlen(pointer));
 }
 
+const scd_infer_cell *scd_infer_bad_cell(const scd_infer_call *call, size_t c)
+{
+    if (call->cells[c].bad)
+        return &call->cells[c];
+    return call->beside && call->beside->cells[c].bad ? &call->beside->cells[c] : NULL;
+}
+
 void scd_infer_warn_skipped(scd_infer_call *call)
 {
     size_t n = 0, first = 0;
+    const scd_infer_cell *bad = NULL;
     for (size_t c = call->request.n_cells; c-- > 0;)
-        if (call->cells[c].bad) {
+        if (scd_infer_bad_cell(call, c)) {
+            bad = scd_infer_bad_cell(call, c);
             first = c;
             n++;
         }
     if (n)
         scd_infer_warn(call, "cells-skipped", "%zu of %zu cells were left out, cell %zu: %.150s", n,
-                       call->request.n_cells, first,
-                       call->cells[first].detail ? call->cells[first].detail : "");
+                       call->request.n_cells, first, bad->detail ? bad->detail : "");
 }
 
 bool scd_infer_whole_cell(const scd_infer_call *call, size_t c, const scd_measured *measured,
@@ -160,6 +189,20 @@ static bool part_shown(scd_cell_values *values, scd_measured *measured)
     return true;
 }
 
+/* Of a row of a dense matrix the zeros were left out: what is said of a value names its column. */
+static void name_column(const scd_infer_call *call, size_t c, size_t index, scd_error *err)
+{
+    if (!call->request.places.is_dense || index == SIZE_MAX)
+        return;
+    char before[40], text[sizeof err->message];
+    size_t n = (size_t)snprintf(before, sizeof before, "value %zu ", index);
+    if (strncmp(err->message, before, n) != 0)
+        return;
+    snprintf(text, sizeof text, "value %u %s", call->request.cells[c].columns[index],
+             err->message + n);
+    memcpy(err->message, text, sizeof text);
+}
+
 /* Serialize the cell and plan it. False only when memory is out. */
 static bool take_values(scd_infer_call *call, size_t c, scd_cell_values *values,
                         scd_measured *measured)
@@ -174,6 +217,7 @@ static bool take_values(scd_infer_call *call, size_t c, scd_cell_values *values,
     if (code == SCD_E_INVALID) {
         char pointer[128];
         scd_infer_point_at(call, c, bad_index, pointer);
+        name_column(call, c, bad_index, &err);
         scd_infer_blame(call, c, SCD_PROBLEM_INVALID, pointer, err.message);
         return true;
     }
@@ -278,7 +322,7 @@ static void judge_use(scd_infer_call *call)
             head ? head->n_genes : scd_vocab_n_used(call->model->vocab));
 }
 
-static bool serialize_all(scd_infer_call *call)
+bool scd_infer_serialize(scd_infer_call *call)
 {
     scd_request *r = &call->request;
     name_counts counts = {0};
@@ -386,8 +430,7 @@ static size_t widest_bytes(const scd_infer_call *call)
     return widest * sizeof(float);
 }
 
-/* Fill the results that the cache has, and list the others as orders. */
-static bool look_up(scd_infer_call *call)
+bool scd_infer_look_up(scd_infer_call *call)
 {
     scd_hasher *hasher = scd_hasher_new();
     if (!hasher || !place_results(call)) {
@@ -433,7 +476,9 @@ bool scd_infer_decode(scd_infer_call *call)
     const char *body = scd_exchange_body(call->x, &n);
     call->request.cells_required = !call->task->cells_optional;
     call->request.values_optional = call->task->open_values;
-    if (scd_request_decode(body, n, &call->d->limits, &call->input, &call->request, &call->problem))
+    if (call->task->decode ? !call->task->decode(call)
+                           : scd_request_decode(body, n, &call->d->limits, &call->input,
+                                                &call->request, &call->problem) != SCD_PROBLEM_NONE)
         return false;
     call->decoded = true;
     const char *unknown = NULL;
@@ -494,6 +539,8 @@ static bool let_go_of_input(scd_infer_call *call)
 static bool keep(scd_infer_call *call)
 {
     size_t bytes = call->arena.used_bytes + call->course_bytes + scd_infer_answer_bytes(call);
+    if (call->beside)
+        bytes += call->beside->arena.used_bytes;
     if (scd_exchange_keep(call->x, bytes))
         return true;
     scd_no_room(call->x, &call->problem);
@@ -502,8 +549,9 @@ static bool keep(scd_infer_call *call)
 
 bool scd_infer_prepare(scd_infer_call *call)
 {
-    bool ok = serialize_all(call) && look_up(call) && let_go_of_input(call) && keep(call) &&
-              in_time(call);
+    bool ok = scd_infer_serialize(call) && scd_infer_look_up(call) &&
+              (!call->beside || scd_infer_prepare_beside(call)) && let_go_of_input(call) &&
+              keep(call) && in_time(call);
     if (!ok)
         scd_infer_drop_orders(call);
     return ok;

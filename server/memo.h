@@ -18,6 +18,7 @@ typedef struct scd_memo_info {
     const char *content_type; /* a constant string */
     size_t cells;
     int64_t timeout_ms; /* that the request gave itself; 0: none */
+    size_t n_json;      /* of an answer with binary tensors: how long its JSON is; 0: no such one */
 } scd_memo_info;
 
 /* max_bytes 0: keeps nothing. */

@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 enum { MAX_PROBLEM_BYTES = 64 << 10 };
 
@@ -15,7 +16,8 @@ void scd_reply_with(scd_exchange *x, const scd_problem *problem)
 {
     scd_buf body;
     scd_buf_init(&body, MAX_PROBLEM_BYTES);
-    scd_problem_write(problem, scd_exchange_request_id(x), &body);
+    bool oip = !strncmp(scd_exchange_path(x), "/v2", 3);
+    (oip ? scd_problem_write_oip : scd_problem_write)(problem, scd_exchange_request_id(x), &body);
     if (problem->retry_after_s > 0) {
         char seconds[16];
         snprintf(seconds, sizeof seconds, "%d", problem->retry_after_s);

@@ -56,6 +56,8 @@ static bool path_matches(const char *pattern, const char *path)
 static const route *find_route(scd_exchange *x)
 {
     const char *path = scd_exchange_path(x), *method = scd_exchange_method(x);
+    if (!strcmp(path, "/v2/")) /* as some clients write it */
+        path = "/v2";
     char allow[80] = "";
     for (size_t i = 0; i < N_ROUTES; i++) {
         if (!path_matches(routes[i].path, path))
@@ -118,18 +120,26 @@ static bool available(scd_daemon *d, scd_exchange *x)
     return false;
 }
 
-static bool takes_json(scd_exchange *x)
+static bool is_type(const char *type, const char *wanted)
+{
+    size_t n = strlen(wanted);
+    return !strncasecmp(type, wanted, n) && (!type[n] || strchr("; \t", type[n]));
+}
+
+/* What a POST brings is JSON, which binary tensors may follow. */
+static bool takes_type(scd_exchange *x, const route *r)
 {
     const char *type = scd_exchange_header(x, "Content-Type");
-    static const char json[] = "application/json";
-    size_t n = sizeof json - 1;
-    if (!type || (!strncasecmp(type, json, n) && (!type[n] || strchr("; \t", type[n]))))
+    bool tensors = r->handle == scd_handle_v2_infer || r->handle == scd_handle_v2_infer_version;
+    static const char json[] = "application/json", binary[] = "application/octet-stream";
+    if (!type || is_type(type, json) || (tensors && is_type(type, binary)))
         return true;
-    scd_exchange_set_header(x, "Accept-Post", json);
+    scd_exchange_set_header(x, "Accept-Post",
+                            tensors ? "application/json, application/octet-stream" : json);
     scd_reply_problem(x, SCD_PROBLEM_MEDIA_TYPE,
                       "Content-Type is \"%.80s\", must be application/json (curl: -H "
-                      "'Content-Type: application/json')",
-                      type);
+                      "'Content-Type: application/json')%s",
+                      type, tensors ? " or, with binary tensors, application/octet-stream" : "");
     return false;
 }
 
@@ -147,7 +157,7 @@ void scd_router_begin(void *daemon, scd_exchange *x)
     if (r->handle == scd_handle_jobs_create || r->handle == scd_handle_job_append)
         scd_upload_begin(d, x); /* a file, which goes to disk as it comes */
     else if (!strcmp(r->method, "POST"))
-        takes_json(x);
+        takes_type(x, r);
 }
 
 /* The body may have taken its time: what is whole only after the drain began comes too late. Here,

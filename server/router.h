@@ -13,6 +13,9 @@ void scd_router_begin(void *daemon, scd_exchange *x);
 void scd_router_handle(void *daemon, scd_exchange *x);
 void scd_router_finished(void *daemon, scd_exchange *x);
 
+/* Why readiness is denied; NULL: the server is ready (handle_ops.c). */
+const char *scd_daemon_unready(const scd_daemon *d);
+
 /* The handlers, one handle_*.c per family. */
 #define SCD_ROUTE(method, path, name, access)                                                      \
     void scd_handle_##name(scd_daemon *d, scd_exchange *x);

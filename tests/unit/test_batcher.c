@@ -43,6 +43,29 @@ static void every_cell_of_a_request_larger_than_a_batch_comes_in_its_place(void 
     call_free(c);
 }
 
+static void orders_of_one_request_may_be_of_different_work(void **state)
+{
+    fixture *f = *state;
+    call *c = call_new(4, 9);
+    const scd_work other = {.pooling = SCD_POOL_CLEAN}; /* the same where nothing is hidden */
+    c->orders[2].work = c->orders[3].work = &other;
+    uint64_t before = computed();
+    begin_busy(f);
+    call_submit(f->b, c);
+    assert_int_equal(scd_batcher_queued(f->b), 20 + 4 * 9);
+    end_busy(f);
+    assert_int_equal(call_wait(c), SCD_OK);
+    assert_int_equal(computed() - before, 1 + 4);
+    for (size_t i = 0; i < c->n; i++) {
+        float expected[TINY_DIM];
+        const scd_cell *cell = &c->cells[i];
+        assert_int_equal(scd_engine_compute(engine, (scd_work){0}, &cell, 1, expected, NULL),
+                         SCD_OK);
+        assert_memory_equal(c->out[i], expected, sizeof expected);
+    }
+    call_free(c);
+}
+
 static void a_request_for_nothing_is_done_at_once(void **state)
 {
     fixture *f = *state;
@@ -274,6 +297,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_BATCHER(a_cell_is_computed_stored_and_handed_out_bit_for_bit),
         WITH_BATCHER(every_cell_of_a_request_larger_than_a_batch_comes_in_its_place),
+        WITH_BATCHER(orders_of_one_request_may_be_of_different_work),
         WITH_BATCHER(a_request_for_nothing_is_done_at_once),
         WITH_BATCHER(threads_that_ask_for_one_cell_at_once_have_it_computed_once),
         WITH_BATCHER(a_cell_that_is_in_flight_is_joined_in_any_state),

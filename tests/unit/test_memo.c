@@ -24,7 +24,7 @@ static scd_digest key_of(uint32_t n)
 static void put(scd_memo *m, uint32_t n, const char *answer)
 {
     scd_digest key = key_of(n);
-    scd_memo_put(m, &key, &(scd_memo_info){"application/json", n, 0}, answer, strlen(answer));
+    scd_memo_put(m, &key, &(scd_memo_info){"application/json", n, 0, 0}, answer, strlen(answer));
 }
 
 /* The answer kept under n, or "-". */
@@ -165,7 +165,7 @@ static void *use(void *arg)
         scd_buf out;
         scd_buf_init(&out, 100);
         if (!scd_memo_get(m, &key, &out, &info))
-            scd_memo_put(m, &key, &(scd_memo_info){"t", n, 0}, &n, sizeof n);
+            scd_memo_put(m, &key, &(scd_memo_info){"t", n, 0, 0}, &n, sizeof n);
         else if (info.cells != n || memcmp(out.data, &n, sizeof n))
             return (void *)1;
         scd_buf_release(&out);

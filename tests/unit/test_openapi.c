@@ -5,6 +5,7 @@
 #include "api/embed_fields.h"
 #include "api/genes_request.h"
 #include "api/grn_fields.h"
+#include "api/oip_request.h"
 #include "api/openapi.h"
 #include "api/perturb_fields.h"
 #include "api/request.h"
@@ -47,12 +48,17 @@ static void every_route_is_described_and_no_other(void **state)
     cJSON_ArrayForEach(path, paths) n_described += cJSON_GetArraySize(path);
     size_t n = sizeof routes / sizeof routes[0];
     for (size_t i = 0; i < n; i++) {
-        char name[100], method[8] = "";
-        const char *star = strchr(routes[i][1], '*');
-        const char *stands_for = strncmp(routes[i][1], "/v1/jobs", 8) ? "{name}" : "{id}";
-        snprintf(name, sizeof name, "%.*s%s%s",
-                 star ? (int)(star - routes[i][1]) : (int)strlen(routes[i][1]), routes[i][1],
-                 star ? stands_for : "", star ? star + 1 : "");
+        char name[100] = "", method[8] = "";
+        size_t n_stars = 0, length = 0;
+        for (const char *at = routes[i][1]; *at; at++) {
+            const char *stands_for = n_stars                                ? "{version}"
+                                     : strncmp(routes[i][1], "/v1/jobs", 8) ? "{name}"
+                                                                            : "{id}";
+            int n_put = *at == '*' ? snprintf(name + length, sizeof name - length, "%s", stands_for)
+                                   : snprintf(name + length, sizeof name - length, "%c", *at);
+            length += (size_t)n_put;
+            n_stars += *at == '*';
+        }
         for (size_t k = 0; k < 7 && routes[i][0][k]; k++)
             method[k] = (char)(routes[i][0][k] | 0x20);
         if (!cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(paths, name),
@@ -181,6 +187,34 @@ static void our_decoder_takes_the_example_requests(void **state)
     }
 }
 
+static void our_decoder_takes_the_example_requests_of_tensors(void **state)
+{
+    (void)state;
+    const cJSON *example;
+    size_t n = 0;
+    cJSON_ArrayForEach(example, at("paths", "/v2/models/{name}/infer", "post", "requestBody",
+                                   "content", "application/json", "examples", NULL))
+    {
+        char *json = cJSON_Print(cJSON_GetObjectItemCaseSensitive(example, "value"));
+        scd_arena arena;
+        scd_problem problem = {0};
+        scd_request request = {0};
+        scd_oip_request oip;
+        scd_oip_body body = {json, strlen(json), strlen(json), false};
+        scd_arena_init(&arena, 1 << 20);
+        if (scd_oip_decode(&body, &limits, &arena, &oip, &request, &problem))
+            fail_msg("%s: %s", example->string, problem.detail);
+        assert_int_equal(request.n_cells, 2);
+        assert_null(oip.unknown);
+        assert_null(scd_oip_first_parameter(&request));
+        n++;
+        scd_request_release(&request);
+        scd_arena_release(&arena);
+        cJSON_free(json);
+    }
+    assert_int_equal(n, 3);
+}
+
 static void the_members_that_every_task_has_are_known_to_the_decoder(void **state)
 {
     (void)state;
@@ -227,6 +261,7 @@ int main(void)
         cmocka_unit_test(the_problem_types_are_those_of_the_code),
         cmocka_unit_test(the_example_problems_are_what_the_code_writes),
         cmocka_unit_test(our_decoder_takes_the_example_requests),
+        cmocka_unit_test(our_decoder_takes_the_example_requests_of_tensors),
         cmocka_unit_test(the_members_that_every_task_has_are_known_to_the_decoder),
     };
     return cmocka_run_group_tests(tests, parse, release);

@@ -147,6 +147,45 @@ static void a_fault_of_ours_is_not_told_to_the_client(void **state)
     assert_string_equal(problem.detail, "no model \"x\": there are tiny, large");
 }
 
+static void under_v2_the_detail_stands_once_more_as_error(void **state)
+{
+    (void)state;
+    scd_problem problem = {0};
+    scd_problem_add(&problem, "/top_k", "is %d", 9);
+    scd_problem_add(&problem, "", "and more");
+    scd_problem_within(&problem, "/parameters");
+    assert_string_equal(problem.detail, "/parameters/top_k: is 9");
+    assert_string_equal(problem.errors[0].pointer, "/parameters/top_k");
+    assert_string_equal(problem.errors[1].pointer, "/parameters");
+    scd_buf out;
+    scd_buf_init(&out, 1 << 16);
+    scd_problem_write_oip(&problem, "id", &out);
+    cJSON *json = cJSON_Parse(out.data);
+    assert_string_equal(text_of(json, "error"), problem.detail);
+    assert_string_equal(text_of(json, "detail"), problem.detail);
+    cJSON_Delete(json);
+    scd_buf_release(&out);
+    json = written(&problem, NULL);
+    assert_null(cJSON_GetObjectItemCaseSensitive(json, "error"));
+    cJSON_Delete(json);
+}
+
+static void a_long_problem_stays_within_its_bounds(void **state)
+{
+    (void)state;
+    char text[700];
+    memset(text, 'x', sizeof text);
+    text[0] = '/';
+    text[sizeof text - 1] = '\0';
+    scd_problem problem = {0};
+    scd_problem_add(&problem, text, "%s", text);
+    scd_problem_set(&problem, SCD_PROBLEM_INVALID, "%s", text);
+    scd_problem_add(&problem, text, "%s", text);
+    scd_problem_within(&problem, "/parameters");
+    assert_int_equal(strncmp(problem.errors[0].pointer, "/parameters/xx", 14), 0);
+    cJSON_Delete(written(&problem, NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -157,6 +196,8 @@ int main(void)
         cmocka_unit_test(more_errors_than_fit_are_counted_and_said),
         cmocka_unit_test(long_texts_are_cut_between_characters),
         cmocka_unit_test(a_fault_of_ours_is_not_told_to_the_client),
+        cmocka_unit_test(under_v2_the_detail_stands_once_more_as_error),
+        cmocka_unit_test(a_long_problem_stays_within_its_bounds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
