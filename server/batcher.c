@@ -210,16 +210,33 @@ scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out,
     return SCD_OK;
 }
 
-void scd_batcher_stop(scd_batcher *b)
+/* Under the lock: the lane's thread comes to its end; false: a silent device has it. */
+static bool await_end(scd_batcher *b, const scd_lane *l)
+{
+    while (l->thread.running && !l->ended) {
+        int64_t now = scd_now_ns();
+        if (scd_lane_silent_s(l, now) > 0)
+            return false;
+        scd_gate_wait(&b->gate, now + SCD_NS_PER_S);
+    }
+    return true;
+}
+
+bool scd_batcher_stop(scd_batcher *b)
 {
     scd_ticket *ended = NULL;
+    bool all = true;
     scd_gate_lock(&b->gate);
     b->stopping = true;
     scd_gate_wake(&b->gate);
-    scd_gate_unlock(&b->gate);
-    for (size_t i = 0; i < b->n_lanes; i++)
-        scd_thread_join(&b->lanes[i].thread);
-    scd_gate_lock(&b->gate);
+    for (size_t i = 0; i < b->n_lanes; i++) {
+        bool ends = await_end(b, &b->lanes[i]);
+        scd_gate_unlock(&b->gate);
+        if (ends)
+            scd_thread_join(&b->lanes[i].thread);
+        all = all && ends;
+        scd_gate_lock(&b->gate);
+    }
     /* A ticket that is still being submitted stays in the table: its submitter ends it. */
     for (size_t i = 0; b->flight.tickets && i < SCD_FLIGHT_BUCKETS; i++)
         for (scd_ticket *t = b->flight.tickets[i], *next; t; t = next) {
@@ -228,6 +245,7 @@ void scd_batcher_stop(scd_batcher *b)
         }
     scd_gate_unlock(&b->gate);
     scd_tickets_finish(ended);
+    return all;
 }
 
 void scd_batcher_close(scd_batcher *b)
@@ -334,22 +352,37 @@ double scd_batcher_rate(scd_batcher *b)
     return r;
 }
 
-bool scd_batcher_is_lost(scd_batcher *b)
+/* Under the lock: what is told of a device, as it is now. */
+static scd_device_stats stats_of(const scd_batcher *b, size_t device, int64_t now)
 {
-    bool lost = true;
+    scd_device_stats stats = b->devices[device];
+    for (size_t i = 0; i < b->n_lanes; i++)
+        if (b->lanes[i].device == device)
+            stats.silent_s = scd_lane_silent_s(&b->lanes[i], now);
+    return stats;
+}
+
+bool scd_batcher_answers(scd_batcher *b)
+{
+    bool some = false;
+    int64_t now = scd_now_ns();
     scd_gate_lock(&b->gate);
-    for (size_t i = 0; i < scd_engine_n_devices(b->o.engine); i++)
-        lost = lost && b->devices[i].lost;
+    for (size_t i = 0; i < scd_engine_n_devices(b->o.engine) && !some; i++) {
+        scd_device_stats stats = stats_of(b, i, now);
+        some = !stats.lost && stats.silent_s <= 0;
+    }
     scd_gate_unlock(&b->gate);
-    return lost;
+    return some;
 }
 
 size_t scd_batcher_devices(scd_batcher *b, scd_device_stats *out, size_t most)
 {
+    int64_t now = scd_now_ns();
     scd_gate_lock(&b->gate);
     size_t n = scd_engine_n_devices(b->o.engine);
     n = n < most ? n : most;
-    memcpy(out, b->devices, n * sizeof *out);
+    for (size_t i = 0; i < n; i++)
+        out[i] = stats_of(b, i, now);
     scd_gate_unlock(&b->gate);
     return n;
 }

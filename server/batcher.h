@@ -77,6 +77,7 @@ typedef enum scd_device_event {
 
 typedef struct scd_device_stats {
     bool lost;
+    double silent_s; /* more than 0: it has been at its batch for so long, which is too long */
     uint64_t batches, tokens;
     uint64_t behind; /* of the batches, begun while another was computed */
     double busy_s;   /* in batches */
@@ -87,7 +88,8 @@ typedef struct scd_batcher_options {
     scd_store *store;
     scd_metrics *metrics;
     size_t max_queue_tokens;
-    bool move_to_cpu;                             /* when the last GPU has failed */
+    bool move_to_cpu;        /* when the last GPU has failed */
+    double device_timeout_s; /* a device that is at a batch for longer is silent; 0: never */
     void (*log)(void *arg, const scd_error *err); /* a batch failed; may be NULL */
     /* From batch-N, with no lock held; err: why, or NULL. May be NULL. */
     void (*on_device)(void *arg, scd_device_event event, size_t device, size_t n_left,
@@ -96,8 +98,10 @@ typedef struct scd_batcher_options {
 } scd_batcher_options;
 
 scd_code scd_batcher_open(const scd_batcher_options *options, scd_batcher **out, scd_error *err);
-/* End the threads, cancel what is left and refuse what comes. */
-void scd_batcher_stop(scd_batcher *batcher);
+/* End the threads, cancel what is left and refuse what comes. False: a silent device has one of
+ * them, which does not end. Then nothing may be freed that it may use: the process can only exit.
+ */
+bool scd_batcher_stop(scd_batcher *batcher);
 /* Stops, then frees: nobody may call here any more. NULL is fine. */
 void scd_batcher_close(scd_batcher *batcher);
 
@@ -121,8 +125,8 @@ bool scd_batcher_drain(scd_batcher *batcher, int64_t deadline_ns);
 /* Tokens admitted and not yet answered; tokens per second as measured, each pass counted. */
 size_t scd_batcher_queued(scd_batcher *batcher);
 double scd_batcher_rate(scd_batcher *batcher);
-/* Every device has failed. */
-bool scd_batcher_is_lost(scd_batcher *batcher);
+/* There is a device that has neither failed nor fallen silent. */
+bool scd_batcher_answers(scd_batcher *batcher);
 /* Of the engine's devices, `most` at most, in its order. How many. */
 size_t scd_batcher_devices(scd_batcher *batcher, scd_device_stats *out, size_t most);
 

@@ -34,6 +34,10 @@ typedef struct scd_lane {
     size_t max_rows, max_units;
     scd_load loads[SCD_SLOTS]; /* by slot */
     int64_t free_ns;           /* when the device had computed the last batch */
+
+    /* under the gate */
+    int64_t busy_ns; /* since when the device is at its batch; 0: it has none */
+    bool ended;      /* the thread comes to its end */
 } scd_lane;
 
 struct scd_batcher {
@@ -89,6 +93,8 @@ void scd_tickets_finish(scd_ticket *ended);
 scd_code scd_lane_init(scd_lane *lane, scd_batcher *b, size_t device, size_t widest,
                        scd_error *err);
 void scd_lane_release(scd_lane *lane);
+/* Under the lock: seconds that the device has been at its batch where that is too long, else 0. */
+double scd_lane_silent_s(const scd_lane *lane, int64_t now);
 void *scd_lane_run(void *lane); /* batch-N */
 
 #endif

@@ -243,6 +243,7 @@ static scd_code open_batcher(scd_daemon *d, scd_error *err)
                              .metrics = d->metrics,
                              .max_queue_tokens = (size_t)d->config->max_queue_tokens,
                              .move_to_cpu = moves_to_cpu(d),
+                             .device_timeout_s = (double)d->config->device_timeout_s,
                              .log = log_batch,
                              .on_device = on_device,
                              .arg = d};
@@ -317,8 +318,9 @@ void scd_daemon_read_keys(scd_daemon *d)
     scd_jobs_keys_read(d->jobs, code ? err.message : NULL);
 }
 
-void scd_daemon_stop(scd_daemon *d)
+bool scd_daemon_stop(scd_daemon *d)
 {
+    bool stopped = true;
     atomic_store(&d->draining, true);
     int64_t deadline = scd_now_ns() + (int64_t)d->config->drain_s * SCD_NS_PER_S;
     if (d->jobs) /* what they have computed is kept; they go on at the next start */
@@ -328,7 +330,7 @@ void scd_daemon_stop(scd_daemon *d)
     if (d->batcher) {
         if (!scd_batcher_drain(d->batcher, deadline))
             SCD_LOG(WARN, "drain", "message", "work in flight was cut off at the deadline");
-        scd_batcher_stop(d->batcher);
+        stopped = scd_batcher_stop(d->batcher);
     }
     if (d->http) {
         scd_http_quiesce(d->http);
@@ -340,10 +342,16 @@ void scd_daemon_stop(scd_daemon *d)
     scd_jobs_close(d->jobs);
     scd_crew_close(d->crew);
     scd_watch_close(d->watch);
+    if (!stopped) {
+        if (!scd_store_flush(d->store, scd_now_ns() + LAST_ANSWERS_S * SCD_NS_PER_S))
+            SCD_LOG(WARN, "store", "message", "not all results were written to the cache");
+        return false;
+    }
     scd_batcher_close(d->batcher);
     scd_memo_close(d->memo);
     scd_store_close(d->store);
     scd_engine_close(d->engine);
     scd_metrics_free(d->metrics);
     scd_auth_close(d->auth);
+    return true;
 }

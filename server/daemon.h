@@ -37,6 +37,7 @@ typedef struct scd_daemon {
     scd_batcher *batcher;
     scd_jobs *jobs;
     atomic_bool ready, draining;
+    atomic_bool device_silent; /* as it was last logged */
     atomic_bool device_lost; /* no device is left: cached answers alone are served until the CPU has
                                 taken over, where it may */
 } scd_daemon;
@@ -48,7 +49,8 @@ scd_code scd_daemon_start(scd_daemon *daemon, const scd_config *config, scd_erro
 void scd_daemon_read_keys(scd_daemon *daemon);
 
 /* Stop taking work, finish what is in flight within the configured time, flush, stop every part.
- * Also after a start that failed half way. */
-void scd_daemon_stop(scd_daemon *daemon);
+ * Also after a start that failed half way. False: a device that does not answer holds a thread, and
+ * what it may use was not freed: the process is to exit without further ado. */
+bool scd_daemon_stop(scd_daemon *daemon);
 
 #endif

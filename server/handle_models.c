@@ -75,7 +75,10 @@ static void write_devices(const scd_daemon *d, scd_buf *out)
         scd_buf_printf(out, "%s{\"device\":\"%s\",\"name\":", i ? "," : "",
                        scd_engine_device_name(d->engine, i));
         scd_json_text(out, scd_engine_device_at(d->engine, i)->name);
-        scd_buf_printf(out, ",\"state\":\"%s\"}", stats[i].lost ? "lost" : "serving");
+        scd_buf_printf(out, ",\"state\":\"%s\"}",
+                       stats[i].lost           ? "lost"
+                       : stats[i].silent_s > 0 ? "silent"
+                                               : "serving");
     }
     scd_buf_putc(out, ']');
 }

@@ -1,5 +1,6 @@
 /* handle_ops.c - what operators and machines ask: /livez, /readyz, /metrics, /openapi.json. */
 #include "api/openapi.h"
+#include "engine/base/log.h"
 #include "server/reply.h"
 #include "server/router.h"
 
@@ -19,11 +20,27 @@ void scd_handle_livez(scd_daemon *d, scd_exchange *x)
     reply_text(x, 200, "ok\n");
 }
 
-const char *scd_daemon_unready(const scd_daemon *d)
+/* Whoever asks finds out: a device that hangs says nothing. */
+static bool device_answers(scd_daemon *d)
+{
+    bool silent = !scd_batcher_answers(d->batcher);
+    if (atomic_exchange(&d->device_silent, silent) == silent)
+        return !silent;
+    if (silent)
+        SCD_LOG(ERROR, "device_silent", "message",
+                "no device has finished its batch within --device-timeout-s, and this server is no "
+                "longer ready: if it does not come back, start the server again");
+    else
+        SCD_LOG(INFO, "device_answers", "message", "a device has come back");
+    return !silent;
+}
+
+const char *scd_daemon_unready(scd_daemon *d)
 {
     return atomic_load(&d->draining)      ? "the server is shutting down"
            : !atomic_load(&d->ready)      ? "the model is being loaded"
            : atomic_load(&d->device_lost) ? "the device that computes has failed"
+           : !device_answers(d)           ? "the device that computes does not answer"
                                           : NULL;
 }
 
@@ -65,14 +82,14 @@ static void write_devices(scd_daemon *d, scd_buf *out)
     double tokens[SCD_DAEMON_MAX_DEVICES], busy[SCD_DAEMON_MAX_DEVICES];
     size_t n = scd_batcher_devices(d->batcher, stats, SCD_DAEMON_MAX_DEVICES);
     for (size_t i = 0; i < n; i++) {
-        up[i] = !stats[i].lost;
+        up[i] = !stats[i].lost && stats[i].silent_s <= 0;
         batches[i] = (double)stats[i].batches;
         behind[i] = (double)stats[i].behind;
         tokens[i] = (double)stats[i].tokens;
         busy[i] = stats[i].busy_s;
     }
     write_device_family(d, out, "scdiva_device_up", "gauge",
-                        "1: the device computes; 0: it has failed.", up, n);
+                        "1: the device computes; 0: it has failed, or does not answer.", up, n);
     write_device_family(d, out, "scdiva_device_batches_total", "counter",
                         "Batches that the device computed.", batches, n);
     write_device_family(d, out, "scdiva_device_batches_behind_total", "counter",

@@ -414,7 +414,7 @@ int64_t scd_job_run(scd_jobs *jobs, const char *id)
     scd_error err = {0};
     int64_t pause_ns = 0;
     scd_job_change change = {.mutate = count_attempt};
-    if (scd_batcher_is_lost(jobs->o.batcher)) /* attempts are few, and a start may be near */
+    if (!scd_batcher_answers(jobs->o.batcher)) /* attempts are few, and a start may be near */
         return PAUSE_NS;
     if (!scd_jobs_get(jobs, id, NULL, &w.job, NULL))
         return PAUSE_NS;

@@ -4,7 +4,9 @@
  * A device that fails is not asked for more, for a GPU's errors stay: what its batch held is queued
  * again, in front, and another device's lane takes it. A cell that was there when two devices
  * failed may well be the reason, and is given up. The last lane goes on: on the CPU where the
- * daemon was told so, or else to fail what comes, in words of its own.
+ * daemon was told so, or else to fail what comes, in words of its own. A device that only does not
+ * answer - a call into a driver that hangs cannot be ended - is silent: others are asked for what
+ * is queued, what it holds waits, and it serves again if it comes back.
  *
  * Threads: batch-N runs scd_lane_run; `gate` protects everything but the engine and the arrays that
  *          are the lane's own. */
@@ -68,6 +70,8 @@ static bool pick(scd_lane *l, scd_load *load)
         b->interactive_ns = now;
     load->tokens = rows - load->n;
     b->running_tokens += load->tokens;
+    if (load->n && !l->busy_ns)
+        l->busy_ns = now;
     for (size_t i = 0; i < load->n; i++)
         for (scd_waiter *w = load->picked[i]->waiters; w; w = w->next)
             if (!w->ticket->started_ns) {
@@ -344,6 +348,7 @@ static bool end_batch(scd_lane *l, scd_load *load, scd_load *behind, const scd_e
 
     scd_ticket *ended = NULL;
     scd_gate_lock(&b->gate);
+    l->busy_ns = behind ? now : 0;
     if (computed) {
         count_device(l, load->behind, tokens, seconds);
         scd_admission_measure(&b->admission, tokens, seconds / (double)b->n_lanes_left);
@@ -400,7 +405,17 @@ void *scd_lane_run(void *arg)
         if (found && !begun)
             end_batch(l, next, NULL, &next_err);
     }
+    scd_gate_lock(&l->batcher->gate);
+    l->ended = true;
+    scd_gate_wake(&l->batcher->gate);
+    scd_gate_unlock(&l->batcher->gate);
     return NULL;
+}
+
+double scd_lane_silent_s(const scd_lane *l, int64_t now)
+{
+    double limit = l->batcher->o.device_timeout_s, s = (double)(now - l->busy_ns) * 1e-9;
+    return l->busy_ns && limit > 0 && s > limit ? s : 0;
 }
 
 scd_code scd_lane_init(scd_lane *l, scd_batcher *b, size_t device, size_t widest, scd_error *err)

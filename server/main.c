@@ -66,7 +66,11 @@ static int serve(const scd_config *config)
         sigdelset(&stop, SIGHUP); /* which does not hurry the end */
         pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
     }
-    scd_daemon_stop(&daemon);
+    if (!scd_daemon_stop(&daemon)) {
+        SCD_LOG(ERROR, "stopped", "message", "a device that does not answer was left behind");
+        fflush(NULL);
+        _exit(EXIT_FAILURE);
+    }
     if (!code)
         SCD_LOG(INFO, "stopped");
     return code ? EXIT_FAILURE : EXIT_SUCCESS;

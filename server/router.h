@@ -14,7 +14,7 @@ void scd_router_handle(void *daemon, scd_exchange *x);
 void scd_router_finished(void *daemon, scd_exchange *x);
 
 /* Why readiness is denied; NULL: the server is ready (handle_ops.c). */
-const char *scd_daemon_unready(const scd_daemon *d);
+const char *scd_daemon_unready(scd_daemon *d);
 
 /* The handlers, one handle_*.c per family. */
 #define SCD_ROUTE(method, path, name, access)                                                      \

@@ -11,11 +11,13 @@
  * Threads: any, one at a time: a lock of its own sees to that. */
 #include "tests/cuda_host/impl.h"
 
+#include <atomic>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <vector>
 
 struct transfer {
@@ -92,6 +94,20 @@ static bool died(int gpu)
     known[gpu] = true;
     left[gpu] -= left[gpu] > 0;
     return left[gpu] == 0;
+}
+
+/* CUDA_EMULATOR_HANGS_AFTER=N: a device's Nth wait takes CUDA_EMULATOR_HANG_S seconds, or for ever.
+ * Without the lock: other devices go on. */
+static void hang(int gpu)
+{
+    enum { MOST = 64, FOR_EVER = 1 << 30 };
+    static std::atomic<long> left[MOST]; /* 0: not known yet */
+    if (gpu >= MOST)
+        return;
+    long unknown = 0, n = setting("CUDA_EMULATOR_HANGS_AFTER", gpu, -1);
+    if (n > 0 && (left[gpu].compare_exchange_strong(unknown, n + 1), left[gpu] > 1) &&
+        --left[gpu] == 1)
+        sleep((unsigned)setting("CUDA_EMULATOR_HANG_S", gpu, FOR_EVER));
 }
 
 scd_code scd_emu_call(const char *name, scd_error *err)
@@ -473,6 +489,7 @@ scd_code scd_gpu_mark(scd_gpu *gpu, int mark, scd_error *err)
 
 scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err)
 {
+    hang(gpu->index);
     turn t;
     flush_some(gpu, mark < SCD_GPU_WORK_MARKS ? &gpu->work : &gpu->beside, gpu->marks[mark]);
     return call_of(gpu, "wait_mark", err);
@@ -480,6 +497,7 @@ scd_code scd_gpu_wait_mark(scd_gpu *gpu, int mark, scd_error *err)
 
 scd_code scd_gpu_synchronize(scd_gpu *gpu, scd_error *err)
 {
+    hang(gpu->index);
     turn t;
     flush_all(gpu);
     scd_code code = call_of(gpu, "synchronize", err);

@@ -5,6 +5,8 @@ CUDA_EMULATOR_GUARD ends the program where a GPU's work touches the memory of an
 """
 import os
 import re
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import harness
@@ -15,6 +17,7 @@ from test_cuda import GUARD, emulated
 
 GENES = [f"GENE{i}" for i in range(12)]
 MOVES = ("--max-batch-tokens", "512", "--on-device-loss", "cpu")
+HANGS = 1200  # waits of one GPU: more than loading and warming up take
 ENOUGH = 2700  # calls of one GPU: more than loading and warming up take
 
 
@@ -174,6 +177,80 @@ def test_batches_put_one_behind_the_other_give_what_a_cell_gives_alone():
 
     (many, behind), (few, alone) = run(50, 60), run(512, 9)
     assert behind > 5 and not alone and many == few
+
+
+# ---- one that does not answer --------------------------------------------------------------------
+
+SILENT = ("--device-timeout-s", "1", "--max-batch-tokens", "512")
+
+
+def hangs(n=HANGS, gpu=None, seconds=None):
+    env = {"CUDA_EMULATOR_HANGS_AFTER": f"{gpu}:{n}" if gpu is not None else str(n)}
+    return {**env, **({"CUDA_EMULATOR_HANG_S": str(seconds)} if seconds else {})}
+
+
+def eventually(true):
+    end = time.monotonic() + 20 * SLOW
+    while not true():
+        assert time.monotonic() < end, "it does not come to that"
+        time.sleep(0.1)
+
+
+def until_silent(d, i=0):
+    """Ask for cells that are not cached until one is not answered in time; its number"""
+    for i in range(i, 3000):
+        body = {"cells": [cell(i)], "timeout_ms": 1500 * SLOW}
+        if d.post("/v1/embeddings", body).status == 504:
+            return i
+    raise AssertionError("the device answers all the time")
+
+
+def test_a_gpu_that_hangs_ends_readiness_and_the_daemon_can_still_be_ended():
+    data = scratch("silent-data")
+    d = daemon("cuda:0", flags=SILENT, env=hangs(), data=data)
+    try:
+        want = ask(d, 1)
+        until_silent(d, 10)
+        eventually(lambda: d.get("/readyz").status == 503)
+        assert "does not answer" in d.get("/readyz").json()["detail"]
+        assert d.get("/livez").status == 200
+        assert up(d) == {"cuda:0": 0} and devices_of(d) == ("cuda", {"cuda:0": "silent"})
+        again = ask(d, 1)  # from the cache
+        assert again.embeddings().tobytes() == want.embeddings().tobytes()
+        assert len(re.findall("device_silent", d.log())) == 1, d.log()
+        d.process.send_signal(signal.SIGTERM)
+        assert d.process.wait(harness.STOP_S) == 1 and "was left behind" in d.log(), d.log()
+    finally:
+        d.kill()
+    with daemon("cuda:0", data=data) as d:
+        answer = ask(d, 1)
+        assert {item["cache"] for item in answer.json()["data"]} == {"hit"}
+        assert answer.embeddings().tobytes() == want.embeddings().tobytes()
+
+
+def test_a_gpu_that_comes_back_serves_again_and_what_it_had_is_right():
+    with daemon("cuda:0") as d:
+        want = [ask(d, i, 1).embeddings().tobytes() for i in range(3000, 3004)]
+    with daemon("cuda:0", flags=SILENT, env=hangs(seconds=4 * SLOW)) as d:
+        until_silent(d)
+        eventually(lambda: d.get("/readyz").status == 503)
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(lambda i: ask(d, i, 1), range(3000, 3004)))
+        assert [a.embeddings().tobytes() for a in got] == want
+        eventually(lambda: d.get("/readyz").status == 200)
+        assert up(d) == {"cuda:0": 1} and "device_answers" in d.log(), d.log()
+
+
+def test_others_go_on_beside_a_gpu_that_hangs():
+    d = daemon("cuda:0,1", flags=SILENT, env=hangs(gpu=1))
+    try:
+        until_silent(d)
+        eventually(lambda: up(d) == {"cuda:0": 1, "cuda:1": 0})
+        assert d.get("/readyz").status == 200
+        together(d, 20, first=5000)
+        assert devices_of(d)[1] == {"cuda:0": "serving", "cuda:1": "silent"}
+    finally:
+        d.kill()
 
 
 # ---- one that dies -------------------------------------------------------------------------------

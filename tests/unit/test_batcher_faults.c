@@ -403,7 +403,7 @@ static void what_a_device_that_fails_had_is_computed_by_the_other_and_kept(void 
     assert_int_equal(atomic_load(&n_events[SCD_DEVICE_FAILED]), 1);
     assert_int_equal(atomic_load(&last_left), 1);
     assert_int_equal(atomic_load(&engine.on_device[0]), 1); /* and is asked no more */
-    assert_false(scd_batcher_is_lost(b));
+    assert_true(scd_batcher_answers(b));
     assert_int_equal(scd_batcher_devices(b, stats, 2), 2);
     assert_true(stats[0].lost && !stats[1].lost && !stats[0].batches);
 }
@@ -419,7 +419,7 @@ static void a_cell_that_was_there_when_two_devices_failed_is_given_up(void **sta
     assert_int_equal(call_wait(c), SCD_E_DEVICE);
     assert_int_equal(atomic_load(&n_events[SCD_DEVICE_FAILED]), 2);
     assert_int_equal(atomic_load(&last_left), 0);
-    assert_true(scd_batcher_is_lost(b));
+    assert_false(scd_batcher_answers(b));
     assert_int_equal(scd_batcher_queued(b), 0);
     call_submit(b, next); /* answered, if badly */
     assert_int_equal(call_wait(next), SCD_E_DEVICE);
@@ -448,7 +448,7 @@ with_the_last_device_lost_the_cpu_goes_on_and_keeps_what_it_computed_for_itself_
     assert_int_equal(call_wait(after), SCD_OK);
     assert_true(after->outcome.moved && !fake_has(&after->orders[0].key));
     assert_int_equal(atomic_load(&n_events[SCD_DEVICE_MOVED]), 1);
-    assert_false(scd_batcher_is_lost(b));
+    assert_true(scd_batcher_answers(b));
     call_submit(b, of_cpu);
     assert_int_equal(call_wait(of_cpu), SCD_OK);
     assert_true(!of_cpu->outcome.moved && fake_has(&of_cpu->orders[0].key));
@@ -457,7 +457,7 @@ with_the_last_device_lost_the_cpu_goes_on_and_keeps_what_it_computed_for_itself_
     call *last = call_new(1, 10);
     call_submit(b, last);
     assert_int_equal(call_wait(last), SCD_E_DEVICE);
-    assert_true(scd_batcher_is_lost(b));
+    assert_false(scd_batcher_answers(b));
     assert_int_equal(atomic_load(&n_events[SCD_DEVICE_MOVES]), 1);
     call_free(c);
     call_free(after);
@@ -480,7 +480,7 @@ static void a_cpu_that_cannot_take_over_leaves_things_as_they_are(void **state)
     }
     assert_int_equal(atomic_load(&n_events[SCD_DEVICE_STAYS]), 1);
     assert_int_equal(atomic_load(&n_events[SCD_DEVICE_MOVED]), 0);
-    assert_true(scd_batcher_is_lost(b));
+    assert_false(scd_batcher_answers(b));
 }
 
 /* ---- one batch behind the other -------------------------------------------------------------- */
