@@ -29,6 +29,13 @@ def table(n=40, seed=1, genes=None, length=None):
     return out.getvalue().encode()
 
 
+def table_of(counts):
+    """A .csv of these counts (cells, genes) of GENE0, GENE1, .."""
+    lines = [",".join([""] + [f"GENE{i}" for i in range(counts.shape[1])])]
+    lines += [f"cell{i}," + ",".join(map(str, row)) for i, row in enumerate(counts)]
+    return ("\n".join(lines) + "\n").encode()
+
+
 def post(d, body, query="task=embed&format=csv", headers=None, **more):
     return d.request("POST", "/v1/jobs?" + query, body,
                      {"Content-Type": "text/csv", **(headers or {}), **more})

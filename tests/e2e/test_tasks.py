@@ -19,6 +19,7 @@ from harness import SLOW, Daemon, check_problem
 import test_perturb
 from reference_lisi import apart, mixed
 from test_denoise import GENES, masking_model, plain_model
+from test_train import write_h5ad
 
 N_CELLS = 30
 
@@ -424,24 +425,44 @@ def test_what_would_not_fit_on_the_disk_fails_before_it_is_computed():
             jobs.wait(d, jobs.start(d, body, "task=grn&format=csv&regulators=GENE1,GENE2"))
 
 
+def two_batches(n):
+    """n cells of slow_model's genes in an .h5ad, in two batches."""
+    rng = np.random.default_rng(8)
+    x = rng.poisson(0.08, (n, 2000))
+    path = write_h5ad("two.h5ad", x, obs={"batch": [f"b{i % 2}" for i in range(n)]})
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def many_controls(n):
+    x = test_perturb.cells("line_a")
+    rng = np.random.default_rng(9)
+    return jobs.table_of(rng.poisson(x.mean(0) + 0.1, (n, x.shape[1])))
+
+
 def test_a_kill_changes_no_byte_of_any_task():
     """kill -9 while chunks are being computed: the job ends as if nothing had been."""
     genes = [f"GENE{i}" for i in range(2000)]
-    body = jobs.table(24, genes=genes, length=150)
+    few = jobs.table(24, genes=genes, length=150)
     flags = ("--cache-mb", "0", "--max-queue-tokens", "9600")
-    for query in ("task=impute&format=csv&genes=GENE1,GENE2,GENE3",
-                  "task=grn&format=tsv&regulators=GENE1,GENE2"):
-        with Daemon(harness.slow_model(), flags=flags) as d:
+    for model, body, query in (
+            (harness.slow_model(), few, "task=impute&format=csv&genes=GENE1,GENE2,GENE3"),
+            (harness.slow_model(), few, "task=grn&format=tsv&regulators=GENE1,GENE2"),
+            (harness.slow_model(), two_batches(150),
+             "task=integrate&format=h5ad&batch_column=batch&filename=two.h5ad"),
+            (test_perturb.trained(), many_controls(6000),
+             "task=perturb&format=csv&perturbations=GENE30,GENE31")):
+        with Daemon(model, flags=flags) as d:
             want = job_of(d, body, query)
         data = harness.scratch()
-        d = Daemon(harness.slow_model(), flags=flags, data=data)
+        d = Daemon(model, flags=flags, data=data)
         job = jobs.start(d, body, query)
         end = time.monotonic() + 60 * SLOW
         while not jobs.get(d, job)["progress"]["cells_done"]:
             assert time.monotonic() < end
             time.sleep(0.01)
         d.kill()
-        with Daemon(harness.slow_model(), flags=flags, data=data) as d:
+        with Daemon(model, flags=flags, data=data) as d:
             before = jobs.get(d, job)
             got = jobs.result(d, jobs.wait(d, job, timeout=100 * SLOW))
         assert before["progress"]["cells_done"] > 0 and got == want, (query, json.dumps(before))
