@@ -13,6 +13,8 @@ void scd_router_begin(void *daemon, scd_exchange *x);
 void scd_router_handle(void *daemon, scd_exchange *x);
 void scd_router_finished(void *daemon, scd_exchange *x);
 
+#define SCD_PAGE_FILES "/page/" /* what is below it belongs to the route "/" */
+
 /* The handlers, one handle_*.c per family. */
 #define SCD_ROUTE(method, path, name, access)                                                      \
     void scd_handle_##name(scd_daemon *d, scd_exchange *x);
