@@ -222,6 +222,7 @@ def test_a_result_has_ranges_and_an_etag():
     whole = daemon().get(path)
     body, etag = whole.body, whole.headers["ETag"]
     assert etag == f'"{job["result"]["sha256"]}"' and whole.headers["Accept-Ranges"] == "bytes"
+    assert whole.headers["X-Content-Type-Options"] == "nosniff", whole
     for asked, want in (("bytes=0-9", body[:10]), ("bytes=5-", body[5:]), ("bytes=-7", body[-7:]),
                         ("bytes=3-99999999", body[3:])):
         answer = daemon().get(path, {"Range": asked})
