@@ -177,6 +177,7 @@ $(B)/obj/%.o: %.c $(STAMP) | $(DEPS)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call isa_flags,$(notdir $<)) -MMD -MP -c -o $@ $<
 
 $(B)/obj/api/openapi.o: api/openapi.json
+$(B)/obj/api/page.o: $(wildcard api/web/page.html api/web/*.css api/web/*.js)
 
 # ---- tests ---------------------------------------------------------------------------------------
 TEST_LINK = $(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) \

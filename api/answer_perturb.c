@@ -1,6 +1,7 @@
 /* answer_perturb.c - see answer_perturb.h. */
 #include "api/answer_perturb.h"
 
+#include "api/head_json.h"
 #include "api/json_write.h"
 
 #include <math.h>
@@ -15,22 +16,6 @@ static void put_series(scd_buf *out, const scd_perturb_info *info, const float *
     }
     scd_buf_puts(out, "],\"values\":");
     scd_json_floats(out, values, info->n_genes);
-}
-
-static void put_number(scd_buf *out, const char *key, double value)
-{
-    scd_buf_puts(out, key);
-    scd_json_double(out, value);
-}
-
-static void put_score(scd_buf *out, const scd_response_score *s)
-{
-    scd_buf_printf(out, ",\"evaluation\":{\"perturbations\":%zu", s->n);
-    put_number(out, ",\"pearson_delta\":", s->pearson);
-    put_number(out, ",\"mse\":", s->mse);
-    put_number(out, ",\"overlap_at_20\":", s->overlap);
-    put_number(out, ",\"direction_match\":", s->direction);
-    scd_buf_putc(out, '}');
 }
 
 /* Up to n genes that go up (sign 1) or down (sign -1), the largest change first. */
@@ -115,13 +100,16 @@ void scd_answer_perturbation_write(scd_answer *answer, const scd_answer_perturba
     scd_response_top(p->predicted->delta, p->info->n_genes, p->order);
     put_top(out, ",\"top_up\":[", p, 1);
     put_top(out, ",\"top_down\":[", p, -1);
-    put_number(out, ",\"gate\":", (double)p->predicted->gate);
-    put_score(out, &c->scores[SCD_SCORE_MODEL]);
+    scd_buf_puts(out, ",\"gate\":");
+    scd_json_double(out, (double)p->predicted->gate);
+    scd_buf_puts(out, ",\"evaluation\":");
+    scd_json_response_score(out, &c->scores[SCD_SCORE_MODEL]);
     scd_buf_puts(out, ",\"baselines\":{");
     for (int b = 0; b < SCD_N_BASELINES; b++) {
         scd_buf_printf(out, "%s\"%s\":", b ? "," : "", scd_baseline_name((scd_baseline)b));
         put_series(out, p->info, p->predicted->baselines[b]);
-        put_score(out, &c->scores[b]);
+        scd_buf_puts(out, ",\"evaluation\":");
+        scd_json_response_score(out, &c->scores[b]);
         scd_buf_putc(out, '}');
     }
     scd_buf_putc(out, '}');

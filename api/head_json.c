@@ -3,12 +3,58 @@
 
 #include "api/json_write.h"
 
+#include <math.h>
+
+static void put_number(scd_buf *out, const char *key, double value)
+{
+    scd_buf_puts(out, key);
+    scd_json_double(out, value);
+}
+
+void scd_json_response_score(scd_buf *out, const scd_response_score *s)
+{
+    scd_buf_printf(out, "{\"perturbations\":%zu", s->n);
+    put_number(out, ",\"pearson_delta\":", s->pearson);
+    put_number(out, ",\"mse\":", s->mse);
+    put_number(out, ",\"overlap_at_20\":", s->overlap);
+    put_number(out, ",\"direction_match\":", s->direction);
+    scd_buf_putc(out, '}');
+}
+
+/* How the head did on cells held out; null where head.json does not say. */
+static void write_held_out(const scd_head_scores *s, scd_buf *out)
+{
+    if (isnan(s->cells) && isnan(s->accuracy)) {
+        scd_buf_puts(out, ",\"evaluation\":null");
+        return;
+    }
+    put_number(out, ",\"evaluation\":{\"cells\":", s->cells);
+    put_number(out, ",\"accuracy\":", s->accuracy);
+    put_number(out, ",\"balanced_accuracy\":", s->balanced_accuracy);
+    put_number(out, ",\"macro_f1\":", s->macro_f1);
+    put_number(out, ",\"ece\":", s->ece);
+    scd_buf_putc(out, '}');
+}
+
+/* A context's: the model's, then every baseline's. */
+static void write_scores(const scd_perturb_context *c, scd_buf *out)
+{
+    scd_buf_puts(out, ",\"evaluation\":{\"model\":");
+    scd_json_response_score(out, &c->scores[SCD_SCORE_MODEL]);
+    for (int b = 0; b < SCD_N_BASELINES; b++) {
+        scd_buf_printf(out, ",\"%s\":", scd_baseline_name((scd_baseline)b));
+        scd_json_response_score(out, &c->scores[b]);
+    }
+    scd_buf_putc(out, '}');
+}
+
 static void write_labels(const scd_head_info *h, scd_buf *out)
 {
     scd_buf_puts(out, ",\"temperature\":");
     scd_json_double(out, h->temperature);
     scd_buf_puts(out, ",\"threshold\":");
     scd_json_double(out, h->threshold);
+    write_held_out(&h->held_out, out);
     scd_buf_puts(out, ",\"labels\":[");
     for (size_t i = 0; i < h->n_labels; i++) {
         scd_buf_puts(out, i ? ",{\"label\":" : "{\"label\":");
@@ -54,6 +100,7 @@ static void write_contexts(const scd_perturb_info *p, scd_buf *out)
         scd_json_double(out, p->contexts[c].gate);
         scd_buf_printf(out, ",\"stored_controls\":%zu", p->contexts[c].n_cells);
         write_conditions(p, c, out);
+        write_scores(&p->contexts[c], out);
         scd_buf_putc(out, '}');
     }
     scd_buf_putc(out, ']');

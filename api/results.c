@@ -180,16 +180,21 @@ static scd_code reserve_said(scd_results *r, scd_error *err)
     return r->said.codes && r->said.probabilities && r->said.unknown ? SCD_OK : no_memory(r, err);
 }
 
-/* The most probable label, of equals the first. */
+size_t scd_best_label(const float *p, size_t n)
+{
+    size_t best = 0;
+    for (size_t k = 1; k < n; k++)
+        best = p[k] > p[best] ? k : best;
+    return n && isfinite(p[best]) ? best : SIZE_MAX;
+}
+
 static void say(scd_results *r, const scd_results_block *block)
 {
     size_t n = r->spec.n_labels;
     for (size_t i = 0; i < block->n && n; i++) {
         const float *p = block->probabilities + i * n;
-        size_t best = 0, cell = r->n_done + i;
-        for (size_t k = 1; k < n; k++)
-            best = p[k] > p[best] ? k : best;
-        bool is_answer = isfinite(p[best]);
+        size_t best = scd_best_label(p, n), cell = r->n_done + i;
+        bool is_answer = best != SIZE_MAX;
         r->said.codes[cell] = is_answer ? (int32_t)best : -1;
         r->said.probabilities[cell] = is_answer ? p[best] : NAN;
         r->said.unknown[cell] = !is_answer || (double)p[best] < r->spec.threshold;

@@ -97,6 +97,8 @@ typedef struct scd_results_block {
     const scd_cells_rows *rows;     /* the input's, which a new .h5ad keeps */
     const scd_cells_rows *denoised; /* where announced */
 } scd_results_block;
+/* Which of a cell's n probabilities is the largest, of equals the first; SIZE_MAX: no answer. */
+size_t scd_best_label(const float *probabilities, size_t n);
 scd_code scd_results_add(scd_results *results, const scd_results_block *block, scd_error *err);
 
 /* The rows of the layer, in the arena: the matrix as the model sees it - ln(1 + 10^4 count / total)

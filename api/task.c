@@ -1,6 +1,8 @@
 /* task.c - see task.h: the table, and what all tasks share. */
 #include "api/task.h"
 
+#include "api/json_write.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,11 +17,14 @@ static const char *const of_integrate[] = {"batch_column", "label_column", "unco
 static const char *const of_impute[] = {"genes", "pooling", NULL};
 static const char *const of_annotate[] = {"head", "threshold", "embeddings", NULL};
 
-static const scd_task_ops in_one_pass = {0};
+static scd_code count_label(scd_task *t, const scd_run_cell *said, const float *row, size_t cell,
+                            scd_error *err);
+
+static const scd_task_ops in_one_pass = {0}, annotate = {.fold = count_label};
 
 static const scd_task_kind kinds[] = {
     {"embed", NULL, of_embed, all_formats, &in_one_pass, NULL, NULL},
-    {"annotate", "annotation", of_annotate, all_formats, &in_one_pass, NULL, NULL},
+    {"annotate", "annotation", of_annotate, all_formats, &annotate, NULL, NULL},
     {"integrate", NULL, of_integrate, all_formats, &scd_task_integrate, NULL, NULL},
     {"impute", NULL, of_impute, all_formats, &scd_task_impute, NULL, NULL},
     {"perturb", "perturbation", of_perturb, all_formats, &scd_task_perturb, "perturbations",
@@ -121,6 +126,9 @@ scd_code scd_task_open(scd_task *t, scd_error *err)
     t->width = !annotates || t->query->embeddings ? t->who.model->config->hidden_dim : 0;
     t->n_labels = annotates ? head->n_labels : 0;
     t->row_floats = t->width + t->n_labels;
+    t->counts = scd_arena_zalloc(t->arena, t->n_labels + 1, sizeof *t->counts);
+    if (!t->counts)
+        return scd_task_no_memory(err);
     if (t->width)
         add_work(t, NULL, "embed");
     if (t->n_labels)
@@ -219,6 +227,40 @@ scd_code scd_task_fold(scd_task *t, const scd_run_cell *said, const void *rows, 
         code = t->kind->ops->fold(t, said + i, (const float *)(const void *)row, first + i, err);
     }
     return code;
+}
+
+static scd_code count_label(scd_task *t, const scd_run_cell *said, const float *row, size_t cell,
+                            scd_error *err)
+{
+    (void)said;
+    (void)cell;
+    (void)err;
+    const float *p = row + t->width;
+    size_t best = scd_best_label(p, t->n_labels);
+    if (best < t->n_labels) {
+        t->counts[best].n_cells++;
+        t->counts[best].n_unknown += (double)p[best] < t->threshold;
+    }
+    return SCD_OK;
+}
+
+bool scd_task_write_labels(const scd_task *t, scd_buf *out)
+{
+    bool any = false;
+    if (t->kind->ops != &annotate)
+        return false;
+    scd_buf_putc(out, '[');
+    for (size_t i = 0; i < t->n_labels; i++) {
+        if (!t->counts[i].n_cells)
+            continue;
+        scd_buf_puts(out, any ? ",{\"label\":" : "{\"label\":");
+        scd_json_text(out, t->labels[i]);
+        scd_buf_printf(out, ",\"cells\":%zu,\"unknown\":%zu}", t->counts[i].n_cells,
+                       t->counts[i].n_unknown);
+        any = true;
+    }
+    scd_buf_putc(out, ']');
+    return true;
 }
 
 scd_code scd_task_finish(scd_task *t, scd_error *err)

@@ -58,6 +58,11 @@ void scd_task_check(const scd_job_query *query, const scd_task_model *who, scd_p
 
 enum { SCD_TASK_MAX_WORKS = 2, SCD_TASK_MAX_FACTS = 16 };
 
+/* How many cells have a label as their best, and how many of them are below the threshold. */
+typedef struct scd_label_count {
+    size_t n_cells, n_unknown;
+} scd_label_count;
+
 typedef struct scd_task {
     const scd_task_kind *kind;
     const scd_job_query *query;
@@ -73,7 +78,8 @@ typedef struct scd_task {
     size_t width, n_labels;              /* of its row: an embedding, then probabilities; 0: none */
     const char **labels, **ontology_ids; /* (n_labels) */
     double threshold;
-    scd_table table; /* of a task whose result is one: filled by scd_task_finish */
+    scd_label_count *counts; /* (n_labels) of annotate, after scd_task_fold */
+    scd_table table;         /* of a task whose result is one: filled by scd_task_finish */
     scd_fact facts[SCD_TASK_MAX_FACTS]; /* of this task, for provenance */
     size_t n_facts;
     void *own;
@@ -120,6 +126,9 @@ bool scd_task_folds(const scd_task *task);
 scd_code scd_task_fold(scd_task *task, const scd_run_cell *said, const void *rows, size_t stride,
                        size_t n, size_t first, scd_error *err);
 scd_code scd_task_finish(scd_task *task, scd_error *err);
+/* Of annotate, the labels that cells have, in the head's order: [{"label":...,"cells":...,
+ * "unknown":...}, ...]. False, and nothing written: the task has no labels. */
+bool scd_task_write_labels(const scd_task *task, scd_buf *out);
 
 /* What of the rows is written; spec: as above. Arrays in the arena. input: the file's own rows, or
  * NULL where spec does not need them. SCD_E_NOMEM. */

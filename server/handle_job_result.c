@@ -141,6 +141,8 @@ static void send_range(scd_daemon *d, scd_exchange *x, const scd_job_record *job
     scd_exchange_set_header(x, "ETag", etag);
     scd_exchange_set_header(x, "Accept-Ranges", "bytes");
     scd_exchange_set_header(x, "Cache-Control", "private, no-transform");
+    /* Names in it are a stranger's, and the web page has our address: it is never a script. */
+    scd_exchange_set_header(x, "X-Content-Type-Options", "nosniff");
     if (known && (strstr(known, etag) || !strcmp(known, "*"))) {
         close(fd);
         scd_exchange_answer(x, 304, NULL, NULL);

@@ -146,6 +146,15 @@ static void on_log(void *cls, const char *fmt, va_list args)
         h->o.log(h->o.app, message);
 }
 
+/* Of a path or of a part of the query. A NUL would end the text before its end, and what stands
+ * before it may be something else that is served: such a text stays as it was sent. */
+static size_t on_escaped(void *cls, struct MHD_Connection *connection, char *text)
+{
+    (void)cls;
+    (void)connection;
+    return strstr(text, "%00") ? strlen(text) : MHD_http_unescape(text);
+}
+
 /* ---- life ----------------------------------------------------------------------------------- */
 
 scd_code scd_http_open(const scd_http_options *options, scd_http **out, scd_error *err)
@@ -171,8 +180,8 @@ scd_code scd_http_open(const scd_http_options *options, scd_http **out, scd_erro
         MHD_OPTION_THREAD_POOL_SIZE, (unsigned)h->o.threads, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)h->o.max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY_BYTES,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
-        h, MHD_OPTION_END);
+        MHD_OPTION_UNESCAPE_CALLBACK, on_escaped, NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+        h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_END);
     if (!h->mhd) {
         code = scd_fail(err, SCD_E_IO, "cannot start the HTTP server: %s", strerror(errno));
         scd_http_close(h);

@@ -19,7 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 28, REPORT_BYTES = 1 << 20 };
+enum { MAX_ATTEMPTS = 20, PLAN_BYTES = 1 << 28, REPORT_BYTES = 1 << 20, LABELS_BYTES = 1 << 18 };
 #define MIB (UINT64_C(1) << 20)
 static const int64_t PAUSE_NS = 15 * SCD_NS_PER_S;
 enum { MAX_DOUBLINGS = 5 }; /* of the pause: in all some hours for somebody to make room */
@@ -277,6 +277,18 @@ static void put_notes(scd_buf *out, const char *name, const char *const *notes, 
     scd_buf_putc(out, ']');
 }
 
+/* Where they are too many to be listed with every job, the result has them all the same. */
+static void put_labels(scd_buf *out, const scd_task *task)
+{
+    scd_buf labels;
+    scd_buf_init(&labels, LABELS_BYTES);
+    if (scd_task_write_labels(task, &labels) && !labels.failed) {
+        scd_buf_puts(out, ",\"labels\":");
+        scd_buf_append(out, labels.data, labels.n_bytes);
+    }
+    scd_buf_release(&labels);
+}
+
 typedef struct ending {
     scd_job_state state;
     const char *detail, *report;
@@ -309,6 +321,8 @@ static scd_code finish(scd_job_way *w, ending *e, scd_error *err)
     scd_buf_init(&report, REPORT_BYTES);
     put_notes(&report, "decisions", w->plan.decisions, w->plan.n_decisions);
     put_notes(&report, "warnings", w->plan.warnings, w->plan.n_warnings);
+    if (e->state == SCD_JOB_COMPLETE)
+        put_labels(&report, &w->task);
     e->report = report.failed ? NULL : report.data;
     scd_code code = apply(w, &change, err);
     scd_buf_release(&report);

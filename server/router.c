@@ -52,12 +52,19 @@ static bool path_matches(const char *pattern, const char *path)
     return !*pattern && !*path;
 }
 
+/* The path as routes name it: the page and its own files are one; some clients write "/v2/". */
+static const char *path_of(const scd_exchange *x)
+{
+    const char *path = scd_exchange_path(x);
+    if (!strncmp(path, SCD_PAGE_FILES, strlen(SCD_PAGE_FILES)))
+        return "/";
+    return strcmp(path, "/v2/") ? path : "/v2";
+}
+
 /* The route of this exchange, or NULL with 404 or 405 answered. */
 static const route *find_route(scd_exchange *x)
 {
-    const char *path = scd_exchange_path(x), *method = scd_exchange_method(x);
-    if (!strcmp(path, "/v2/")) /* as some clients write it */
-        path = "/v2";
+    const char *path = path_of(x), *method = scd_exchange_method(x);
     char allow[80] = "";
     for (size_t i = 0; i < N_ROUTES; i++) {
         if (!path_matches(routes[i].path, path))

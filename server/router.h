@@ -16,6 +16,8 @@ void scd_router_finished(void *daemon, scd_exchange *x);
 /* Why readiness is denied; NULL: the server is ready (handle_ops.c). */
 const char *scd_daemon_unready(scd_daemon *d);
 
+#define SCD_PAGE_FILES "/page/" /* what is below it belongs to the route "/" */
+
 /* The handlers, one handle_*.c per family. */
 #define SCD_ROUTE(method, path, name, access)                                                      \
     void scd_handle_##name(scd_daemon *d, scd_exchange *x);

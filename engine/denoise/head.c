@@ -71,6 +71,39 @@ static scd_code read_number(const scd_head *head, const char *path, const char *
     return SCD_OK;
 }
 
+/* What head.json says of cells held out: nothing has to be there, but what is there has to make
+ * sense, for it is published. */
+static scd_code read_held_out(scd_head *head, const char *path, scd_error *err)
+{
+    scd_head_scores *s = &head->info.held_out;
+    const struct {
+        const char *key;
+        double most, *out;
+    } fields[] = {{"cells", 1e15, &s->cells},
+                  {"accuracy", 1, &s->accuracy},
+                  {"balanced_accuracy", 1, &s->balanced_accuracy},
+                  {"macro_f1", 1, &s->macro_f1},
+                  {"ece", 1, &s->ece}};
+    const cJSON *evaluation, *held_out = NULL, *item;
+    if (scd_head_find(path, head->json, "evaluation", &evaluation, err) ||
+        scd_head_find(path, evaluation, "held_out", &held_out, err))
+        return SCD_E_INVALID;
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        *fields[i].out = NAN;
+        if (scd_head_find(path, held_out, fields[i].key, &item, err))
+            return SCD_E_INVALID;
+        if (!item || cJSON_IsNull(item))
+            continue;
+        if (!cJSON_IsNumber(item) ||
+            !(item->valuedouble >= 0 && item->valuedouble <= fields[i].most))
+            return scd_fail(err, SCD_E_INVALID,
+                            "%s: evaluation.held_out.%s must be a number from 0 to %g", path,
+                            fields[i].key, fields[i].most);
+        *fields[i].out = item->valuedouble;
+    }
+    return SCD_OK;
+}
+
 static scd_code read_model_digest(scd_head *head, const char *path, scd_error *err)
 {
     const cJSON *item;
@@ -171,6 +204,8 @@ static scd_code read_json(scd_head *head, const char *path, const char *json, si
         code = read_number(head, path, "temperature", 1e-3, 1e3, &head->info.temperature, err);
     if (!code && !is_perturb)
         code = read_number(head, path, "threshold", 0, 1, &head->info.threshold, err);
+    if (!code && !is_perturb)
+        code = read_held_out(head, path, err);
     if (!code)
         code = read_model_digest(head, path, err);
     if (code)

@@ -7,7 +7,9 @@
  *              "temperature": 1.31, "threshold": 0.45,
  *              "model_digest": "hex of the model it was trained on",
  *              "genes": [[2, 311], [313, 340], ...],
- *              ... anything else (evaluation, recipe) is for people}
+ *              "evaluation": {"held_out": {"cells": 417, "accuracy": 0.94, "balanced_accuracy":
+ * 0.9, "macro_f1": 0.92, "ece": 0.03}, ...},    optional
+ *              ... anything else (recipe) is for people}
  *   head.safetensors   mlp.0.weight (K, H), mlp.0.bias (K), mlp.2.weight (C, K), mlp.2.bias (C):
  *              logits = W2 relu(W0 e + b0) + b2 of the cell embedding e; genes.weight (V, C) and
  *              genes.bias (C) where the head has a linear half (gene_term.h), the logits being the
@@ -53,6 +55,11 @@ typedef struct scd_head_label {
     const char *ontology_id; /* NULL: none given */
 } scd_head_label;
 
+/* How an annotation head did on cells that were held out; NaN: head.json does not say. */
+typedef struct scd_head_scores {
+    double cells, accuracy, balanced_accuracy, macro_f1, ece;
+} scd_head_scores;
+
 enum { SCD_SCORE_MODEL = SCD_N_BASELINES, SCD_N_SCORES };
 
 typedef struct scd_perturb_context {
@@ -81,11 +88,12 @@ typedef struct scd_head_info {
     size_t n_labels, mlp_dim;
     const scd_head_label *labels; /* (n_labels) in the order of the logits */
     double temperature, threshold;
-    const uint8_t *genes; /* (vocab) 1: measured by the training files; NULL: all are taken */
-    size_t n_genes;       /* how many are 1; 0 without */
-    bool has_gene_term;   /* genes.weight and genes.bias are there: gene_term.h */
-    bool has_backbone;    /* it carries backbone tensors: embeddings are not the model's own */
-    scd_digest digest;    /* SHA-256 over head.json and head.safetensors, in this order */
+    scd_head_scores held_out; /* of an annotation head */
+    const uint8_t *genes;     /* (vocab) 1: measured by the training files; NULL: all are taken */
+    size_t n_genes;           /* how many are 1; 0 without */
+    bool has_gene_term;       /* genes.weight and genes.bias are there: gene_term.h */
+    bool has_backbone;        /* it carries backbone tensors: embeddings are not the model's own */
+    scd_digest digest;        /* SHA-256 over head.json and head.safetensors, in this order */
     char digest_hex[SCD_DIGEST_HEX];
     char model_digest_hex[SCD_DIGEST_HEX];
 } scd_head_info;

@@ -124,6 +124,7 @@ Go on with your own:
     {build}/scdivad --model {model}
     curl -s http://127.0.0.1:8080/v1/annotations -H 'Content-Type: application/json' \\
          -d '{{"cells": [{{"id": "c1", "genes": ["CD3D", "IL7R", "LTB"], "values": [3, 5, 4]}}]}}'
+or with a file of cells in a browser: http://127.0.0.1:8080/
 What the model knows and does not know: {model}/card.md
 The cells: 10x Genomics, "Fresh 68k PBMCs" (CC BY 4.0), as packaged by scanpy (BSD-3).""".format(
         build=args.build, model=MODEL))

@@ -162,8 +162,11 @@ def test_a_wrong_method_is_405_and_names_the_right_ones():
 def test_an_unknown_route_is_404():
     d = daemon()
     for path in ("/nope", "/v1", "/v1/", "/v1/embedding", "/v1/embeddings/", "/v1/embeddings/x",
-                 "//v1/embeddings", "/v1/../livez", "/%00", "/" + "a" * 2000):
+                 "//v1/embeddings", "/v1/../livez", "/%00", "/livez%00", "/livez%00x",
+                 "/v1/embeddings%00/x", "/" + "a" * 2000):
         check_problem(d.post(path, {}), 404, "not-found")
+    answer = d.post("/v1/jobs?task=embed%00x&format=csv", b"x", {"Content-Type": "text/csv"})
+    check_problem(answer, 422, "invalid", "/task", 'embed%00x.* is no task')
     good(d)
 
 

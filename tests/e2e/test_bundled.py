@@ -58,6 +58,20 @@ def test_each_route_finds_the_head_of_its_task():
                       "not-found", detail='no perturbation head .*annotation.* there is')
 
 
+def test_models_say_how_their_heads_did_on_what_was_held_out():
+    said = {}
+    for name in HEADS:
+        with open(os.path.join(BUNDLED, "heads", name, "head.json"), encoding="utf-8") as f:
+            said[name] = json.load(f)["evaluation"]
+    with Daemon(BUNDLED) as d:
+        heads = {h["name"]: h for h in d.get("/v1/models").json()["data"][0]["heads"]}
+    held_out = {k: v for k, v in said["annotation"]["held_out"].items() if k != "loss"}
+    assert heads["annotation"]["evaluation"] == held_out
+    for context, scores in zip(heads["perturbation"]["contexts"],
+                               said["perturbation"]["contexts"], strict=True):
+        assert {"name": context["name"], **context["evaluation"]} == scores
+
+
 def test_controls_have_the_cache_entries_of_embeddings_by_the_heads_genes():
     with open(os.path.join(BUNDLED, "heads", "perturbation", "head.json"), encoding="utf-8") as f:
         readout = set(json.load(f)["readout"])

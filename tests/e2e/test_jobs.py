@@ -1,8 +1,11 @@
 """test_jobs.py - files in, results out through /v1/jobs: uploads, states, events, results, what is
 refused, and that nothing accepted is lost.
 """
+import collections
+import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import time
@@ -12,6 +15,7 @@ import numpy as np
 import files
 import harness
 import jobs
+import models
 import test_webhooks
 from harness import Daemon, SLOW, check_problem, shared as daemon
 
@@ -46,6 +50,26 @@ def test_annotation_gives_the_bytes_of_scdiva_too():
             want = jobs.in_process(files.small_model(), path, harness.scratch("want2." + kind),
                                    "annotate")
             assert jobs.result(d, job) == want, kind
+
+
+def test_an_annotation_counts_the_labels_of_its_result():
+    path, genes = harness.scratch("labelled"), harness.demo_body()["genes"]
+    models.write_model(path, genes, MAX_GENE_LEN=300)
+    models.write_head(path, "some", ["A", 'B, "x"', "C"], seed=3)
+    body = jobs.table(60) + b"nothing," + b"0," * (len(genes) - 1) + b"0\n"
+    with Daemon(path) as d:
+        for threshold in (0, 0.5, 1):
+            query = f"task=annotate&format=csv&threshold={threshold}"
+            job = jobs.wait(d, jobs.start(d, body, query))
+            rows = list(csv.DictReader(io.StringIO(jobs.result(d, job).decode())))
+            want = collections.Counter(r["scdiva_label"] for r in rows if r["scdiva_label"])
+            unknown = collections.Counter(r["scdiva_label"] for r in rows
+                                          if r["scdiva_unknown"] == "true")
+            assert len(want) > 1 and sum(want.values()) == 60, want
+            assert {c["label"]: c["cells"] for c in job["labels"]} == want, job
+            assert {c["label"]: c["unknown"] for c in job["labels"]} == \
+                {label: unknown[label] for label in want}, job
+        assert "labels" not in jobs.wait(d, jobs.start(d, body, "task=embed&format=csv"))
 
 
 def test_curl_sends_a_form():
@@ -198,6 +222,7 @@ def test_a_result_has_ranges_and_an_etag():
     whole = daemon().get(path)
     body, etag = whole.body, whole.headers["ETag"]
     assert etag == f'"{job["result"]["sha256"]}"' and whole.headers["Accept-Ranges"] == "bytes"
+    assert whole.headers["X-Content-Type-Options"] == "nosniff", whole
     for asked, want in (("bytes=0-9", body[:10]), ("bytes=5-", body[5:]), ("bytes=-7", body[-7:]),
                         ("bytes=3-99999999", body[3:])):
         answer = daemon().get(path, {"Range": asked})

@@ -150,7 +150,8 @@ def check_sample():
 
 
 def main():
-    for path in tracked("*.c", "*.h", "*.cu", "*.cuh", "*.cc", "*.def", "*.py", "*.sh"):
+    for path in tracked("*.c", "*.h", "*.cu", "*.cuh", "*.cc", "*.def", "*.py", "*.sh", "*.js",
+                        "*.css", "*.html"):
         lines = open(path, encoding="utf-8").read().split("\n")
         lines = lines[:-1] if lines and not lines[-1] else lines
         check_sizes(path, lines)
@@ -159,6 +160,8 @@ def main():
         if path.endswith((".c", ".h", ".cu", ".cuh", ".cc", ".def")):
             check_header(path, lines)
             check_includes(path, lines)
+        elif path.endswith((".js", ".css")):
+            check_header(path, lines)
     for folder in FOLDERS:
         if not os.path.exists(os.path.join(folder, "README.md")):
             breach(folder, 1, "no README.md")

@@ -93,6 +93,24 @@ static void an_open_head_says_what_it_is(void **state)
     scd_head_close(NULL);
 }
 
+static void scores_of_cells_held_out_are_read_where_they_are_given(void **state)
+{
+    (void)state;
+    scd_head *head = open_good();
+    assert_true(isnan(scd_head_get_info(head)->held_out.cells));
+    assert_true(isnan(scd_head_get_info(head)->held_out.accuracy));
+    scd_head_close(head);
+    head_write_json(dir, "{\"task\":\"annotation\",\"format\":1,\"labels\":" HEAD_THREE_LABELS
+                         ",\"temperature\":1.5,\"threshold\":0.45,\"model_digest\":\"" HEAD_NO_MODEL
+                         "\",\"evaluation\":{\"held_out\":{\"cells\":417,\"accuracy\":0.75,"
+                         "\"macro_f1\":null,\"loss\":3}}}");
+    head = open_good();
+    const scd_head_scores *s = &scd_head_get_info(head)->held_out;
+    assert_true(s->cells == 417 && s->accuracy == 0.75);
+    assert_true(isnan(s->macro_f1) && isnan(s->ece) && isnan(s->balanced_accuracy));
+    scd_head_close(head);
+}
+
 static void its_digest_is_that_of_both_files_one_after_the_other(void **state)
 {
     (void)state;
@@ -240,6 +258,11 @@ static void a_json_with_a_fault_is_refused_by_key(void **state)
         {UP_TO_DIGEST "\"model_digest\":\"12ab\"", "model_digest must be the 64 hex digits"},
         {UP_TO_DIGEST "\"model_digest\":7", "model_digest must be the 64 hex digits"},
 #define UP_TO_LABELS UP_TO_DIGEST "\"model_digest\":\"" HEAD_NO_MODEL "\","
+        {UP_TO_DIGEST "\"evaluation\":{\"held_out\":{\"cells\":9,\"accuracy\":1.2}}",
+         "evaluation.held_out.accuracy must be a number from 0 to 1"},
+        {UP_TO_DIGEST "\"evaluation\":{\"held_out\":{\"ece\":\"low\"}}",
+         "evaluation.held_out.ece must be a number"},
+        {UP_TO_DIGEST "\"evaluation\":{\"held_out\":{\"ece\":0,\"ece\":1}}", "ece is given twice"},
         {UP_TO_LABELS "\"label\":[]", "labels must be an array of 2"},
         {UP_TO_LABELS "\"labels\":[{\"label\":\"B\"}]", "labels must be an array of 2"},
         {UP_TO_LABELS "\"labels\":[{\"label\":\"B\"},[\"label\"]]", "labels[1] must be an object"},
@@ -384,6 +407,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         WITH_HEAD(an_open_head_says_what_it_is),
+        WITH_HEAD(scores_of_cells_held_out_are_read_where_they_are_given),
         WITH_HEAD(its_digest_is_that_of_both_files_one_after_the_other),
         WITH_HEAD(tensors_of_the_model_make_a_head_with_a_backbone),
         WITH_HEAD(a_missing_file_is_named),
