@@ -233,7 +233,7 @@ test: test-programs ## run every test (SANITIZE=address or thread for those buil
 	$(Q)$(PYTHON) tests/run.py --build $(B) $(if $(SANITIZE),--sanitizer $(SANITIZE))
 
 # The tests that a real device can run too, linked with the object itself.
-GPU_TESTS := $(addprefix $(B)/gpu/,test_ops test_pick test_weights $(basename $(notdir $(wildcard tests/ops/test_train_*.c))) test_net_gradient \
+GPU_TESTS := $(addprefix $(B)/gpu/,test_ops test_attention test_pick test_weights $(basename $(notdir $(wildcard tests/ops/test_train_*.c))) test_net_gradient \
              test_cuda_exact test_cuda_model)
 $(B)/obj/gpu/%.o: tests/ops/%.c $(STAMP) | $(TEST_DEPS)
 	$(Q)mkdir -p $(@D)

@@ -115,6 +115,8 @@ SCD_DEVICE void take_tiles_late(warp_state<DIM, 1> &s, stream &in, const tile_ar
     float p[1][KEYS / 8][4];
     uint32_t weights[KEYS / 16][4];
     int stage = 0;
+    if (keys <= 0)
+        return;
     next_tile(in, a, stage);
     take_scores(s, stage, p);
     for (; keys > KEYS; keys -= KEYS) {

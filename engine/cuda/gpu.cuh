@@ -35,6 +35,7 @@ extern __shared__ __align__(1024) unsigned char scd_shared_bytes[];
 #define gpu_sync_block() __syncthreads()
 #define gpu_sync_warp() __syncwarp()
 #define gpu_shfl_xor(x, mask) __shfl_xor_sync(0xffffffffu, (x), (mask))
+#define gpu_of_first_lane(x) __shfl_sync(0xffffffffu, (uint32_t)(x), 0)
 #define gpu_shfl_xor_bits(x, mask) __shfl_xor_sync(0xffffffffu, (uint32_t)(x), (mask))
 
 /* The formatter takes <<< for three operators. */
@@ -62,6 +63,16 @@ SCD_DEVICE float gpu_exp2(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+/* Four words to a multiple of 16 bytes of global memory, by one access: of a plain assignment the
+ * compiler may make four. */
+SCD_DEVICE void gpu_store_16(void *to, const uint32_t v[4])
+{
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(__cvta_generic_to_global(to)), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
 }
 
 /* 1 / x to some 23 bits. PTX ISA, rcp.approx. */

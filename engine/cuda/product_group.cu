@@ -27,7 +27,8 @@ enum {
     PAIR = 2,
     STAGES = 6,
     STAGE_BYTES = PAIR * SCD_TILE_BYTES,
-    MAX_ACROSS = 8 /* tiles of k: 512 columns */
+    MAX_ACROSS = 8, /* tiles of k: 512 columns */
+    MAX_SQUARES = MAX_ACROSS / 2
 };
 
 typedef struct stream_args {
@@ -61,21 +62,22 @@ SCD_DEVICE gpu_mbarrier *empty_at(const stream_args &s, unsigned slot)
     return full_at(s, STAGES) + slot;
 }
 
-SCD_DEVICE gpu_mbarrier *weights_here(const stream_args &s)
+/* The weights of the i-th stage of a tile of rows are here. */
+SCD_DEVICE gpu_mbarrier *weights_here(const stream_args &s, unsigned i)
 {
-    return full_at(s, 2 * STAGES);
+    return full_at(s, 2 * STAGES + i);
 }
 
 /* Warpgroup `group` may begin its next tile of rows. */
 SCD_DEVICE gpu_mbarrier *turn_of(const stream_args &s, unsigned group)
 {
-    return full_at(s, 2 * STAGES + 1 + group);
+    return full_at(s, 2 * STAGES + MAX_ACROSS / PAIR + group);
 }
 
 static size_t shared_bytes(unsigned across)
 {
     return across * (size_t)(2 * SCD_TILE_BYTES) + (size_t)(STAGES * STAGE_BYTES) +
-           (2 * STAGES + 1 + GROUPS) * sizeof(gpu_mbarrier);
+           (2 * STAGES + MAX_ACROSS / PAIR + GROUPS) * sizeof(gpu_mbarrier);
 }
 
 /* Where x goes on in the ring, and the parity of that round. */
@@ -95,15 +97,17 @@ SCD_DEVICE void copy_in(const stream_args &s)
 {
     unsigned rank = gpu_cluster_rank();
     unsigned block = blockIdx.x < s.n_blocks ? blockIdx.x : s.n_blocks - 1;
-    unsigned w = s.first + block * s.each;
-    gpu_mbarrier_expect(weights_here(s), s.across * 2 * SCD_TILE_BYTES);
-    for (unsigned k = 0; k < s.across; k++)
-        for (unsigned i = 0; i < 2; i++)
-            gpu_copy_tile(weights_at(k) + i * SCD_TILE_BYTES, &s.w, k * SCD_TILE_SIDE,
-                          (w + i * s.apart) * SCD_TILE_SIDE, weights_here(s));
+    unsigned w = (s.first + block * s.each) * SCD_TILE_SIDE, up = s.apart * SCD_TILE_SIDE;
     ring at = {};
     for (unsigned tile = blockIdx.y; tile < s.row_tiles; tile += gridDim.y)
         for (unsigned k = 0; k < s.across; k += PAIR, go_on(at, 1)) {
+            if (tile == blockIdx.y) {
+                gpu_mbarrier_expect(weights_here(s, k / PAIR), 2 * STAGE_BYTES);
+                for (unsigned i = 0; i < 2 * PAIR; i++)
+                    gpu_copy_tile(weights_at(k + i / 2) + i % 2 * SCD_TILE_BYTES, &s.w,
+                                  (k + i / 2) * SCD_TILE_SIDE, w + i % 2 * up,
+                                  weights_here(s, k / PAIR));
+            }
             gpu_mbarrier_wait(empty_at(s, at.slot), at.parity ^ 1);
             gpu_mbarrier_expect(full_at(s, at.slot), STAGE_BYTES);
             gpu_copy_tile_pair(stage_at(s, at.slot) + rank * SCD_TILE_BYTES, &s.x,
@@ -126,6 +130,7 @@ SCD_DEVICE void multiply(const stream_args &s, ring &at, unsigned next, float d[
 {
     unsigned last = 0;
     for (unsigned k = 0; k < s.across; k += PAIR) {
+        gpu_mbarrier_wait(weights_here(s, k / PAIR), 0); /* once and for all */
         gpu_mbarrier_wait(full_at(s, at.slot), at.parity);
         gpu_group_begin();
         SCD_UNROLL
@@ -168,19 +173,23 @@ SCD_DEVICE void turn_quad(uint32_t v[4])
 /* Row of fragments u, two columns of each of eight blocks, to 64 columns at `out`. */
 SCD_DEVICE void store_row(uint32_t u[8], uint16_t *out, bool real)
 {
-    struct alignas(16) wide {
-        uint32_t v[4];
-    };
     SCD_UNROLL
     for (int i = 0; i < 8; i += 4) {
         turn_quad(u + i);
-        wide w = {{u[i], u[i + 1], u[i + 2], u[i + 3]}};
         if (real)
-            *(wide *)(void *)(out + i * 8 + threadIdx.x % 4 * 8) = w;
+            gpu_store_16(out + i * 8 + threadIdx.x % 4 * 8, u + i);
     }
 }
 
-/* ---- what follows a product: `row` is that of this half of the thread's fragments ---- */
+/* ---- what follows a product: `row` is that of this half of the thread's fragments ----
+ *
+ * What a row needs besides its sums is asked for before they are made: it is there when they are.
+ */
+
+typedef struct row_facts {
+    float squares; /* of what is still to be normed */
+    unsigned pos;
+} row_facts;
 
 typedef struct added_args {
     float *h; /* (rows, width) */
@@ -190,8 +199,14 @@ typedef struct added_args {
     float *squares;    /* (rows, blocks): sums of h^2 over a block's columns */
 } added_args;
 
+SCD_DEVICE row_facts ask(const added_args &, unsigned, bool)
+{
+    return row_facts{};
+}
+
 /* h += d, and what the norm that follows needs: its scale is found by whoever reads x. */
-SCD_DEVICE void finish(const added_args &a, const float d[64], int half, unsigned row, bool real)
+SCD_DEVICE void finish(const added_args &a, const row_facts &, const float d[64], int half,
+                       unsigned row, bool real)
 {
     unsigned col = blockIdx.x * COLS + threadIdx.x % 4 * 2;
     size_t at = (size_t)row * a.width + col;
@@ -235,13 +250,21 @@ SCD_DEVICE float silu(float x)
     return x * gpu_reciprocal(1.0f + gpu_exp2(x * -1.44269504f)); /* log2 e */
 }
 
-/* Columns 0 .. 63 of d are gate's, the others up's, both of rows that are still to be normed. */
-SCD_DEVICE void finish(const gated_args &a, const float d[64], int half, unsigned row, bool real)
+SCD_DEVICE row_facts ask(const gated_args &a, unsigned row, bool real)
 {
-    float sum = 0.0f;
-    for (unsigned i = 0; real && i < a.blocks; i++)
-        sum += a.squares[(size_t)row * a.blocks + i];
-    float scale = 1.0f / sqrtf(sum / (float)a.n + 1e-5f);
+    const float *of = a.squares + (size_t)row * a.blocks;
+    row_facts facts = {};
+    SCD_UNROLL
+    for (unsigned i = 0; i < MAX_SQUARES; i++)
+        facts.squares += real && i < a.blocks ? of[i] : 0.0f;
+    return facts;
+}
+
+/* Columns 0 .. 63 of d are gate's, the others up's, both of rows that are still to be normed. */
+SCD_DEVICE void finish(const gated_args &a, const row_facts &facts, const float d[64], int half,
+                       unsigned row, bool real)
+{
+    float scale = 1.0f / sqrtf(facts.squares / (float)a.n + 1e-5f);
     uint32_t u[8];
     SCD_UNROLL
     for (int j = 0; j < 8; j++) {
@@ -262,8 +285,14 @@ typedef struct turned_args {
     volatile uint32_t *fault;
 } turned_args;
 
+SCD_DEVICE row_facts ask(const turned_args &a, unsigned row, bool real)
+{
+    return row_facts{0.0f, real && a.pos ? a.pos[row] : 0};
+}
+
 /* d is two heads of 64; column i of a head turns with column i + 32. */
-SCD_DEVICE void finish(const turned_args &a, const float d[64], int half, unsigned row, bool real)
+SCD_DEVICE void finish(const turned_args &a, const row_facts &facts, const float d[64], int half,
+                       unsigned row, bool real)
 {
     unsigned block = a.first + blockIdx.x;
     unsigned part = block < a.each ? 0 : block < 2 * a.each ? 1 : 2;
@@ -273,7 +302,7 @@ SCD_DEVICE void finish(const turned_args &a, const float d[64], int half, unsign
                     (size_t)row * a.width + (block - part * a.each) * COLS;
     float c[4][2] = {}, s[4][2] = {};
     if (part < 2) {
-        unsigned pos = real && a.pos ? a.pos[row] : 0;
+        unsigned pos = facts.pos;
         if (pos >= a.rope_rows) {
             *a.fault = SCD_FAULT_POS;
             pos = 0;
@@ -309,14 +338,15 @@ SCD_DEVICE void finish(const turned_args &a, const float d[64], int half, unsign
 
 template <typename E> SCD_DEVICE void take_rows(const stream_args &s, const E &e)
 {
-    unsigned group = threadIdx.x / GROUP_THREADS;
+    unsigned group = gpu_of_first_lane(threadIdx.x / GROUP_THREADS);
     int lane = (int)threadIdx.x % SCD_WARP, warp = (int)threadIdx.x / SCD_WARP % 4;
     ring at = {};
     unsigned round = group ? 0 : 1; /* nobody gives the first warpgroup its first turn */
     go_on(at, group * s.across / PAIR);
-    gpu_mbarrier_wait(weights_here(s), 0);
     for (unsigned tile = blockIdx.y + group * gridDim.y; tile < s.row_tiles;
          tile += GROUPS * gridDim.y, go_on(at, (GROUPS - 1) * s.across / PAIR)) {
+        unsigned row = tile * ROWS + (unsigned)(warp * 16 + scd_frag_c_row(lane, 0));
+        row_facts facts[2] = {ask(e, row, row < s.rows), ask(e, row + 8, row + 8 < s.rows)};
         float d[64];
         gpu_mbarrier_wait(turn_of(s, group), round);
         round ^= 1;
@@ -324,10 +354,8 @@ template <typename E> SCD_DEVICE void take_rows(const stream_args &s, const E &e
         if (blockIdx.x >= s.n_blocks)
             continue;
         SCD_UNROLL
-        for (int h = 0; h < 2; h++) {
-            unsigned row = tile * ROWS + (unsigned)(warp * 16 + scd_frag_c_row(lane, 2 * h));
-            finish(e, d, h, row, row < s.rows);
-        }
+        for (int half = 0; half < 2; half++, row += 8)
+            finish(e, facts[half], d, half, row, row < s.rows);
     }
 }
 
@@ -340,7 +368,8 @@ stream_rows(SCD_GRID_CONSTANT stream_args s, SCD_GRID_CONSTANT E e)
             gpu_mbarrier_init(full_at(s, i), 1);
             gpu_mbarrier_init(empty_at(s, i), 4 * PAIR); /* the warps that have it */
         }
-        gpu_mbarrier_init(weights_here(s), 1);
+        for (unsigned i = 0; i < s.across / PAIR; i++)
+            gpu_mbarrier_init(weights_here(s, i), 1);
         for (unsigned i = 0; i < GROUPS; i++)
             gpu_mbarrier_init(turn_of(s, i), 4);
         gpu_mbarrier_ready();

@@ -292,9 +292,11 @@ scd_code scd_gpu_map_rows(scd_gpu *gpu, const void *matrix, size_t rows, size_t 
 scd_code scd_gpu_allow_shared(scd_gpu *gpu, const void *kernel, size_t bytes, scd_error *err)
 {
     (void)gpu;
-    return check(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-        "cudaFuncSetAttribute", err);
+    cudaError_t e =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    if (e)
+        (void)cudaGetLastError(); /* or the next launch would be blamed for it */
+    return check(e, "cudaFuncSetAttribute", err);
 }
 
 scd_code scd_gpu_launched(scd_gpu *gpu, const char *kernel, scd_error *err)

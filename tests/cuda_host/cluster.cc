@@ -2,8 +2,9 @@
  * of two tiles in shared memory.
  *
  * All of them are as late as they can be. A copy fills its place with NaN when it starts and ends
- * only when no thread can go on, the oldest first or, where scd_emu_order says so, the newest. A
- * product reads its tiles when it is waited for: if they are filled anew before that, it shows. */
+ * only when no thread can go on, the oldest first or, where scd_emu_order says so, the newest; or
+ * any of them at any time. A product reads its tiles when it is waited for: if they are filled anew
+ * before that, it shows. */
 #include "tests/cuda_host/cluster.h"
 
 #include "engine/cuda/number.h"
@@ -42,6 +43,7 @@ void scd_emu_mbarrier_init(scd_emu_mbarrier *b, unsigned arrivals)
 
 void scd_emu_mbarrier_arrive(scd_emu_mbarrier *b, unsigned rank, int32_t bytes)
 {
+    scd_emu_maybe_yield();
     b = (scd_emu_mbarrier *)scd_emu_shared_at(rank, b);
     check(b);
     if (!b->pending)
@@ -53,6 +55,7 @@ void scd_emu_mbarrier_arrive(scd_emu_mbarrier *b, unsigned rank, int32_t bytes)
 
 void scd_emu_mbarrier_wait(scd_emu_place place, scd_emu_mbarrier *b, unsigned parity)
 {
+    scd_emu_maybe_yield();
     check(b);
     scd_emu_wait_mbarrier(place, b, (int)parity);
 }
@@ -81,6 +84,7 @@ static uint32_t swizzled(uint64_t row, uint64_t col)
 void scd_emu_copy_tile(void *shared, const scd_gpu_map *map, unsigned col, unsigned row,
                        scd_emu_mbarrier *b, unsigned blocks)
 {
+    scd_emu_maybe_yield();
     const uint64_t *m = map->of_the_device;
     if (((const char *)shared - (const char *)scd_emu_shared()) % 1024)
         scd_emu_fault("a tile that does not lie at a multiple of 1,024", here);
@@ -93,13 +97,13 @@ void scd_emu_copy_tile(void *shared, const scd_gpu_map *map, unsigned col, unsig
         }
 }
 
-bool scd_emu_finish_bulk_copy(void)
+bool scd_emu_finish_bulk_copy(int which)
 {
     if (under_way.empty())
         return false;
-    size_t which = scd_emu_order ? under_way.size() - 1 : 0;
-    bulk_copy c = under_way[which];
-    under_way.erase(under_way.begin() + (ptrdiff_t)which);
+    size_t n = under_way.size(), at = which < 0 ? n - 1 : (size_t)which % n;
+    bulk_copy c = under_way[at];
+    under_way.erase(under_way.begin() + (ptrdiff_t)at);
     for (uint64_t i = 0; i < SIDE; i++)
         for (uint64_t j = 0; j < SIDE; j++) {
             uint64_t row = c.row + i, col = c.col + j;

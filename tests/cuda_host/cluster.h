@@ -15,9 +15,12 @@ void *scd_emu_shared_at(unsigned rank, void *here);
 void scd_emu_wait_mbarrier(scd_emu_place place, const scd_emu_mbarrier *mbarrier, int parity);
 [[noreturn]] void scd_emu_fault(const char *what, scd_emu_place place);
 
-/* cluster.cc: nobody can go on: end a copy that is under way; false: there is none. Then the end of
- * a cluster, when nothing may be under way. */
-bool scd_emu_finish_bulk_copy(void);
+/* Where the schedule is by chance, others may go on first. */
+void scd_emu_maybe_yield(void);
+
+/* cluster.cc: end a copy that is under way, the oldest, the newest (-1) or any other one; false:
+ * there is none. Then the end of a cluster, when nothing may be under way. */
+bool scd_emu_finish_bulk_copy(int which);
 void scd_emu_end_of_cluster(void);
 
 #endif

@@ -155,7 +155,7 @@ static void resume(struct fiber *f)
 static unsigned take_thread(void)
 {
     unsigned i = n_started++;
-    return scd_emu_order ? n_all - 1 - i : i;
+    return scd_emu_order == 1 ? n_all - 1 - i : i;
 }
 
 static void fiber_main(void)
@@ -296,27 +296,117 @@ void scd_emu_warp(struct scd_emu_place place, void *mine, void (*all)(void *cons
     fault("some threads wait for others that do not come", first, other);
 }
 
+static struct fiber *fiber_at(unsigned at)
+{
+    if (!fibers[at])
+        fibers[at] = fiber_new();
+    return fibers[at];
+}
+
+static bool can_go_on(const struct fiber *f)
+{
+    return f->state == READY || (f->state == IDLE && n_started < n_all) ||
+           (f->state == AT_MBARRIER && f->mbarrier->phase != f->parity);
+}
+
+static void go_on(struct fiber *f)
+{
+    if (f->state == AT_MBARRIER)
+        f->state = READY;
+    resume(f);
+}
+
+/* ---- a schedule by chance: warps run ahead and fall behind, copies end at any time ---- */
+
+static uint64_t luck;
+
+static unsigned one_of(unsigned n) /* xorshift, Marsaglia 2003 */
+{
+    luck ^= luck << 13;
+    luck ^= luck >> 7;
+    luck ^= luck << 17;
+    return (unsigned)(luck >> 16) % n;
+}
+
+static bool with_odds(unsigned n) /* 0: never */
+{
+    return n && one_of(n) == 0;
+}
+
+static unsigned copy_odds, yield_odds;
+static unsigned ahead[MAX_FIBERS / WARP]; /* the warp with the largest goes on first */
+
+void scd_emu_maybe_yield(void)
+{
+    if (scd_emu_order > 1 && with_odds(yield_odds)) {
+        running->state = READY;
+        to_scheduler();
+    }
+}
+
+/* The thread to go on, those that have not begun first; NULL: none can. Now and then not the one
+ * that is most ahead. */
+static struct fiber *pick_fiber(void)
+{
+    struct fiber *best = NULL;
+    for (unsigned k = 0, first = one_of(n_all); k < n_all; k++) {
+        struct fiber *f = fiber_at((first + k) % n_all);
+        if (!can_go_on(f))
+            continue;
+        if (f->state == IDLE)
+            return f;
+        if (!best || ahead[f->thread / WARP] > ahead[best->thread / WARP])
+            best = f;
+        if (with_odds(64))
+            break;
+    }
+    return best;
+}
+
+static void run_by_chance(void)
+{
+    static const unsigned odds[] = {0, 2000, 100, 10, 2};
+    copy_odds = odds[one_of(5)];
+    yield_odds = odds[one_of(5)];
+    for (unsigned &a : ahead)
+        a = one_of(1000);
+    while (n_done < n_all) {
+        if (with_odds(copy_odds))
+            (void)scd_emu_finish_bulk_copy(one_of(1 << 16));
+        if (with_odds(1000))
+            ahead[one_of(MAX_FIBERS / WARP)] = one_of(1000);
+        struct fiber *f = pick_fiber();
+        if (f)
+            go_on(f);
+        else if (!scd_emu_finish_bulk_copy(one_of(1 << 16)))
+            stuck();
+    }
+}
+
+static void run_in_order(void)
+{
+    while (n_done < n_all) {
+        bool moved = false;
+        for (unsigned i = 0; i < n_all && n_done < n_all; i++) {
+            struct fiber *f = fiber_at(scd_emu_order ? n_all - 1 - i : i);
+            if (can_go_on(f)) {
+                go_on(f);
+                moved = true;
+            }
+        }
+        if (!moved && !scd_emu_finish_bulk_copy(scd_emu_order ? -1 : 0)) /* as late as can be */
+            stuck();
+    }
+}
+
 static void run_cluster(void)
 {
     n_started = n_done = 0;
     memset(n_done_of, 0, sizeof n_done_of);
-    while (n_done < n_all) {
-        bool moved = false;
-        for (unsigned i = 0; i < n_all && n_done < n_all; i++) {
-            unsigned at = scd_emu_order ? n_all - 1 - i : i;
-            if (!fibers[at])
-                fibers[at] = fiber_new();
-            struct fiber *f = fibers[at];
-            if (f->state == AT_MBARRIER && f->mbarrier->phase != f->parity)
-                f->state = READY;
-            if (f->state == READY || (f->state == IDLE && n_started < n_all)) {
-                resume(f);
-                moved = true;
-            }
-        }
-        if (!moved && !scd_emu_finish_bulk_copy()) /* as late as can be */
-            stuck();
-    }
+    if (scd_emu_order > 1)
+        run_by_chance();
+    else
+        run_in_order();
     scd_emu_end_of_cluster();
 }
 
@@ -364,6 +454,7 @@ void scd_emu_run(const char *kernel, dim3 grid, struct scd_emu_block block, scd_
         block.shared > (block.large ? MAX_LARGE_SHARED : MAX_SHARED) || n_blocks == 0 ||
         n_blocks > SCD_EMU_CLUSTER || grid.x % n_blocks || grid.y > 65535 || grid.z != 1)
         fault("no such launch is possible", none, none);
+    luck = 88172645463325252u + (uint64_t)scd_emu_order * 0x9e3779b97f4a7c15u;
     for (unsigned y = 0; y < grid.y; y++)
         for (first_x = 0; first_x < grid.x; first_x += n_blocks) {
             blockIdx = dim3(first_x, y, 0);

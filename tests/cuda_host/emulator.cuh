@@ -3,7 +3,7 @@
  * Clusters of blocks (mostly of one) run one after the other; their threads are fibers of one
  * thread, each of which runs until it must wait for others. That is the schedule that shows a
  * missing barrier best: the first thread is as far ahead as it can get. scd_emu_order turns the
- * order round.
+ * order round, or leaves it to chance.
  *
  * What it finds: threads that wait at different places or leave others waiting; a launch with too
  * many threads or too much shared memory; reads of shared memory nobody wrote (it holds NaN); reads
@@ -99,6 +99,8 @@ void scd_emu_launch(const char *name, dim3 grid, scd_emu_block block, void (*ker
 #define gpu_sync_block() scd_emu_sync_block(SCD_EMU_HERE)
 #define gpu_sync_warp() scd_emu_warp(SCD_EMU_HERE, NULL, NULL)
 #define gpu_shfl_xor(x, mask) scd_emu_shfl_xor(SCD_EMU_HERE, (x), (mask))
+/* The value is the same in all lanes; the compiler may not know. */
+#define gpu_of_first_lane(x) ((uint32_t)(x))
 #define gpu_shfl_xor_bits(x, mask) scd_emu_shfl_xor_bits(SCD_EMU_HERE, (x), (mask))
 #define gpu_mma_bf16(c, a, b0, b1) scd_emu_mma(SCD_EMU_HERE, (c), (a), (b0), (b1))
 #define gpu_ldmatrix(r, row) scd_emu_ldmatrix(SCD_EMU_HERE, (r), (row), false)
@@ -112,6 +114,7 @@ void scd_emu_ldmatrix(scd_emu_place place, uint32_t r[4], const uint16_t *row, b
  * are columns or, transposed, rows. Done at once: a wait that is missing is not found. */
 void scd_emu_group_mma(scd_emu_place place, float *d, const uint32_t a[4], const void *tile,
                        int step, bool rows_are_n, bool first);
+void scd_emu_store_16(void *to, const uint32_t v[4]);
 void scd_emu_group_commit(void);
 void scd_emu_group_wait(int left);
 void scd_emu_copy_async(void *shared, const void *global, int size, int real);
@@ -131,6 +134,7 @@ static inline void gpu_group_mma_cols(float *d, const uint32_t a[4], const void 
 
 static inline void gpu_group_begin(void)
 {
+    gpu_sync_warp(); /* .aligned */
 }
 
 static inline void gpu_group_commit(void)
@@ -179,7 +183,9 @@ void scd_emu_group_product(float *d, const void *a, const void *b, int step, boo
 
 template <int left> void gpu_group_wait_for(float *)
 {
+    gpu_sync_warp();
     scd_emu_group_wait(left);
+    gpu_sync_warp();
 }
 
 template <int size> void gpu_copy_async(void *shared, const void *global, int real)
@@ -200,6 +206,11 @@ template <int left> void gpu_copy_wait(void)
 static inline uint32_t gpu_pack_bf16(float lo, float hi)
 {
     return (uint32_t)scd_f32_to_bf16(hi) << 16 | scd_f32_to_bf16(lo);
+}
+
+static inline void gpu_store_16(void *to, const uint32_t v[4])
+{
+    scd_emu_store_16(to, v);
 }
 
 static inline float gpu_reciprocal(float x)

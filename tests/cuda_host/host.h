@@ -8,7 +8,8 @@
 extern "C" {
 #endif
 
-/* 0: the first thread of a block runs first; 1: the last does. */
+/* 0: the first thread of a block runs first; 1: the last does; more: chance decides, each number
+ * another one. CUDA_EMULATOR_ORDER sets it when a GPU is opened, to 0 if it is not set. */
 extern int scd_emu_order;
 /* Let the next n calls of the runtime and of products succeed and fail the one after; negative:
  * never fail. */

@@ -333,6 +333,7 @@ scd_code scd_gpu_open(int index, scd_gpu **out, scd_gpu_facts *facts, scd_error 
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     gpu->index = index;
     long isa = setting("CUDA_EMULATOR_ISA", index, 80);
+    scd_emu_order = (int)setting("CUDA_EMULATOR_ORDER", index, 0);
     snprintf(facts->name, sizeof facts->name, "emulated");
     facts->major = (int)isa / 10;
     facts->minor = (int)isa % 10;

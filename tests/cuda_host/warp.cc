@@ -4,9 +4,17 @@
  * functions of engine/cuda/index.h, so that the one checks the other: lane = 4 group + thread. */
 #include "tests/cuda_host/emulator.cuh"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { LANES = 32 };
+
+void scd_emu_store_16(void *to, const uint32_t v[4])
+{
+    if ((uintptr_t)to % 16)
+        abort();
+    memcpy(to, v, 16);
+}
 
 struct shuffle {
     float in, out;

@@ -40,12 +40,14 @@ static bool open_cuda(fixture *f, size_t config, bool needed)
     if (config == HOPPER_NEXT) {
         setenv("SCDIVA_CUDA_KERNELS", "next", 1);
         setenv("CUDA_EMULATOR_PROCESSORS", "6", 1); /* several groups of blocks */
+        setenv("CUDA_EMULATOR_ORDER", "2", 1);      /* by chance */
     }
     bool there =
         be && fixture_open_on(f, be, configs[config].precision, configs[config].tolerance, &err);
     unsetenv("CUDA_EMULATOR_EPILOGUES");
     unsetenv("CUDA_EMULATOR_ISA");
     unsetenv("CUDA_EMULATOR_PROCESSORS");
+    unsetenv("CUDA_EMULATOR_ORDER");
     unsetenv("SCDIVA_CUDA_KERNELS");
     if (needed && !there)
         fail_msg("%s", err.message);
@@ -113,6 +115,27 @@ void fixture_release(fixture *f)
     for (size_t i = 0; i < f->n_blocks; i++)
         free(f->blocks[i]);
     f->be->close(f->device);
+}
+
+void fixture_ok(scd_code code, const scd_error *err)
+{
+    if (code)
+        fail_msg("%s", err->message);
+}
+
+bool fixture_on_cpu(const fixture *f)
+{
+    return f->be == &scd_backend_cpu;
+}
+
+bool fixture_is_slow(const fixture *f)
+{
+    return !strncmp(f->info->name, "emulated", 8);
+}
+
+double *fixture_fetch_act(fixture *f, const void *device, size_t n)
+{
+    return fixture_from_act(f, fixture_fetch(f, device, n * f->info->act_bytes), n);
 }
 
 void *fixture_block(fixture *f, size_t bytes)

@@ -42,6 +42,10 @@ void fixture_on_every_device(void (*check)(fixture *f));
 bool fixture_open_on(fixture *f, const scd_backend *be, scd_precision precision, double tolerance,
                      scd_error *err);
 void fixture_release(fixture *f);
+void fixture_ok(scd_code code, const scd_error *err); /* fails with the error's message */
+bool fixture_on_cpu(const fixture *f);
+/* The emulator of a GPU takes minutes for what others do at once. */
+bool fixture_is_slow(const fixture *f);
 
 /* n random numbers of this spread; the float64 copy holds exactly the same values. */
 typedef struct array {
@@ -63,6 +67,7 @@ scd_matrix *fixture_matrix(fixture *f, const array *parts, size_t n_parts, size_
 void *fixture_place(fixture *f, const void *host, size_t bytes);
 void *fixture_room(fixture *f, size_t bytes);
 void *fixture_fetch(fixture *f, const void *device, size_t bytes);
+double *fixture_fetch_act(fixture *f, const void *device, size_t n);
 float *fixture_place_array(fixture *f, array a); /* its floats */
 float *fixture_room_floats(fixture *f, size_t n);
 

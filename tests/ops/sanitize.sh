@@ -7,8 +7,8 @@
 # barriers that not all threads reach, initcheck reads of memory that nobody wrote. Tests write
 # outputs over NaN on purpose, which counts as written. initcheck does not see the stores of the
 # tensor memory accelerator, which cuBLASLt's bf16 products use on Hopper, and calls each of their
-# results unwritten: test_ops is left out there. A tool that is not installed is said and is a
-# failure: what was not looked at is not clean.
+# results unwritten: test_ops is left out there, and test_attention with it. A tool that is not
+# installed is said and is a failure: what was not looked at is not clean.
 set -u
 tool=$1 build=$2 failed=0
 if ! command -v "$tool" >/dev/null; then
@@ -22,8 +22,8 @@ look() { # kind, program
     failed=1
     tail -n 40 "$build/$2.$1.log" >&2
 }
-for program in test_ops test_pick test_train_rows test_train_linear test_train_attention \
-    test_train_embed test_train_loss test_cuda_model; do
+for program in test_ops test_attention test_pick test_train_rows test_train_linear \
+    test_train_attention test_train_embed test_train_loss test_cuda_model; do
     look memcheck "$program"
 done
 for program in test_pick test_train_rows test_train_attention test_train_loss; do
@@ -31,6 +31,8 @@ for program in test_pick test_train_rows test_train_attention test_train_loss; d
         look "$kind" "$program"
     done
 done
-look racecheck test_ops
-look synccheck test_ops
+for program in test_ops test_attention; do
+    look racecheck "$program"
+    look synccheck "$program"
+done
 exit $failed
