@@ -97,6 +97,7 @@ TESTS := $(UNIT) $(if $(filter thread,$(SANITIZE)),$(filter-out test_cuda_%,$(OP
 # What the operation tests share: the float64 reference and the fixture.
 OPS_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
 FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_SHARED := $(B)/obj/tests/fuzz/h5_mutate.o
 BENCH_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
 BENCHES := $(basename $(notdir $(wildcard tests/bench/bench_*.c)))
 
@@ -171,7 +172,7 @@ $(shell mkdir -p $(B))
 $(file >$(STAMP),$(FLAGS_NOW))
 endif
 
-$(B)/obj/api/h5%.o $(B)/obj/api/result%.o $(B)/obj/tests/fuzz/fuzz_h5ad.o: CPPFLAGS += $(HDF5_CFLAGS)
+$(B)/obj/api/h5%.o $(B)/obj/api/result%.o $(FUZZ_SHARED): CPPFLAGS += $(HDF5_CFLAGS)
 $(B)/obj/%.o: %.c $(STAMP) | $(DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call isa_flags,$(notdir $<)) -MMD -MP -c -o $@ $<
@@ -217,7 +218,7 @@ else
 $(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
 	$(CUDA_TEST_LINK)
 endif
-$(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(ARCHIVES)
+$(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(FUZZ_SHARED) $(ARCHIVES)
 	$(TEST_LINK)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(BENCH_SHARED) $(ARCHIVES)
 	$(TEST_LINK)
@@ -289,7 +290,7 @@ bench-quality: programs $(QUALITY)/done ## the environment of tests/bench/qualit
 	$(Q)cd tests/bench/quality && $(abspath $(QUALITY))/bin/python test_metrics.py && $(abspath $(QUALITY))/bin/python test_perturb_metrics.py
 
 # ---- fuzzing: make fuzz T=fuzz_request SECONDS=60 --------------------------------------------------
-# FUZZ_FLAGS: of libFuzzer. fuzz_h5ad, whose files grow as they are changed: FUZZ_FLAGS='-max_len=262144
+# FUZZ_FLAGS: of libFuzzer. fuzz_h5ad and fuzz_cells, whose files grow as they are changed: FUZZ_FLAGS='-max_len=262144
 # -detect_leaks=0' (libhdf5 forgets to free where it fails).
 SECONDS ?= 60
 FUZZ_FLAGS ?=
@@ -300,8 +301,8 @@ fuzz: | $(TEST_DEPS) ## fuzz one reader with libFuzzer: make fuzz T=fuzz_request
 	$(Q)mkdir -p build/fuzz/found/$(T)
 	$(Q)build/fuzz/libfuzzer/$(T) -max_total_time=$(SECONDS) -rss_limit_mb=4096 $(FUZZ_FLAGS) \
 	  -artifact_prefix=build/fuzz/found/$(T)/ build/fuzz/found/$(T) tests/fuzz/corpus/$(T:fuzz_%=%)
-build/fuzz/libfuzzer/%: $(B)/obj/tests/fuzz/%.o $(ARCHIVES)
-	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< \
+build/fuzz/libfuzzer/%: $(B)/obj/tests/fuzz/%.o $(FUZZ_SHARED) $(ARCHIVES)
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) \
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group $(LIBS_server)
 
 # ---- keeping house -------------------------------------------------------------------------------
