@@ -58,8 +58,10 @@ CUDA := $(if $(NVCC),$(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),$(if $(wil
 CUDA_ARCHS := 80 86 89 90a
 NVCC_FLAGS = -std=c++20 -O3 $(CPPFLAGS) -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-fno-exceptions,-fvisibility=hidden \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_90,code=compute_90
+# The thread sanitizer sees the emulator's callers, not its fibers, which are one thread's.
 CXXFLAGS := -std=c++20 $(OPT) -fno-math-errno -ffp-contract=off -fno-exceptions -fno-rtti \
-            -Wall -Wextra -Wshadow -Wconversion -Werror $(SAN) -pthread -fPIC -DSCD_CUDA_HOST
+            -Wall -Wextra -Wshadow -Wconversion -Werror $(if $(filter thread,$(SANITIZE)),-DSCD_EMU_NO_JUMPS,$(SAN)) \
+            -pthread -fPIC -DSCD_CUDA_HOST
 
 # Files whose name ends in an instruction set are compiled for it and chosen at run time.
 isa_flags = $(if $(findstring _avx512bf16,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c, \
@@ -131,7 +133,7 @@ $(TEST_DEPS): Makefile | $(DEPS)
 .PHONY: all programs
 all: programs ## build everything into build/ (installs missing packages when run as root; the CUDA backend only where CUDA's nvcc is)
 
-# Built where nvcc is there; tests of sanitizers run the CPU's side alone.
+# Built where nvcc is there; sanitizers see the CPU's side, and the emulator's.
 CUDA_SO := $(if $(CUDA),$(if $(SANITIZE)$(FUZZING),,$(B)/scdiva_cuda.so))
 programs: $(B)/scdivad $(B)/scdiva $(B)/scdiva-train $(CUDA_SO)
 
@@ -193,10 +195,10 @@ $(B)/lib/libcuda_host.a: $(CUDA_HOST)
 	$(Q)mkdir -p $(@D)
 	$(Q)rm -f $@ && ar rcs $@ $^
 # The programs with the emulator as their GPU, for the end-to-end tests.
-EMULATED := $(if $(SANITIZE)$(FUZZING),,$(addprefix $(B)/emulated/,scdiva_cuda.so scdivad scdiva-train))
+EMULATED := $(if $(FUZZING),,$(addprefix $(B)/emulated/,scdiva_cuda.so scdivad scdiva-train))
 $(B)/emulated/scdiva_cuda.so: $(CUDA_HOST) $(call archive,base) engine/cuda/exports.map
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CXX) -shared -pthread -o $@ $(CUDA_HOST) $(call archive,base) -Wl,--no-undefined -Wl,--gc-sections \
+	$(Q)$(CXX) -shared $(LDFLAGS) -o $@ $(CUDA_HOST) $(call archive,base) -Wl,--no-undefined -Wl,--gc-sections \
 	  -Wl,--version-script=engine/cuda/exports.map -lm -ldl
 $(B)/emulated/%: $(B)/%
 	$(Q)mkdir -p $(@D) && ln -f $< $@
