@@ -58,8 +58,10 @@ CUDA := $(if $(NVCC),$(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),$(if $(wil
 CUDA_ARCHS := 80 86 89 90a
 NVCC_FLAGS = -std=c++20 -O3 $(CPPFLAGS) -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-fno-exceptions,-fvisibility=hidden \
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_90,code=compute_90
+# The thread sanitizer sees the emulator's callers, not its fibers, which are one thread's.
 CXXFLAGS := -std=c++20 $(OPT) -fno-math-errno -ffp-contract=off -fno-exceptions -fno-rtti \
-            -Wall -Wextra -Wshadow -Wconversion -Werror $(SAN) -pthread -fPIC -DSCD_CUDA_HOST
+            -Wall -Wextra -Wshadow -Wconversion -Werror $(if $(filter thread,$(SANITIZE)),-DSCD_EMU_NO_JUMPS,$(SAN)) \
+            -pthread -fPIC -DSCD_CUDA_HOST
 
 # Files whose name ends in an instruction set are compiled for it and chosen at run time.
 isa_flags = $(if $(findstring _avx512bf16,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c, \
@@ -97,6 +99,7 @@ TESTS := $(UNIT) $(if $(filter thread,$(SANITIZE)),$(filter-out test_cuda_%,$(OP
 # What the operation tests share: the float64 reference and the fixture.
 OPS_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/ops/test_%,$(wildcard tests/ops/*.c)))
 FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_SHARED := $(B)/obj/tests/fuzz/h5_mutate.o
 BENCH_SHARED := $(patsubst %.c,$(B)/obj/%.o,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
 BENCHES := $(basename $(notdir $(wildcard tests/bench/bench_*.c)))
 
@@ -130,7 +133,7 @@ $(TEST_DEPS): Makefile | $(DEPS)
 .PHONY: all programs
 all: programs ## build everything into build/ (installs missing packages when run as root; the CUDA backend only where CUDA's nvcc is)
 
-# Built where nvcc is there; tests of sanitizers run the CPU's side alone.
+# Built where nvcc is there; sanitizers see the CPU's side, and the emulator's.
 CUDA_SO := $(if $(CUDA),$(if $(SANITIZE)$(FUZZING),,$(B)/scdiva_cuda.so))
 programs: $(B)/scdivad $(B)/scdiva $(B)/scdiva-train $(CUDA_SO)
 
@@ -171,7 +174,7 @@ $(shell mkdir -p $(B))
 $(file >$(STAMP),$(FLAGS_NOW))
 endif
 
-$(B)/obj/api/h5%.o $(B)/obj/api/result%.o $(B)/obj/tests/fuzz/fuzz_h5ad.o: CPPFLAGS += $(HDF5_CFLAGS)
+$(B)/obj/api/h5%.o $(B)/obj/api/result%.o $(FUZZ_SHARED): CPPFLAGS += $(HDF5_CFLAGS)
 $(B)/obj/%.o: %.c $(STAMP) | $(DEPS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call isa_flags,$(notdir $<)) -MMD -MP -c -o $@ $<
@@ -193,10 +196,10 @@ $(B)/lib/libcuda_host.a: $(CUDA_HOST)
 	$(Q)mkdir -p $(@D)
 	$(Q)rm -f $@ && ar rcs $@ $^
 # The programs with the emulator as their GPU, for the end-to-end tests.
-EMULATED := $(if $(SANITIZE)$(FUZZING),,$(addprefix $(B)/emulated/,scdiva_cuda.so scdivad scdiva-train))
+EMULATED := $(if $(FUZZING),,$(addprefix $(B)/emulated/,scdiva_cuda.so scdivad scdiva-train))
 $(B)/emulated/scdiva_cuda.so: $(CUDA_HOST) $(call archive,base) engine/cuda/exports.map
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CXX) -shared -pthread -o $@ $(CUDA_HOST) $(call archive,base) -Wl,--no-undefined -Wl,--gc-sections \
+	$(Q)$(CXX) -shared $(LDFLAGS) -o $@ $(CUDA_HOST) $(call archive,base) -Wl,--no-undefined -Wl,--gc-sections \
 	  -Wl,--version-script=engine/cuda/exports.map -lm -ldl
 $(B)/emulated/%: $(B)/%
 	$(Q)mkdir -p $(@D) && ln -f $< $@
@@ -218,7 +221,7 @@ else
 $(B)/tests/%: $(B)/obj/tests/ops/%.o $(OPS_SHARED) $(B)/lib/libcuda_host.a $(ARCHIVES)
 	$(CUDA_TEST_LINK)
 endif
-$(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(ARCHIVES)
+$(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(FUZZ_SHARED) $(ARCHIVES)
 	$(TEST_LINK)
 $(B)/bench/%: $(B)/obj/tests/bench/%.o $(BENCH_SHARED) $(ARCHIVES)
 	$(TEST_LINK)
@@ -291,7 +294,7 @@ bench-quality: programs $(QUALITY)/done ## the environment of tests/bench/qualit
 	$(Q)cd tests/bench/quality && $(abspath $(QUALITY))/bin/python test_metrics.py && $(abspath $(QUALITY))/bin/python test_perturb_metrics.py
 
 # ---- fuzzing: make fuzz T=fuzz_request SECONDS=60 --------------------------------------------------
-# FUZZ_FLAGS: of libFuzzer. fuzz_h5ad, whose files grow as they are changed: FUZZ_FLAGS='-max_len=262144
+# FUZZ_FLAGS: of libFuzzer. fuzz_h5ad and fuzz_cells, whose files grow as they are changed: FUZZ_FLAGS='-max_len=262144
 # -detect_leaks=0' (libhdf5 forgets to free where it fails).
 SECONDS ?= 60
 FUZZ_FLAGS ?=
@@ -302,8 +305,8 @@ fuzz: | $(TEST_DEPS) ## fuzz one reader with libFuzzer: make fuzz T=fuzz_request
 	$(Q)mkdir -p build/fuzz/found/$(T)
 	$(Q)build/fuzz/libfuzzer/$(T) -max_total_time=$(SECONDS) -rss_limit_mb=4096 $(FUZZ_FLAGS) \
 	  -artifact_prefix=build/fuzz/found/$(T)/ build/fuzz/found/$(T) tests/fuzz/corpus/$(T:fuzz_%=%)
-build/fuzz/libfuzzer/%: $(B)/obj/tests/fuzz/%.o $(ARCHIVES)
-	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< \
+build/fuzz/libfuzzer/%: $(B)/obj/tests/fuzz/%.o $(FUZZ_SHARED) $(ARCHIVES)
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) \
 	  -Wl,--start-group $(ARCHIVES) -Wl,--end-group $(LIBS_server)
 
 # ---- keeping house -------------------------------------------------------------------------------

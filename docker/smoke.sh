@@ -1,18 +1,29 @@
 #!/bin/bash
 # smoke.sh - does the image work? Needs root and Debian's debootstrap, but no container engine.
 #
-# Carries out docker/Dockerfile line by line (FROM, WORKDIR, RUN, COPY, ENV, USER...) in roots made
-# by debootstrap, one per stage, then runs the last one the way compose.yaml does: the image's user,
-# no capabilities, no new privileges, root file system read-only, /data and /tmp writable, a network
-# of its own. It is not a container engine: layers, cgroups, seccomp and user namespaces are not
+# Carries out the Dockerfile line by line (FROM, WORKDIR, RUN, COPY, ENV, USER...) in roots made by
+# debootstrap, one per stage, then runs the last one the way compose.yaml does: the image's user, no
+# capabilities, no new privileges, root file system read-only, /data and /tmp writable, a network of
+# its own. It is not a container engine: layers, cgroups, seccomp and user namespaces are not
 # tested, and `debian:bookworm-slim` is debootstrap's minbase of bookworm.
 #
-#     docker/smoke.sh [WORKDIR]    WORKDIR is kept, its base system used again; default: a new one
+# With `cuda` it is Dockerfile.cuda, without a GPU and without NVIDIA's images: for the one with the
+# toolkit stands the same bookworm with this machine's toolkit (CUDA_HOME, else where nvcc is) and
+# gcc 11, which is Ubuntu 22.04's, for the one to run in, bookworm with cuBLASLt alone.
+#
+#     docker/smoke.sh [cuda] [WORKDIR]    WORKDIR is kept, its base system used again; default: a
+#                                         new one
 # shellcheck disable=SC2086,SC2016 # instructions are split into words on purpose
 set -euo pipefail
 
 top=$(cd "$(dirname "$0")/.." && pwd)
+image=cpu
+if [ "${1-}" = cuda ]; then
+    image=cuda
+    shift
+fi
 dockerfile=$top/docker/Dockerfile
+[ "$image" = cpu ] || dockerfile=$dockerfile.cuda
 
 fail() {
     echo "smoke: $*" >&2
@@ -23,6 +34,7 @@ fail() {
 
 declare -A env_of=()
 stage='' root='' workdir='' user='' entrypoint='' healthcheck=''
+cuda_version='' cuda_home='' cuda_release=''
 
 make_base() {
     [ -e "$work/base/.complete" ] && return
@@ -56,13 +68,57 @@ mount_kernel() {
     cp /etc/resolv.conf /etc/hosts "$root/etc/"
 }
 
+do_arg() { # NAME=value, before FROM alone
+    [ "$1" = "CUDA=${1#CUDA=}" ] || fail "ARG $1: only CUDA is known here"
+    cuda_version=${1#CUDA=}
+}
+
+# Where this machine's CUDA is, of the release that the Dockerfile names.
+find_cuda() {
+    local nvcc
+    nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+    cuda_home=${CUDA_HOME:-$(dirname "$(dirname "$(realpath "$nvcc")")")}
+    nvcc=$cuda_home/bin/nvcc
+    [ -x "$nvcc" ] || fail "needs CUDA's toolkit: no $nvcc (set CUDA_HOME)"
+    cuda_release=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+    [ "${cuda_release%%.*}" = "${cuda_version%%.*}" ] ||
+        fail "FROM CUDA $cuda_version, but the toolkit in $cuda_home is $cuda_release"
+    echo "smoke: for $1 stands bookworm with CUDA $cuda_release of this machine"
+}
+
+# NVIDIA's image with the toolkit, which lies in /usr/local/cuda, and its compiler, which is gcc 11.
+add_toolkit() {
+    local tool
+    mkdir -p "$root/usr/local/cuda"
+    mount --bind "$cuda_home" "$root/usr/local/cuda"
+    mount -o remount,bind,ro "$root/usr/local/cuda"
+    enter root sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends g++-11' \
+        >>"$work/$stage.log" 2>&1 || fail "no gcc 11: $(tail -3 "$work/$stage.log")"
+    for tool in gcc g++; do ln -s "/usr/bin/$tool-11" "$root/usr/local/bin/$tool"; done
+    echo "smoke: its compiler is $(enter root gcc --version | head -1)"
+}
+
+# NVIDIA's image to run in: of all its libraries the one that we load.
+add_cublaslt() {
+    local name=libcublasLt.so.${cuda_release%%.*}
+    mkdir -p "$root/usr/local/cuda/lib64"
+    cp -L "$cuda_home/lib64/$name" "$root/usr/local/cuda/lib64/"
+    echo /usr/local/cuda/lib64 >"$root/etc/ld.so.conf.d/cuda.conf"
+    chroot "$root" /sbin/ldconfig
+}
+
 do_from() { # image [AS name]
-    [ "$1" = debian:bookworm-slim ] || fail "FROM $1: only debian:bookworm-slim is known here"
     stage=${3:-final}
     root=$work/$stage
     env_of=() workdir=/ user=root entrypoint='' healthcheck=''
     cp -a "$work/base" "$root"
     mount_kernel
+    case $1 in
+        debian:bookworm-slim) ;;
+        nvidia/cuda:*-devel-ubuntu22.04) find_cuda "$1" && add_toolkit ;;
+        nvidia/cuda:*-runtime-ubuntu22.04) find_cuda "$1" && add_cublaslt ;;
+        *) fail "FROM $1: not known here" ;;
+    esac
 }
 
 do_copy() { # [--from=stage] source... target
@@ -100,7 +156,8 @@ build() {
         word=${line%% *} rest=${line#* }
         echo "smoke: $stage> ${line:0:100}"
         case $word in
-            FROM) do_from $rest ;;
+            ARG) do_arg "$rest" ;;
+            FROM) do_from ${rest/'${CUDA}'/"$cuda_version"} ;;
             RUN) enter "$user" /bin/sh -c "$rest" >>"$work/$stage.log" 2>&1 ||
                 fail "RUN failed, see $work/$stage.log: $(tail -3 "$work/$stage.log")" ;;
             COPY) do_copy $rest ;;
@@ -124,13 +181,13 @@ token=smoke-test-token
 url=http://127.0.0.1:8080
 daemon=''
 
-start() { # as process 1 of its own, with nothing to gain
+start() { # [flags]: as process 1 of its own, with nothing to gain
     local vars=() name
     for name in "${!env_of[@]}"; do vars+=("$name=${env_of[$name]}"); done
     unshare --pid --fork chroot "$root" /usr/bin/setpriv --reuid="${user%:*}" --regid="${user#*:}" \
         --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \
         /usr/bin/env -i --chdir="$workdir" PATH=/usr/local/bin:/usr/bin:/bin "${vars[@]}" \
-        "$entrypoint" 2>"$work/daemon.log" &
+        "$entrypoint" "$@" 2>"$work/daemon.log" &
     daemon=$!
 }
 
@@ -159,8 +216,54 @@ post() { # expected status, curl options...: the answer in $work/answer.json
     [ "$got" = "$want" ] || fail "status $got, expected $want: $(head -c 500 "$work/answer.json")"
 }
 
+mib() {
+    du -smx "$1" | cut -f1
+}
+
 checked() {
     echo "smoke: ok - $*"
+}
+
+# Every library of every program is there.
+check_libraries() {
+    local file
+    for file in "$root"/usr/local/bin/scdiva*; do
+        case $file in *healthcheck) continue ;; esac
+        enter "$user" ldd "${file#"$root"}" >"$work/ldd.txt" 2>&1 || fail "$(cat "$work/ldd.txt")"
+        ! grep 'not found' "$work/ldd.txt" >&2 || fail "libraries of ${file#"$root"} are missing"
+    done
+    checked "the programs' libraries are all there"
+}
+
+# Of CUDA there is what a GPU needs to be used, and no toolkit.
+check_cuda_files() {
+    local name=libcublasLt.so.${cuda_release%%.*} tool
+    [ -e "$root/usr/local/bin/scdiva_cuda.so" ] || fail "scdiva_cuda.so is not in the image"
+    # found and loaded the way dlopen does it
+    enter "$user" /usr/bin/env LD_PRELOAD="$name" /bin/true 2>"$work/ldd.txt"
+    [ ! -s "$work/ldd.txt" ] || fail "$name: $(cat "$work/ldd.txt")"
+    for tool in nvcc gcc g++ cc make; do
+        ! enter "$user" sh -c "command -v $tool || ls /usr/local/cuda/bin/$tool" >/dev/null 2>&1 ||
+            fail "$tool is in the image"
+    done
+    checked "the image has scdiva_cuda.so and $name, and no compiler"
+}
+
+# Without a GPU: auto says so in one line and computes on the CPU, cuda does not start.
+check_cuda_device() {
+    start --device cuda
+    ! wait "$daemon" || fail "--device cuda without a GPU: it ended well"
+    grep -q 'there is no NVIDIA driver on this machine' "$work/daemon.log" ||
+        fail "--device cuda without a GPU: $(cat "$work/daemon.log")"
+    checked "without a GPU it says $(grep -o '\-\-device cuda: [^"]*' "$work/daemon.log")"
+    start --device auto
+    wait_ready
+    stop
+    if [ "$(grep -c NVIDIA "$work/daemon.log")" != 1 ] ||
+        ! grep NVIDIA "$work/daemon.log" | grep -q '"device":"cpu"'; then
+        fail "--device auto: $(cat "$work/daemon.log")"
+    fi
+    checked "--device auto takes the CPU and says why, in one line"
 }
 
 check_image() {
@@ -176,6 +279,8 @@ check_image() {
 
     enter "$user" touch /usr/local/probe 2>/dev/null && fail "the root file system can be written"
     checked "root file system read-only, user $user"
+    check_libraries
+    [ "$image" = cpu ] || check_cuda_files
 
     start
     wait "$daemon" && fail "it serves everyone without keys"
@@ -208,7 +313,12 @@ check_image() {
     grep -q '"cache":"hit"' "$work/answer.json" || fail "the cache did not outlive a restart"
     stop
     checked "the cache in /data outlives a restart"
-    echo "smoke: size of the root of the image: $(du -smx "$root" | cut -f1) MiB"
+    [ "$image" = cpu ] || check_cuda_device
+    echo "smoke: size of the root of the image: $(mib "$root") MiB," \
+        "of which the programs $(mib "$root"/usr/local/bin)"
+    [ "$image" = cpu ] || echo "smoke: and cuBLASLt, without the rest of NVIDIA's image, $(
+        mib "$root/usr/local/cuda"
+    )"
     echo "smoke: the Dockerfile's steps and the checks above passed; no container engine was used"
 }
 
@@ -230,8 +340,11 @@ if [ "${1-}" != --inside ]; then
     make_base
     rm -rf --one-file-system "$work/build" "$work/final" "$work/model" "$work"/*.log
     status=0
-    unshare --mount "$0" --inside build "$work" &&
-        unshare --mount --net --pid --fork --mount-proc "$0" --inside run "$work" || status=$?
+    what=()
+    [ "$image" = cpu ] || what=(cuda)
+    unshare --mount "$0" "${what[@]}" --inside build "$work" &&
+        unshare --mount --net --pid --fork --mount-proc "$0" "${what[@]}" --inside run "$work" ||
+        status=$?
     [ "$#" -gt 0 ] || rm -rf --one-file-system "$work"
     exit "$status"
 fi
@@ -248,7 +361,7 @@ if [ "$2" = build ]; then
     cp -r "$root/tmp/model/." "$work/model/"
     chmod -R a+rX "$work/model"
     rm -rf "$root/tmp/model" "$root/tmp/genes.tsv"
-    declare -p root workdir user entrypoint healthcheck env_of >"$work/image.env"
+    declare -p root workdir user entrypoint healthcheck env_of cuda_release >"$work/image.env"
 else
     # shellcheck disable=SC1091
     . "$work/image.env"

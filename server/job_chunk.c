@@ -225,8 +225,17 @@ static scd_code submit(computing *p, asking *a, scd_error *err)
                          .done = on_done,
                          .arg = a};
     code = scd_batcher_submit(jobs->o.batcher, &ask, err);
-    a->over = a->over || code;
+    if (code) /* else it may be over already, and is on_done's to say so */
+        a->over = true;
     return code;
+}
+
+static bool is_over(computing *p, const asking *a)
+{
+    scd_gate_lock(&p->gate);
+    bool over = a->over;
+    scd_gate_unlock(&p->gate);
+    return over;
 }
 
 /* Until it is over; where nobody wants it any more it is given up. */
@@ -388,7 +397,7 @@ scd_code scd_job_compute(scd_job_way *w, scd_error *err)
     code = p.hasher ? compute_all(&p, err) : no_memory(err);
     for (size_t i = 0; i < 2; i++) /* their memory is the batcher's until then */
         for (size_t k = 0; k < p.chunks[i].n_asks; k++)
-            if (!p.chunks[i].asks[k].over) {
+            if (!is_over(&p, &p.chunks[i].asks[k])) {
                 scd_batcher_cancel(w->jobs->o.batcher, p.chunks[i].asks[k].serial, SCD_E_CANCELED);
                 wait_over(&p, &p.chunks[i].asks[k]);
             }

@@ -24,6 +24,7 @@ NOT_UNDER_VALGRIND = {
     "test_cuda_exact": "fibers: valgrind loses track of their stacks",
     "test_cuda_model": "fibers: valgrind loses track of their stacks",
     "test_cuda_train": "fibers: valgrind loses track of their stacks",
+    "test_sandbox": "valgrind knows neither Landlock nor seccomp",
     "test_train_exact": "takes an hour there; the other test_train_* run the same kernels",
 }
 

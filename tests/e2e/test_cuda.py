@@ -24,7 +24,7 @@ def emulated(command):
     """The command with its program from build/emulated."""
     path = os.path.join(os.path.dirname(command[-1]), "emulated", os.path.basename(command[-1]))
     if not os.path.exists(path):
-        raise Skip("the emulated device is not built for sanitizers")
+        raise Skip("the emulated device is not built")
     return command[:-1] + [path]
 
 

@@ -1,10 +1,13 @@
 /* fuzz_cells.c - any bytes as a file of cells, of whatever format they look like: refused with a
  * message, or every matrix and column in it can be read in bounded memory, and a plan be made.
  *
- * Tables, archives and 10x Genomics' files; fuzz_h5ad.c has AnnData alone.
+ * Tables, archives and 10x Genomics' files; fuzz_h5ad.c has AnnData alone. HDF5 is read from memory
+ * and changed by the library (h5_mutate.h): libhdf5 looks for a file by its name, which a memfd has
+ * not, and does not stand up to any bytes whatever. All else is a memfd, and changed byte by byte.
  *
  * Threads: one. */
 #include "api/cells_plan.h"
+#include "tests/fuzz/h5_mutate.h"
 
 #include <fcntl.h>
 #include <stdint.h>
@@ -15,6 +18,12 @@
 #include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
+
+static bool is_hdf5(const uint8_t *data, size_t size)
+{
+    return size >= 8 && memcmp(data, "\x89HDF\r\n\x1a\n", 8) == 0;
+}
 
 static void check(scd_code code, const scd_error *err)
 {
@@ -50,20 +59,31 @@ static void read_matrix(scd_cells *cells, const char *name, scd_arena *arena)
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+/* *fd: where the bytes lie, -1: in memory. */
+static scd_code open_bytes(const uint8_t *data, size_t size, int *fd, scd_cells **cells,
+                           scd_error *err)
 {
     char path[64];
+    *fd = -1;
+    if (is_hdf5(data, size))
+        return scd_cells_open_image(data, size, "fuzz", cells, err);
+    *fd = memfd_create("fuzz", MFD_CLOEXEC);
+    if (*fd < 0 || write(*fd, data, size) != (ssize_t)size)
+        abort();
+    snprintf(path, sizeof path, "/proc/self/fd/%d", *fd);
+    return scd_cells_open(path, cells, err);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    int fd;
     scd_cells *cells = NULL;
     scd_file_plan_options options = {0};
     scd_file_plan plan;
     scd_error err;
     scd_arena arena;
-    int fd = memfd_create("fuzz", MFD_CLOEXEC);
-    if (fd < 0 || write(fd, data, size) != (ssize_t)size)
-        abort();
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     scd_arena_init(&arena, 64 << 20);
-    scd_code code = scd_cells_open(path, &cells, &err);
+    scd_code code = open_bytes(data, size, &fd, &cells, &err);
     check(code, &err);
     for (size_t i = 0; !code && i < scd_cells_n_matrices(cells) && i < 4; i++)
         read_matrix(cells, scd_cells_matrix_name(cells, i), &arena);
@@ -71,6 +91,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check(scd_cells_plan(cells, &options, &arena, &plan, &err), &err);
     scd_cells_close(cells);
     scd_arena_release(&arena);
-    close(fd);
+    if (fd >= 0)
+        close(fd);
     return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return is_hdf5(data, size) ? scd_h5_mutate(data, size, max, seed)
+                               : LLVMFuzzerMutate(data, size, max);
 }
