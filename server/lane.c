@@ -294,6 +294,7 @@ static void lose_device(scd_lane *l, scd_load *load, scd_load *behind, const scd
     size_t n_left = l->over ? b->n_lanes_left : 0;
     if (behind)
         queue_again(l, behind);
+    l->busy_ns = 0;
     scd_gate_unlock(&b->gate);
     tell(l, SCD_DEVICE_FAILED, n_left, err);
     if (!l->over && move_to_cpu(l, load))

@@ -253,6 +253,24 @@ def test_others_go_on_beside_a_gpu_that_hangs():
         d.kill()
 
 
+def test_a_gpu_that_hangs_and_then_dies_leaves_a_cpu_that_is_ready():
+    """Though nobody waits any more for what it had, or comes with something else."""
+    env = {**hangs(seconds=4 * SLOW), "CUDA_EMULATOR_HANG_KILLS": "1"}
+    flags = (*SILENT[:2], *MOVES[2:], "--max-batch-tokens", "50")  # so that one stands behind
+    with daemon("cuda:0", flags=flags, env=env) as d:
+        body = {"timeout_ms": 2000 * SLOW}
+        for i in range(300):
+            if d.post("/v1/embeddings", {**body, "cells": [cell(60 * i + k) for k in range(60)]}
+                      ).status == 504:
+                break
+        assert d.metric("scdiva_device_batches_behind_total") > 1
+        eventually(lambda: devices_of(d)[0] == "cpu")
+        time.sleep(1.5)  # more than --device-timeout-s
+        assert d.get("/readyz").status == 200, d.log()
+        assert devices_of(d)[1] == {"cuda:0": "lost", "cpu": "serving"}
+        assert ask(d, 100000).status == 200
+
+
 # ---- one that dies -------------------------------------------------------------------------------
 
 def test_what_a_dead_gpu_had_is_computed_by_the_others():
