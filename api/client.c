@@ -204,9 +204,10 @@ static scd_code refuse(const scd_client *c, long status, const cJSON *said, scd_
                     : is_busy(status)                ? SCD_E_BUSY
                     : status >= 400 && status <= 499 ? SCD_E_INVALID
                                                      : SCD_E_IO;
-    return scd_fail(err, code, "%s: %s%s%s%s%s (%ld)", c->url,
+    return scd_fail(err, code, "%s: %s%s%s%s%s (%ld)%s", c->url,
                     detail ? detail : "an answer that says nothing", place ? "; " : "",
-                    pointer ? pointer : "", place ? ": " : "", place ? place : "", status);
+                    pointer ? pointer : "", place ? ": " : "", place ? place : "", status,
+                    status == 401 ? ": the token is in --key-file FILE or $SCDIVA_API_KEY" : "");
 }
 
 /* The headers of this call before those of all. */

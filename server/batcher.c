@@ -71,8 +71,10 @@ void scd_batcher_count_out(scd_batcher *b, scd_unit *u)
 
 void scd_unit_drop(scd_batcher *b, scd_unit *u)
 {
-    scd_batcher_count_out(b, u);
-    scd_flight_remove(&b->flight, u);
+    if (!u->left_behind) {
+        scd_batcher_count_out(b, u);
+        scd_flight_remove(&b->flight, u);
+    }
     scd_unit_free(u);
 }
 

@@ -9,7 +9,8 @@
  * back to the front of its ticket's queue, unless nobody waits for it any more: whoever is
  * finished, canceled or late leaves between two passes, and its place is filled at once.
  *
- * What a device that fails had on it is computed again by the others. With the last device, its
+ * What a device that fails had on it is computed again by the others, and so is what a silent one
+ * has, but for courses, which are its own on their way. With the last device, its
  * batch fails and so does what comes; or, where that was asked for, the CPU goes on: with what is
  * one pass, and with courses that have not begun. Results whose keys name another device's identity
  * than that which computed them are handed out (scd_outcome.moved) and not stored.
@@ -70,6 +71,7 @@ struct scd_outcome {
 typedef enum scd_device_event {
     SCD_DEVICE_FAILED, /* it is not asked for more; n_left others go on. 0: it was the last, and
                           what comes fails, but for the next two */
+    SCD_DEVICE_SILENT, /* it does not answer: others have taken over what they can */
     SCD_DEVICE_MOVES,  /* the models are being loaded on the CPU */
     SCD_DEVICE_MOVED,  /* the CPU, this device, goes on */
     SCD_DEVICE_STAYS   /* the CPU cannot: err says why */

@@ -37,6 +37,7 @@ typedef struct scd_lane {
 
     /* under the gate */
     int64_t busy_ns; /* since when the device is at its batch; 0: it has none */
+    bool is_left;    /* silent, and what it had was taken over; until that batch ends */
     bool ended;      /* the thread comes to its end */
 } scd_lane;
 

@@ -94,6 +94,11 @@ static void on_device(void *arg, scd_device_event event, size_t device, size_t n
     case SCD_DEVICE_FAILED:
         device_failed(d, name, n_left);
         break;
+    case SCD_DEVICE_SILENT:
+        SCD_LOG(ERROR, "device_silent", "device", name, "message",
+                "a device has not finished its batch within --device-timeout-s: the others go on, "
+                "with its work");
+        break;
     case SCD_DEVICE_MOVES:
         SCD_LOG(WARN, "device_moves", "message", "the models are being loaded on the CPU");
         break;

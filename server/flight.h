@@ -1,9 +1,10 @@
 /* flight.h - what is in flight: tickets (requests), units (cells to compute), who waits for which,
  * and in which order the units are computed.
  *
- * A unit is one pass of one cell at a time. It lives in the table from the moment somebody asks for
- * its key until its result was handed out. It is queued under one ticket, its owner; when the owner
- * goes and others wait, it moves to one of those.
+ * A unit is one pass of one cell at a time. It lives in the table from the moment somebody asks
+ * for its key until its result was handed out, or until it is left behind on a silent device. It
+ * is queued under one ticket, its owner; when the owner goes and others wait, it moves to one of
+ * those.
  *
  * Threads: none of its own; the batcher's lock protects all of it. Owns: units and tickets. */
 #ifndef SCD_FLIGHT_H
@@ -37,7 +38,8 @@ struct scd_unit {
     scd_waiter *waiters;
     scd_work work;
     const char *identity; /* of its key's device; NULL: of whichever computes it */
-    unsigned n_losses;    /* devices that failed with it */
+    unsigned n_losses;    /* devices that failed or fell silent with it */
+    bool left_behind;     /* on a silent device: out of the table, and nobody's */
     scd_course *course;   /* NULL: one pass */
     size_t rows;          /* of its next pass */
     size_t work_tokens;   /* counted for it in the admission */

@@ -6,7 +6,7 @@
  * failed may well be the reason, and is given up. The last lane goes on: on the CPU where the
  * daemon was told so, or else to fail what comes, in words of its own. A device that only does not
  * answer - a call into a driver that hangs cannot be ended - is silent: others are asked for what
- * is queued, what it holds waits, and it serves again if it comes back.
+ * is queued and for what it holds, once, but for courses; and it serves again if it comes back.
  *
  * Threads: batch-N runs scd_lane_run; `gate` protects everything but the engine and the arrays that
  *          are the lane's own. */
@@ -93,19 +93,91 @@ static bool may_be_behind(const scd_lane *l)
            (b->flight.ring[SCD_INTERACTIVE] || is_quiet(b, scd_now_ns()));
 }
 
+/* ---- a device that is silent ---------------------------------------------------------------- */
+
+static void tell(const scd_lane *l, scd_device_event event, size_t n_left, const scd_error *err)
+{
+    const scd_batcher_options *o = &l->batcher->o;
+    if (o->on_device)
+        o->on_device(o->arg, event, l->device, n_left, err);
+}
+
+/* Under the lock: who waits for the unit waits for a copy of it now, in front of the queue; the
+ * device keeps the unit. Nothing where memory is out. */
+static void take_over_unit(scd_batcher *b, scd_unit *u)
+{
+    scd_unit *copy = u->waiters ? scd_unit_new(&u->key, &u->cell, u->work) : NULL;
+    if (u->waiters && !copy)
+        return;
+    scd_batcher_count_out(b, u);
+    scd_flight_remove(&b->flight, u);
+    u->left_behind = true;
+    if (!copy)
+        return;
+    copy->identity = u->identity;
+    copy->n_losses = u->n_losses + 1;
+    copy->waiters = u->waiters;
+    u->waiters = NULL;
+    for (scd_waiter *w = copy->waiters; w; w = w->next)
+        w->unit = copy;
+    scd_flight_insert(&b->flight, copy);
+    scd_batcher_count_in(b, copy);
+    scd_flight_queue_again(&b->flight, scd_unit_heir(copy), copy);
+}
+
+/* Under the lock. A course is on its way there and nowhere else; a cell with which a second device
+ * fell silent may well be the reason. */
+static void take_over_load(scd_batcher *b, const scd_load *load)
+{
+    for (size_t i = load->n; i-- > 0;) {
+        scd_unit *u = load->picked[i];
+        if (!u->left_behind && !u->course && u->n_losses + 1 < MOST_LOSSES)
+            take_over_unit(b, u);
+    }
+}
+
+/* Under the lock, which it lets go to tell: what silent devices have is this lane's and others'. */
+static void take_over(scd_lane *l)
+{
+    scd_batcher *b = l->batcher;
+    for (size_t i = 0; i < b->n_lanes; i++) {
+        scd_lane *other = &b->lanes[i];
+        if (other == l || other->is_left || scd_lane_silent_s(other, scd_now_ns()) <= 0)
+            continue;
+        other->is_left = true;
+        for (int slot = 0; slot < SCD_SLOTS; slot++)
+            take_over_load(b, &other->loads[slot]);
+        scd_gate_wake(&b->gate);
+        scd_gate_unlock(&b->gate);
+        tell(other, SCD_DEVICE_SILENT, 0, NULL);
+        scd_gate_lock(&b->gate);
+    }
+}
+
+/* Where there are others, whether they have fallen silent is looked at now and then. */
+static int64_t next_look(const scd_batcher *b)
+{
+    bool looks = b->n_lanes > 1 && b->o.device_timeout_s > 0;
+    return looks ? scd_now_ns() + SCD_NS_PER_S : SCD_NEVER;
+}
+
+/* ---- the next batch ------------------------------------------------------------------------- */
+
 /* The next batch, waited for unless the lane has one; false: none now, or never again. */
 static bool next_batch(scd_lane *l, scd_load *load, bool has_one)
 {
     scd_batcher *b = l->batcher;
     bool found = false;
     scd_gate_lock(&b->gate);
+    take_over(l);
     if (has_one)
         found = may_be_behind(l) && pick(l, load);
     else
         while (!b->stopping && !(found = pick(l, load))) {
             b->n_idle++;
-            scd_gate_wait(&b->gate, SCD_NEVER);
+            scd_gate_wait(&b->gate, next_look(b));
             b->n_idle--;
+            take_over(l);
         }
     scd_gate_unlock(&b->gate);
     return found;
@@ -165,6 +237,10 @@ static void hand_out(scd_lane *l, scd_load *load, bool computed, scd_ticket **en
     size_t left = 0;
     for (size_t i = 0; i < load->n; i++) {
         scd_unit *u = load->picked[i];
+        if (u->left_behind) {
+            scd_unit_drop(b, u);
+            continue;
+        }
         if (computed || u->course)
             scd_batcher_count_pass(b, u);
         if (!is_finished(u, computed)) {
@@ -204,13 +280,6 @@ static void fail_all(scd_lane *l, scd_load *load, const scd_error *err, scd_tick
 }
 
 /* ---- a device that fails -------------------------------------------------------------------- */
-
-static void tell(const scd_lane *l, scd_device_event event, size_t n_left, const scd_error *err)
-{
-    const scd_batcher_options *o = &l->batcher->o;
-    if (o->on_device)
-        o->on_device(o->arg, event, l->device, n_left, err);
-}
 
 /* Under the lock: what fails with a second device goes no further. */
 static void fail_repeated(scd_lane *l, scd_load *load, const scd_error *err, scd_ticket **ended)
@@ -294,6 +363,7 @@ static void lose_device(scd_lane *l, scd_load *load, scd_load *behind, const scd
     size_t n_left = l->over ? b->n_lanes_left : 0;
     if (behind)
         queue_again(l, behind);
+    l->busy_ns = 0;
     scd_gate_unlock(&b->gate);
     tell(l, SCD_DEVICE_FAILED, n_left, err);
     if (!l->over && move_to_cpu(l, load))
@@ -349,6 +419,7 @@ static bool end_batch(scd_lane *l, scd_load *load, scd_load *behind, const scd_e
     scd_ticket *ended = NULL;
     scd_gate_lock(&b->gate);
     l->busy_ns = behind ? now : 0;
+    l->is_left = false;
     if (computed) {
         count_device(l, load->behind, tokens, seconds);
         scd_admission_measure(&b->admission, tokens, seconds / (double)b->n_lanes_left);

@@ -97,7 +97,7 @@ const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 export function curlCommand(path, args, hasKey) {
     const all = hasKey ? [["-H", null], ...args] : args;
     const words = all.map((line) => line.map((word) =>
-        word === null ? '"Authorization: Bearer $SCDIVA_KEY"' :
+        word === null ? '"Authorization: Bearer $SCDIVA_API_KEY"' :
         /^[\w@%+=:,./-]+$/.test(word) ? word : quote(word)).join(" "));
     return ["curl -sS", ...words, quote(new URL(path, document.baseURI).href)].join(" \\\n     ");
 }

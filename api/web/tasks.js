@@ -58,7 +58,7 @@ export const TASKS = {
         title: "Impute", formats: ALL,
         note: "What a gene would have where it is expressed: genes that are off get a value too.",
         fields: [
-            ["genes", "Genes", "CD3D, FOXP3; empty: every gene of the file", "text"],
+            ["genes", "Genes", "CD3D, IL7R; empty: every gene of the file", "text"],
             ["pooling", "Pooling", "", () => [["", "visible"],
                 ["clean", "clean: sees what is hidden, for comparison"]]]],
     },

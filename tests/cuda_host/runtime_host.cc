@@ -81,33 +81,37 @@ static long setting(const char *name, int gpu, long otherwise)
     return otherwise;
 }
 
+enum { MOST_GPUS = 64 };
+static std::atomic<bool> killed[MOST_GPUS]; /* by a hang */
+
 /* CUDA_EMULATOR_DIES_AFTER=N: a device fails for good after N calls. */
 static bool died(int gpu)
 {
-    enum { MOST = 64 };
-    static long left[MOST];
-    static bool known[MOST];
-    if (gpu >= MOST)
+    static long left[MOST_GPUS];
+    static bool known[MOST_GPUS];
+    if (gpu >= MOST_GPUS)
         return false;
     if (!known[gpu])
         left[gpu] = setting("CUDA_EMULATOR_DIES_AFTER", gpu, -1);
     known[gpu] = true;
     left[gpu] -= left[gpu] > 0;
-    return left[gpu] == 0;
+    return left[gpu] == 0 || killed[gpu];
 }
 
-/* CUDA_EMULATOR_HANGS_AFTER=N: a device's Nth wait takes CUDA_EMULATOR_HANG_S seconds, or for ever.
- * Without the lock: other devices go on. */
+/* CUDA_EMULATOR_HANGS_AFTER=N: a device's Nth wait takes CUDA_EMULATOR_HANG_S seconds, or for ever;
+ * with CUDA_EMULATOR_HANG_KILLS=1 it fails for good then. Without the lock: other devices go on. */
 static void hang(int gpu)
 {
-    enum { MOST = 64, FOR_EVER = 1 << 30 };
-    static std::atomic<long> left[MOST]; /* 0: not known yet */
-    if (gpu >= MOST)
+    enum { FOR_EVER = 1 << 30 };
+    static std::atomic<long> left[MOST_GPUS]; /* 0: not known yet */
+    if (gpu >= MOST_GPUS)
         return;
     long unknown = 0, n = setting("CUDA_EMULATOR_HANGS_AFTER", gpu, -1);
     if (n > 0 && (left[gpu].compare_exchange_strong(unknown, n + 1), left[gpu] > 1) &&
-        --left[gpu] == 1)
+        --left[gpu] == 1) {
         sleep((unsigned)setting("CUDA_EMULATOR_HANG_S", gpu, FOR_EVER));
+        killed[gpu] = setting("CUDA_EMULATOR_HANG_KILLS", gpu, 0) == 1;
+    }
 }
 
 scd_code scd_emu_call(const char *name, scd_error *err)

@@ -288,7 +288,7 @@ def test_a_key_opens_a_daemon_that_asks_for_one():
     with Daemon(model, flags=["--keys", keys]) as d:
         args = ("embed", path, "-o", scratch("key.npy"), "--server", f"http://127.0.0.1:{d.port}",
                 "--overwrite")
-        says(run(*args, exit=1)[1], "401")
+        says(run(*args, exit=1)[1], "401", "--key-file FILE or $SCDIVA_API_KEY")
         run(*args, "-q", "--key-file", key_file)
         run(*args, "-q", env={"SCDIVA_API_KEY": token})
 

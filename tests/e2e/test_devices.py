@@ -18,6 +18,7 @@ from test_cuda import GUARD, emulated
 GENES = [f"GENE{i}" for i in range(12)]
 MOVES = ("--max-batch-tokens", "512", "--on-device-loss", "cpu")
 HANGS = 1200  # waits of one GPU: more than loading and warming up take
+HANGS_SOON = 800  # likewise, of one in two, which has half of the batches
 ENOUGH = 2700  # calls of one GPU: more than loading and warming up take
 
 
@@ -241,16 +242,58 @@ def test_a_gpu_that_comes_back_serves_again_and_what_it_had_is_right():
         assert up(d) == {"cuda:0": 1} and "device_answers" in d.log(), d.log()
 
 
-def test_others_go_on_beside_a_gpu_that_hangs():
-    d = daemon("cuda:0,1", flags=SILENT, env=hangs(gpu=1))
+def test_others_go_on_beside_a_gpu_that_hangs_and_take_over_what_it_had():
+    with daemon("cuda:0") as d:
+        want = [ask(d, i, 1).embeddings().tobytes() for i in range(1500)]
+    flags = (*SILENT[:2], "--max-batch-tokens", "50")
+    d = daemon("cuda:0,1", flags=flags, env=hangs(n=HANGS_SOON, gpu=1))
     try:
-        until_silent(d)
+        with ThreadPoolExecutor(6) as pool:  # nobody hears of it
+            assert [a.embeddings().tobytes()
+                    for a in pool.map(lambda i: ask(d, i, 1), range(1500))] == want
         eventually(lambda: up(d) == {"cuda:0": 1, "cuda:1": 0})
         assert d.get("/readyz").status == 200
+        assert d.metric("scdiva_queue_tokens") == 0
         together(d, 20, first=5000)
         assert devices_of(d)[1] == {"cuda:0": "serving", "cuda:1": "silent"}
+        assert len(re.findall("device_silent.*cuda:1", d.log())) == 1, d.log()
+        d.process.send_signal(signal.SIGTERM)
+        assert d.process.wait(harness.STOP_S) == 1
     finally:
         d.kill()
+
+
+def test_a_job_ends_beside_a_gpu_that_hangs():
+    table = jobs.table(3000, genes=[f"GENE{i}" for i in range(40)], length=12)
+    with daemon("cuda:0") as d:
+        job = jobs.wait(d, jobs.start(d, table))
+        want = d.get(f"/v1/jobs/{job['id']}/result").body
+    flags = (*SILENT[:2], "--max-batch-tokens", "50")
+    with daemon("cuda:0,1", flags=flags, env=hangs(n=HANGS_SOON, gpu=1, seconds=6 * SLOW)) as d:
+        job = jobs.wait(d, jobs.start(d, table), timeout=100 * SLOW)
+        assert d.get(f"/v1/jobs/{job['id']}/result").body == want
+        assert "device_silent" in d.log()
+        eventually(lambda: up(d) == {"cuda:0": 1, "cuda:1": 1})  # what it brings nobody wants
+        assert d.metric("scdiva_queue_tokens") == 0
+        together(d, 20, first=5000)
+
+
+def test_a_gpu_that_hangs_and_then_dies_leaves_a_cpu_that_is_ready():
+    """Though nobody waits any more for what it had, or comes with something else."""
+    env = {**hangs(seconds=4 * SLOW), "CUDA_EMULATOR_HANG_KILLS": "1"}
+    flags = (*SILENT[:2], *MOVES[2:], "--max-batch-tokens", "50")  # so that one stands behind
+    with daemon("cuda:0", flags=flags, env=env) as d:
+        body = {"timeout_ms": 2000 * SLOW}
+        for i in range(300):
+            if d.post("/v1/embeddings", {**body, "cells": [cell(60 * i + k) for k in range(60)]}
+                      ).status == 504:
+                break
+        assert d.metric("scdiva_device_batches_behind_total") > 1
+        eventually(lambda: devices_of(d)[0] == "cpu")
+        time.sleep(1.5)  # more than --device-timeout-s
+        assert d.get("/readyz").status == 200, d.log()
+        assert devices_of(d)[1] == {"cuda:0": "lost", "cpu": "serving"}
+        assert ask(d, 100000).status == 200
 
 
 # ---- one that dies -------------------------------------------------------------------------------

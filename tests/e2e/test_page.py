@@ -254,7 +254,7 @@ def test_a_browser_is_asked_for_the_key_and_keeps_it_for_the_tab():
         page.wait("#jobs .state", "done")
         page.click("#jobs button")
         check_download(d, page, test_auth.bearer(test_auth.TOKEN))
-        assert "SCDIVA_KEY" in page.one("#file-curl").get_attribute("textContent")
+        assert "$SCDIVA_API_KEY" in page.one("#file-curl").get_attribute("textContent")
         assert test_auth.TOKEN not in page.driver.page_source
         assert page.driver.execute_script("return localStorage.length") == 0
         page.driver.refresh()

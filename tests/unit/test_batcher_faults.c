@@ -1,159 +1,9 @@
-/* test_batcher_faults.c - batches and devices that fail, and models side by side. The engine is a
- * stand-in whose devices fail on request; they answer every cell with its first value, the CPU that
- * it may move to with 0.5 more.
+/* test_batcher_faults.c - batches that fail, devices that fail or fall silent, and models side by
+ * side, on the stand-in of batcher_devices.h.
  *
  * Threads: main, batch-N. */
 #include "engine/base/mem.h"
-#include "tests/unit/batcher_fixture.h"
-
-#include <stdatomic.h>
-
-enum { MAX_ROWS = 42, N_MODELS = 2, MAX_DEVICES = 3 };
-
-struct scd_engine {
-    atomic_int fail[MAX_DEVICES]; /* scd_code of the next batches */
-    atomic_int cannot_move;
-    atomic_size_t batches, on_device[MAX_DEVICES], n_devices;
-    atomic_bool overlaps;
-    atomic_size_t most_under_way; /* on one device */
-    struct {
-        scd_work work;
-        const scd_step *steps;
-        size_t n; /* 0: nothing is under way */
-    } slots[MAX_DEVICES][SCD_SLOTS];
-};
-
-static struct scd_engine engine;
-static const scd_device_info gpu = {.identity = "gpu"}, cpu = {.identity = "cpu"};
-static const scd_model_config config = {.hidden_dim = CALL_DIM, .vocab = 50, .max_gene_len = 20};
-static const scd_served_model models[N_MODELS] = {{.name = "a", .config = &config},
-                                                  {.name = "b", .config = &config}};
-
-size_t scd_engine_good_rows_at(const scd_engine *e, size_t device)
-{
-    (void)e;
-    (void)device;
-    return 16;
-}
-
-size_t scd_engine_max_rows(const scd_engine *e)
-{
-    (void)e;
-    return MAX_ROWS;
-}
-
-size_t scd_engine_n_models(const scd_engine *e)
-{
-    (void)e;
-    return N_MODELS;
-}
-
-const scd_served_model *scd_engine_model(const scd_engine *e, size_t index)
-{
-    (void)e;
-    return &models[index];
-}
-
-size_t scd_engine_width(const scd_engine *e, scd_work work)
-{
-    (void)e;
-    (void)work;
-    return CALL_DIM;
-}
-
-bool scd_engine_denoises(const scd_engine *e)
-{
-    (void)e;
-    return false;
-}
-
-size_t scd_engine_n_devices(const scd_engine *e)
-{
-    return atomic_load(&e->n_devices);
-}
-
-static bool is_cpu(const scd_engine *e, size_t device)
-{
-    return device == MAX_DEVICES - 1 && atomic_load(&e->n_devices) == MAX_DEVICES;
-}
-
-const scd_device_info *scd_engine_device_at(const scd_engine *e, size_t device)
-{
-    return is_cpu(e, device) ? &cpu : &gpu;
-}
-
-const char *scd_engine_device_name(const scd_engine *e, size_t device)
-{
-    static const char *const names[] = {"first", "second", "third"};
-    (void)e;
-    return names[device];
-}
-
-size_t scd_engine_max_rows_at(const scd_engine *e, size_t device)
-{
-    return is_cpu(e, device) ? MAX_ROWS / 2 : MAX_ROWS;
-}
-
-scd_code scd_engine_move_to_cpu(scd_engine *e, scd_error *err)
-{
-    if (atomic_load(&e->cannot_move))
-        return scd_fail(err, SCD_E_NOMEM, "no room on the CPU");
-    atomic_store(&e->n_devices, MAX_DEVICES);
-    return SCD_OK;
-}
-
-scd_code scd_engine_step_on(scd_engine *e, size_t device, scd_work work, const scd_step *steps,
-                            size_t n, scd_error *err)
-{
-    atomic_fetch_add(&e->batches, 1);
-    atomic_fetch_add(&e->on_device[device], 1);
-    scd_code fail = (scd_code)atomic_load(&e->fail[device]);
-    if (fail)
-        return scd_fail(err, fail, "the device went away");
-    float more = is_cpu(e, device) ? 0.5f : 0.0f;
-    for (size_t i = 0; i < n; i++)
-        for (size_t k = 0; k < CALL_DIM; k++)
-            steps[i].out[k] = steps[i].cell->values[0] + more + 1000.0f * (float)work.model;
-    return SCD_OK;
-}
-
-bool scd_engine_device_overlaps(const scd_engine *e, size_t device)
-{
-    return atomic_load(&e->overlaps) && !is_cpu(e, device);
-}
-
-/* Whole batches alone, so that both ways are gone. */
-bool scd_engine_overlaps(const scd_engine *e, size_t device, scd_work work, const scd_step *steps,
-                         size_t n)
-{
-    (void)work;
-    return scd_engine_device_overlaps(e, device) && (n > 1 || steps[0].cell->n_tokens > 7);
-}
-
-scd_code scd_engine_begin(scd_engine *e, size_t device, int slot, scd_work work,
-                          const scd_step *steps, size_t n, scd_error *err)
-{
-    (void)err;
-    assert_int_equal(e->slots[device][slot].n, 0);
-    e->slots[device][slot].work = work;
-    e->slots[device][slot].steps = steps;
-    e->slots[device][slot].n = n;
-    if (e->slots[device][1 - slot].n)
-        atomic_store(&e->most_under_way, 2);
-    return SCD_OK;
-}
-
-scd_code scd_engine_fetch(scd_engine *e, size_t device, int slot, scd_error *err)
-{
-    size_t n = e->slots[device][slot].n;
-    e->slots[device][slot].n = 0;
-    assert_true(n > 0);
-    scd_code code = scd_engine_step_on(e, device, e->slots[device][slot].work,
-                                       e->slots[device][slot].steps, n, err);
-    for (int i = 0; code == SCD_E_DEVICE && i < SCD_SLOTS; i++)
-        e->slots[device][i].n = 0; /* what is under way there never comes */
-    return code;
-}
+#include "tests/unit/batcher_devices.h"
 
 static int open_all(void **state)
 {
@@ -191,6 +41,8 @@ static void on_device(void *arg, scd_device_event event, size_t device, size_t n
     atomic_fetch_add(&n_events[event], 1);
 }
 
+static double timeout_s;
+
 static scd_code open_on(size_t n_devices, bool move_to_cpu, scd_batcher **out)
 {
     scd_batcher_options o = {.engine = &engine,
@@ -198,6 +50,7 @@ static scd_code open_on(size_t n_devices, bool move_to_cpu, scd_batcher **out)
                              .metrics = metrics,
                              .max_queue_tokens = 1000,
                              .move_to_cpu = move_to_cpu,
+                             .device_timeout_s = timeout_s,
                              .log = log_failure,
                              .on_device = on_device,
                              .arg = &n_logged};
@@ -224,6 +77,12 @@ static int set_up(void **state)
 static int set_up_two(void **state)
 {
     return open_on(2, false, (scd_batcher **)state) ? -1 : 0;
+}
+
+static int set_up_two_watched(void **state)
+{
+    timeout_s = 0.2;
+    return set_up_two(state);
 }
 
 static int set_up_moving(void **state)
@@ -254,6 +113,7 @@ static int tear_down(void **state)
     fake_hold(false, false);
     scd_batcher_close(*state);
     atomic_store(&engine.overlaps, false);
+    timeout_s = 0;
     return 0;
 }
 
@@ -408,6 +268,56 @@ static void what_a_device_that_fails_had_is_computed_by_the_other_and_kept(void 
     assert_true(stats[0].lost && !stats[1].lost && !stats[0].batches);
 }
 
+/* One of the two hangs with the call's cells, which the other answers. Which. */
+static size_t let_one_hang(scd_batcher *b, call *c)
+{
+    atomic_store(&engine.hangs[0], true);
+    atomic_store(&engine.hangs[1], true);
+    call_submit(b, c);
+    while (!atomic_load(&engine.on_device[0]) && !atomic_load(&engine.on_device[1]))
+        usleep(1000);
+    size_t silent = atomic_load(&engine.on_device[0]) ? 0 : 1;
+    atomic_store(&engine.hangs[1 - silent], false);
+    assert_int_equal(call_wait(c), SCD_OK);
+    assert_true(c->out[0][0] == c->values[0][0] && c->out[1][0] == c->values[1][0]);
+    assert_int_equal(atomic_load(&n_events[SCD_DEVICE_SILENT]), 1);
+    assert_int_equal(scd_batcher_queued(b), 0);
+    return silent;
+}
+
+static void what_a_silent_device_has_is_computed_by_the_other(void **state)
+{
+    scd_batcher *b = *state;
+    scd_device_stats stats[2];
+    call *c = call_new(2, 10);
+    size_t silent = let_one_hang(b, c);
+    assert_int_equal(scd_batcher_devices(b, stats, 2), 2);
+    assert_true(stats[silent].silent_s > 0 && scd_batcher_answers(b));
+    atomic_store(&engine.hangs[silent], false); /* what it comes back with nobody wants */
+    for (stats[silent].batches = 0; !stats[silent].batches; scd_batcher_devices(b, stats, 2))
+        usleep(1000);
+    assert_true(stats[silent].silent_s <= 0);
+    assert_int_equal(scd_batcher_queued(b), 0);
+    call_free(c);
+}
+
+static void what_a_silent_device_had_is_not_computed_again_when_it_dies(void **state)
+{
+    scd_batcher *b = *state;
+    scd_device_stats stats[2];
+    call *c = call_new(2, 10);
+    size_t silent = let_one_hang(b, c), before = atomic_load(&engine.batches);
+    fail_device(silent);
+    atomic_store(&engine.hangs[silent], false);
+    while (!atomic_load(&n_events[SCD_DEVICE_FAILED]))
+        usleep(1000);
+    assert_int_equal(scd_batcher_queued(b), 0);
+    assert_int_equal(scd_batcher_devices(b, stats, 2), 2);
+    assert_true(stats[silent].lost && stats[silent].silent_s <= 0 && scd_batcher_answers(b));
+    assert_int_equal(atomic_load(&engine.batches), before);
+    call_free(c);
+}
+
 /* It would take one device after the other with it. */
 static void a_cell_that_was_there_when_two_devices_failed_is_given_up(void **state)
 {
@@ -541,6 +451,7 @@ static void every_allocation_that_fails_at_the_start_is_reported(void **state)
 #define WITH_BATCHER(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 #define OVERLAPPING(test, set_up) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 #define WITH_TWO(test) cmocka_unit_test_setup_teardown(test, set_up_two, tear_down)
+#define WITH_TWO_WATCHED(test) cmocka_unit_test_setup_teardown(test, set_up_two_watched, tear_down)
 #define WITH_MOVING(test) cmocka_unit_test_setup_teardown(test, set_up_moving, tear_down)
 
 int main(void)
@@ -553,6 +464,8 @@ int main(void)
         WITH_BATCHER(cells_of_two_models_are_computed_by_their_own),
         WITH_TWO(both_devices_compute_at_a_time),
         WITH_TWO(what_a_device_that_fails_had_is_computed_by_the_other_and_kept),
+        WITH_TWO_WATCHED(what_a_silent_device_has_is_computed_by_the_other),
+        WITH_TWO_WATCHED(what_a_silent_device_had_is_not_computed_again_when_it_dies),
         WITH_TWO(a_cell_that_was_there_when_two_devices_failed_is_given_up),
         WITH_MOVING(
             with_the_last_device_lost_the_cpu_goes_on_and_keeps_what_it_computed_for_itself_alone),
