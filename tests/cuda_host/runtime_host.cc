@@ -12,6 +12,7 @@
 #include "tests/cuda_host/impl.h"
 
 #include <atomic>
+#include <map>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,10 @@ struct scd_gpu {
 };
 
 static thread_local scd_gpu *current; /* that this thread entered last */
+
+/* What each GPU has. A dead one is given nothing back: all of it goes when that is closed. */
+static std::map<void *, const scd_gpu *> memory_of;
+static std::map<recording *, const scd_gpu *> graph_of;
 
 long scd_emu_fail_after = -1;
 long scd_emu_blocks;
@@ -249,6 +254,8 @@ scd_code scd_gpu_record_end(scd_gpu *gpu, void **out, scd_error *err)
     if (code)
         delete done;
     *out = code ? NULL : done;
+    if (!code)
+        graph_of[done] = gpu;
     scd_emu_blocks += !code;
     return code;
 }
@@ -268,6 +275,7 @@ void scd_gpu_graph_free(scd_gpu *gpu, void *graph)
     turn t;
     (void)gpu;
     scd_emu_blocks -= graph != NULL;
+    graph_of.erase((recording *)graph);
     delete (recording *)graph;
 }
 
@@ -348,12 +356,30 @@ scd_code scd_gpu_open(int index, scd_gpu **out, scd_gpu_facts *facts, scd_error 
     return SCD_OK;
 }
 
+static void bury(const scd_gpu *gpu)
+{
+    for (auto at = memory_of.begin(); at != memory_of.end();) {
+        bool its = at->second == gpu;
+        if (its)
+            free(at->first);
+        at = its ? memory_of.erase(at) : std::next(at);
+    }
+    for (auto at = graph_of.begin(); at != graph_of.end();) {
+        bool its = at->second == gpu;
+        if (its)
+            delete at->first;
+        at = its ? graph_of.erase(at) : std::next(at);
+    }
+}
+
 void scd_gpu_close(scd_gpu *gpu)
 {
     turn t;
     if (!gpu)
         return;
     flush_all(gpu);
+    if (died(gpu->index))
+        bury(gpu);
     if (current == gpu)
         current = NULL;
     free(gpu);
@@ -372,6 +398,7 @@ static scd_code give(size_t bytes, void **out, scd_error *err)
     if (!*out)
         return scd_fail(err, SCD_E_NOMEM, "out of memory");
     memset(*out, 0xff, bytes);
+    memory_of[*out] = current;
     scd_emu_blocks++;
     return SCD_OK;
 }
@@ -381,8 +408,10 @@ static void take(scd_gpu *gpu, void *memory)
     turn t;
     flush_all(gpu);
     scd_emu_blocks -= memory != NULL;
-    if (!region_free(memory))
-        free(memory);
+    if (region_free(memory))
+        return;
+    memory_of.erase(memory);
+    free(memory);
 }
 
 /* CUDA_EMULATOR_LARGEST=N: no block of device memory larger than N bytes. */

@@ -109,8 +109,8 @@ def test_one_head_and_wide_heads_match():
                   {"HIDDEN_DIM": 256, "N_HEADS": 2, "SCGPT_DIM": 16, "D_HID": 33},
                   {"HIDDEN_DIM": 128, "N_HEADS": 2, "SCGPT_DIM": 32, "D_HID": 192},
                   {"HIDDEN_DIM": 72, "N_HEADS": 4, "SCGPT_DIM": 72, "ROPE_THETA": 500.5}):
-        path = models.write_model(harness.scratch("heads_in_%d" % sizes["HIDDEN_DIM"]), names, seed=6,
-                                  MAX_GENE_LEN=129, **sizes)
+        folder = harness.scratch(f"heads_in_{sizes['HIDDEN_DIM']}")
+        path = models.write_model(folder, names, seed=6, MAX_GENE_LEN=129, **sizes)
         check(path, body)
 
 
