@@ -60,7 +60,7 @@ NVCC_FLAGS = -std=c++20 -O3 $(CPPFLAGS) -Werror all-warnings -Xcompiler -fPIC,-W
              $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_90,code=compute_90
 # The thread sanitizer sees the emulator's callers, not its fibers, which are one thread's.
 CXXFLAGS := -std=c++20 $(OPT) -fno-math-errno -ffp-contract=off -fno-exceptions -fno-rtti \
-            -Wall -Wextra -Wshadow -Wconversion -Werror $(if $(filter thread,$(SANITIZE)),-DSCD_EMU_NO_JUMPS,$(SAN)) \
+            -Wall -Wextra -Wshadow -Wconversion -Werror -Wno-psabi $(if $(filter thread,$(SANITIZE)),-DSCD_EMU_NO_JUMPS,$(SAN)) \
             -pthread -fPIC -DSCD_CUDA_HOST
 
 # Files whose name ends in an instruction set are compiled for it and chosen at run time.
