@@ -2,8 +2,9 @@
 """end_to_end.py - cells per second through HTTP against the bare engine, in the same run.
 
 HTTP: --clients connections, each sending requests of --batch cells nobody sent before (cache off),
-with the answer as JSON numbers, base64 and .npy. Bare: build/bench/bench_engine (BENCH_ENGINE names
-another), whose own report is printed too; it runs before and after, since machines drift.
+with the answer as JSON numbers, base64 and .npy; and by /v2, binary tensors both ways. Bare:
+build/bench/bench_engine (BENCH_ENGINE names another), whose own report is printed too; it runs
+before and after, since machines drift.
 """
 import argparse
 import http.client
@@ -17,17 +18,36 @@ import subprocess
 import threading
 import time
 
+import numpy as np
+
 import common
+import oip
 from common import harness, row, spread
 
-MODES = {"json": ({}, {}), "base64": ({"encoding": "base64"}, {}),
-         "npy": ({}, {"Accept": "application/x-npy"})}
+def v1(fields=None, headers=None):
+    def request(cells, model):
+        body = json.dumps({"cells": cells, **(fields or {})}).encode()
+        return "/v1/embeddings", body, {"Content-Type": "application/json", **(headers or {})}
+    return request
 
 
-def measure(port, bodies, headers, clients):
-    """seconds until all bodies, sent by so many connections, are answered"""
-    todo, lock, headers = list(bodies), threading.Lock(), {
-        "Content-Type": "application/json", **headers}
+def v2(cells, model):
+    genes = [g for c in cells for g in c["genes"]]
+    values = np.concatenate([c["values"] for c in cells]).astype(np.float32)
+    starts = np.cumsum([0] + [len(c["genes"]) for c in cells])
+    body, headers = oip.pack({"genes": ("BYTES", genes), "values": ("FP32", values),
+                              "indptr": ("INT64", starts)}, [("embedding", True)],
+                             binary=("genes", "values", "indptr"))
+    return f"/v2/models/{model}/infer", body, headers
+
+
+MODES = {"json": v1(), "base64": v1({"encoding": "base64"}),
+         "npy": v1(headers={"Accept": "application/x-npy"}), "/v2, binary": v2}
+
+
+def measure(port, requests, clients):
+    """seconds until all requests, sent by so many connections, are answered"""
+    todo, lock = list(requests), threading.Lock()
 
     def client():
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
@@ -35,8 +55,8 @@ def measure(port, bodies, headers, clients):
             with lock:
                 if not todo:
                     return
-                body = todo.pop()
-            connection.request("POST", "/v1/embeddings", body, headers)
+                path, body, headers = todo.pop()
+            connection.request("POST", path, body, headers)
             response = connection.getresponse()
             response.read()
             assert response.status == 200, response.status
@@ -81,10 +101,10 @@ def main():
         cells = common.official_cells(n, length)
         flags = ("--cache-mb", "0", "--precision", a.precision)
         with harness.Daemon(harness.official_model(), flags=flags) as d:
-            for mode, (fields, headers) in MODES.items():
-                bodies = [json.dumps({"cells": cells[i:i + a.batch], **fields}).encode()
-                          for i in range(0, n, a.batch)]
-                rates = [n / measure(d.port, bodies, headers, a.clients) for _ in range(a.runs)]
+            model = d.get("/v1/models").json()["data"][0]["name"]
+            for mode, make in MODES.items():
+                requests = [make(cells[i:i + a.batch], model) for i in range(0, n, a.batch)]
+                rates = [n / measure(d.port, requests, a.clients) for _ in range(a.runs)]
                 measured.append((length, mode, rates))
     after = bare_engine(a.precision)
     for length, mode, rates in measured:
