@@ -91,7 +91,8 @@ typedef struct scd_batcher_options {
     scd_metrics *metrics;
     size_t max_queue_tokens;
     bool move_to_cpu;        /* when the last GPU has failed */
-    double device_timeout_s; /* a device that is at a batch for longer is silent; 0: never */
+    double device_timeout_s; /* a device that is at a batch for longer is silent, but
+                                for the CPU that was moved to; 0: never */
     void (*log)(void *arg, const scd_error *err); /* a batch failed; may be NULL */
     /* From batch-N, with no lock held; err: why, or NULL. May be NULL. */
     void (*on_device)(void *arg, scd_device_event event, size_t device, size_t n_left,

@@ -62,6 +62,13 @@ static scd_code count_models(scd_daemon *d, scd_error *err)
     return code;
 }
 
+/* A driver may hang; a CPU is only slow, and a slow one may need minutes for a batch. */
+static double device_timeout_s(const scd_daemon *d)
+{
+    bool is_cpu = !strcmp(scd_engine_device_kind(d->engine), "cpu");
+    return is_cpu ? 0 : (double)d->config->device_timeout_s;
+}
+
 static bool moves_to_cpu(const scd_daemon *d)
 {
     return d->config->on_device_loss == ON_LOSS_CPU;
@@ -248,7 +255,7 @@ static scd_code open_batcher(scd_daemon *d, scd_error *err)
                              .metrics = d->metrics,
                              .max_queue_tokens = (size_t)d->config->max_queue_tokens,
                              .move_to_cpu = moves_to_cpu(d),
-                             .device_timeout_s = (double)d->config->device_timeout_s,
+                             .device_timeout_s = device_timeout_s(d),
                              .log = log_batch,
                              .on_device = on_device,
                              .arg = d};

@@ -331,7 +331,9 @@ static bool move_to_cpu(scd_lane *l, scd_load *load)
     scd_ticket *ended = NULL;
     if (!b->o.move_to_cpu || b->moved)
         return false;
+    scd_gate_lock(&b->gate);
     b->moved = true; /* or tried to: once */
+    scd_gate_unlock(&b->gate);
     tell(l, SCD_DEVICE_MOVES, 0, NULL);
     if (scd_engine_move_to_cpu(b->o.engine, &err)) {
         tell(l, SCD_DEVICE_STAYS, 0, &err);
@@ -485,7 +487,8 @@ void *scd_lane_run(void *arg)
 
 double scd_lane_silent_s(const scd_lane *l, int64_t now)
 {
-    double limit = l->batcher->o.device_timeout_s, s = (double)(now - l->busy_ns) * 1e-9;
+    double limit = l->batcher->moved ? 0 : l->batcher->o.device_timeout_s;
+    double s = (double)(now - l->busy_ns) * 1e-9;
     return l->busy_ns && limit > 0 && s > limit ? s : 0;
 }
 

@@ -1,5 +1,6 @@
-/* product_group.cu - products on Hopper that end in what follows them: silu(gate) up, RoPE on q and
- * k.
+/* product_group.cu - products on Hopper that end in what follows them: o_proj in the residual and
+ * what the norm behind it needs, gate and up in that norm's scale and silu(gate) up, q and k in
+ * RoPE.
  *
  * y (rows, n) = x (rows, k) w (n, k)^T, bf16 in, fp32 sums in order of k. A block keeps 128 rows of
  * w in shared memory for good - all k columns, so k is at most 512 - and lets the rows of x go by

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import harness
 import jobs
 import models
-from harness import SLOW, Daemon, scratch
+from harness import SLOW, Daemon, Skip, scratch
 from test_cuda import GUARD, emulated
 
 GENES = [f"GENE{i}" for i in range(12)]
@@ -294,6 +294,20 @@ def test_a_gpu_that_hangs_and_then_dies_leaves_a_cpu_that_is_ready():
         assert d.get("/readyz").status == 200, d.log()
         assert devices_of(d)[1] == {"cuda:0": "lost", "cpu": "serving"}
         assert ask(d, 100000).status == 200
+
+
+def test_a_cpu_that_is_slow_is_not_silent():
+    cells = harness.slow_cells(50)
+    flags = ("--device", "cpu", "--precision", "fp32", "--device-timeout-s", "1",
+             "--max-batch-tokens", "65536")
+    with Daemon(harness.slow_model(), flags=flags) as d, ThreadPoolExecutor(1) as pool:
+        answer, probes = pool.submit(d.post, "/v1/embeddings", {"cells": cells}), []
+        while not answer.done():
+            probes.append(d.get("/readyz").status)
+            time.sleep(0.05)
+        assert answer.result().status == 200 and set(probes) == {200}, probes
+        if d.metric("scdiva_device_busy_seconds_total") < 2:
+            raise Skip("the batch took less than --device-timeout-s here")
 
 
 # ---- one that dies -------------------------------------------------------------------------------
